@@ -1,0 +1,131 @@
+//! What must survive a restart of the master.
+
+use link::Outcome;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Random, made on an agent's first start. Shown in hex.
+pub type AgentId = [u8; 16];
+
+/// Both clocks at one moment: intervals are judged by the first, people are told the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Since some fixed moment; never steps back.
+    pub monotonic: Duration,
+    /// Unix milliseconds; may step.
+    pub unix_ms: u64,
+}
+
+/// What the master says of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// A command would get through.
+    Active,
+    /// Lost.
+    Inactive,
+    /// Said goodbye.
+    Stopped,
+}
+
+impl Status {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Inactive => "Inactive",
+            Self::Stopped => "Stopped",
+        }
+    }
+}
+
+/// An agent, as the store keeps it. Heartbeats are not written: a loaded agent that was Active is Inactive until it
+/// registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRecord {
+    pub id: AgentId,
+    pub name: String,
+    pub host: String,
+    pub version: String,
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+    pub spool_id: [u8; 16],
+    /// Of its latest session.
+    pub epoch: u64,
+    pub status: Status,
+    /// Fixed word; empty while Active.
+    pub reason: String,
+    /// For people.
+    pub detail: String,
+    pub since_unix_ms: u64,
+    pub last_heartbeat_unix_ms: u64,
+}
+
+/// Where a command stands on the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommandState {
+    /// Its agent is away.
+    Queued,
+    /// Committed here and sent, perhaps received.
+    Sent,
+    /// The agent holds it, it has started or will.
+    Accepted,
+    /// It has its outcome, and its output is here.
+    Finished,
+}
+
+impl CommandState {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sent => "sent",
+            Self::Accepted => "accepted",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// A command, as the store keeps it. `S` is what is to be run; nothing here looks into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandRecord<S> {
+    pub id: String,
+    pub agent_id: AgentId,
+    pub agent: String,
+    pub spec: S,
+    pub state: CommandState,
+    /// The spool that it was sent to: sent again only there.
+    pub spool_id: Option<[u8; 16]>,
+    pub outcome: Option<Outcome>,
+    pub cancel_asked: bool,
+    pub created_unix_ms: u64,
+    pub started_unix_ms: u64,
+    pub finished_unix_ms: u64,
+    /// Known once it has finished.
+    pub output_bytes: u64,
+    /// (offset, bytes) of output that was dropped.
+    pub gaps: Vec<(u64, u64)>,
+}
+
+/// Something that happened in the fleet, for people and for those who follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// 1, 2, 3 … over the life of the store.
+    pub seq: u64,
+    pub time_unix_ms: u64,
+    /// `agent.connected`, `agent.lost`, `agent.stopped`, `agent.replaced`, `agent.deleted`, `command.finished`, …
+    pub kind: String,
+    pub agent: String,
+    pub agent_id: AgentId,
+    /// Of the agent's session; 0 where there is none.
+    pub epoch: u64,
+    /// Fixed word; may be empty.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// One write. The store takes them in order; a group of them is one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change<S> {
+    PutAgent(AgentRecord),
+    DeleteAgent(AgentId),
+    PutCommand(CommandRecord<S>),
+    AddEvent(Event),
+}

@@ -1,0 +1,4 @@
+//! The agent's pure half: no clock, no socket, no file, no randomness that was not given as a seed.
+
+mod words;
+pub use words::*;
