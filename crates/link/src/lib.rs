@@ -1,4 +1,12 @@
 //! The agent's pure half: no clock, no socket, no file, no randomness that was not given as a seed.
+//!
+//! [`link`] decides when to dial, to register, to beat, to give up a session and how long to wait. Time is a
+//! [`std::time::Duration`] since some fixed moment, usually the start of the process.
 
+mod backoff;
+pub mod link;
 mod words;
+
+pub use backoff::Backoff;
+pub use link::{Input, Link, Output, Params, Phase, Report, Session};
 pub use words::*;
