@@ -39,6 +39,11 @@ impl Backoff {
         self.draw(self.delay_max)
     }
 
+    /// The latest wait was one of the longest.
+    pub fn is_longest(&self) -> bool {
+        self.delay(self.waits) == self.delay_max
+    }
+
     /// The session was stable: the next wait is the first again.
     pub fn reset(&mut self) {
         self.waits = 0;

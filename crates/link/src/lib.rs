@@ -8,5 +8,5 @@ pub mod link;
 mod words;
 
 pub use backoff::Backoff;
-pub use link::{Input, Link, Output, Params, Phase, Report, Session};
+pub use link::{Close, Input, Link, Output, Params, Phase, Reply, Report, Seconds, Session, WakeReason};
 pub use words::*;

@@ -345,7 +345,8 @@ impl Link {
             self.lost_at = Some(now);
             self.report(Report::Lost { reason, detail, failures, wait });
         } else {
-            self.report(Report::AttemptFailed { attempt: self.attempt, reason, detail, wait });
+            let longest = self.backoff.is_longest();
+            self.report(Report::AttemptFailed { attempt: self.attempt, reason, detail, wait, longest });
         }
     }
 

@@ -178,6 +178,8 @@ pub enum Report {
         reason: LossReason,
         detail: String,
         wait: Duration,
+        /// The waits have reached `delay_max`.
+        longest: bool,
     },
     /// The master asked to come back later: no failure.
     Deferred {

@@ -1,0 +1,98 @@
+//! The agent's only clock. The pure core is given its `now`; the tests have a clock of their own.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Time since the start of the process, and waiting for a moment of it.
+pub trait Clock: Send + 'static {
+    fn now(&self) -> Duration;
+
+    /// Returns at that moment, at once if it has passed, never for `None`.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call sets the moment anew.
+    fn sleep_until(&mut self, at: Option<Duration>) -> impl Future<Output = ()> + Send;
+}
+
+/// CLOCK_BOOTTIME, which goes on while the machine is suspended, with one timerfd: it wakes once for a moment, where
+/// tokio's timer wheel would wake on the way.
+pub struct BootClock {
+    start: Duration,
+    timer: AsyncFd<OwnedFd>,
+}
+
+impl BootClock {
+    /// A clock that starts now. Needs a runtime with I/O.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointer is passed; the result is checked.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { start: boottime(), timer: AsyncFd::with_interest(fd, Interest::READABLE)? })
+    }
+
+    fn set(&self, at: Duration) {
+        let at = self.start.saturating_add(at);
+        // The constructor of a C struct that may have padding on some targets.
+        // SAFETY: all-zero is a valid itimerspec.
+        let mut spec: libc::itimerspec = unsafe { std::mem::zeroed() };
+        spec.it_value.tv_sec = libc::time_t::try_from(at.as_secs()).unwrap_or(libc::time_t::MAX);
+        // Zero would disarm it.
+        spec.it_value.tv_nsec = at.subsec_nanos().max(1) as _;
+        // SAFETY: the descriptor is open, the pointer is to a local.
+        let done = unsafe {
+            let fd = self.timer.as_raw_fd();
+            libc::timerfd_settime(fd, libc::TFD_TIMER_ABSTIME, &raw const spec, std::ptr::null_mut())
+        };
+        assert!(done == 0, "timerfd_settime: {}", io::Error::last_os_error());
+    }
+}
+
+impl Clock for BootClock {
+    fn now(&self) -> Duration {
+        boottime().saturating_sub(self.start)
+    }
+
+    async fn sleep_until(&mut self, at: Option<Duration>) {
+        let Some(at) = at else { return std::future::pending().await };
+        self.set(at);
+        loop {
+            let Ok(mut ready) = self.timer.readable().await else { return std::future::pending().await };
+            let mut count = [0_u8; 8];
+            // A timerfd that is not read never fires again.
+            let read = ready.try_io(|timer| {
+                // SAFETY: the buffer is as long as said.
+                let n = unsafe { libc::read(timer.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+                if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+            });
+            if let Ok(Ok(())) = read {
+                return;
+            }
+        }
+    }
+}
+
+/// Since the machine's start, suspended time included.
+pub fn boottime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local; this clock exists since Linux 2.6.39.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    assert!(done == 0, "clock_gettime: {}", io::Error::last_os_error());
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// Unix milliseconds, for people: never for deadlines.
+#[expect(clippy::disallowed_methods, reason = "the wall clock's one reader on the agent")]
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
+}

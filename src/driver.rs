@@ -1,0 +1,386 @@
+//! The only `select!` and the only clock: carries out what the link decides, and tells it what happened.
+
+use crate::{
+    clock::{Clock, unix_ms},
+    commands::{Commands, Uplink},
+    config::Config,
+    node::Node,
+    report::{Context, Line, Lines},
+    session::{self, Session},
+    transport::Resolver,
+};
+use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report, WakeReason};
+use proto::agent_message::Kind as Up;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Mutex, mpsc, watch};
+
+/// Every so many heartbeats one carries the node's status.
+const STATUS_EVERY: u64 = 12;
+
+/// A timer that is later than this by more than its own process's doing: the machine slept, or the process was stopped.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// After a pause, so long for sockets to be read before deadlines are judged.
+const READ_FIRST: Duration = Duration::from_millis(100);
+
+/// Over the verdict of the heartbeats: the same value would make the reason of a loss a matter of luck.
+const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
+
+/// Who this agent is, for the registration.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub agent_id: [u8; 16],
+    /// Of this process.
+    pub instance_id: [u8; 16],
+    pub boot_id: String,
+    pub host: String,
+}
+
+/// Where the state directory and the log are.
+pub trait Keeper: Send {
+    /// The highest epoch that was kept.
+    fn highest_epoch(&self) -> u64;
+    fn keep_epoch(&mut self, epoch: u64);
+    fn keep_status(&mut self, status: &Status);
+    fn line(&mut self, line: Line);
+}
+
+/// What `status` shows.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub phase: Phase,
+    pub since_unix_ms: u64,
+    pub master: String,
+    pub report_address: String,
+    pub attempt: u32,
+    /// Of the next attempt; 0: none is waited for.
+    pub next_attempt_unix_ms: u64,
+    pub last_loss: Option<(LossReason, String, u64)>,
+    pub commands_held: usize,
+}
+
+/// From outside the link.
+#[derive(Clone, Copy, Debug)]
+pub enum Signal {
+    /// SIGTERM, SIGINT.
+    Shutdown,
+    /// SIGHUP.
+    Reconnect,
+}
+
+pub struct Driver<C> {
+    config: Config,
+    identity: Identity,
+    clock: C,
+    keeper: Box<dyn Keeper>,
+    active: watch::Sender<bool>,
+    link: Link,
+    lines: Lines,
+    node: Node,
+    resolver: Arc<Mutex<Resolver>>,
+    session: Option<Session>,
+    commands: Commands,
+    report_address: String,
+    status: Status,
+    draining: bool,
+}
+
+enum Event {
+    Session(session::Event),
+    Command(Up),
+    Signal(Signal),
+    Timer,
+}
+
+impl<C: Clock> Driver<C> {
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        clock: C,
+        keeper: Box<dyn Keeper>,
+        commands: Commands,
+        active: watch::Sender<bool>,
+    ) -> Self {
+        let seed = u64::from_le_bytes(identity.instance_id[..8].try_into().expect("eight of sixteen bytes"));
+        let status = Status {
+            phase: Phase::Start,
+            since_unix_ms: unix_ms(),
+            master: config.masters[0].to_string(),
+            report_address: String::new(),
+            attempt: 0,
+            next_attempt_unix_ms: 0,
+            last_loss: None,
+            commands_held: 0,
+        };
+        Self {
+            link: Link::new(params(&config), seed),
+            node: Node::new(&config.state_dir),
+            config,
+            identity,
+            clock,
+            keeper,
+            active,
+            lines: Lines::default(),
+            resolver: Arc::default(),
+            session: None,
+            commands,
+            report_address: String::new(),
+            status,
+            draining: false,
+        }
+    }
+
+    /// Runs until a shutdown is over.
+    pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>) {
+        self.tell(Input::Start);
+        let mut read_first_until = None;
+        while self.carry_out().await {
+            let due = self.link.poll_timeout();
+            let event = {
+                let wake = due.map(|due| read_first_until.map_or(due, |at| due.max(at)));
+                let room = self.session.as_ref().is_none_or(Session::has_room);
+                tokio::select! {
+                    biased;
+                    event = next_of(&mut self.session) => Event::Session(event),
+                    signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Shutdown)),
+                    kind = self.commands.next(), if room => Event::Command(kind),
+                    () = self.clock.sleep_until(wake) => Event::Timer,
+                }
+            };
+            match event {
+                Event::Session(event) => self.session_event(event),
+                Event::Command(kind) => {
+                    if let Some(session) = &mut self.session {
+                        session.send(kind);
+                    }
+                }
+                Event::Signal(Signal::Shutdown) => self.shut_down(),
+                Event::Signal(Signal::Reconnect) => self.tell(Input::Woken(WakeReason::Operator)),
+                Event::Timer => {
+                    let now = self.clock.now();
+                    let late = due.is_some_and(|due| now > due.saturating_add(PAUSE));
+                    if late && read_first_until.is_none() {
+                        read_first_until = Some(now.saturating_add(READ_FIRST));
+                    } else {
+                        read_first_until = None;
+                        self.tell(Input::Timeout);
+                    }
+                }
+            }
+            if self.draining && self.commands.is_idle() {
+                self.tell(Input::Drained);
+            }
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.link.handle(self.clock.now(), input);
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        if let Some(session) = &self.session {
+            let session = session.number;
+            self.tell(Input::Reply { session, reply });
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.draining = true;
+        self.commands.drain();
+        self.tell(Input::Shutdown);
+    }
+
+    fn session_event(&mut self, event: session::Event) {
+        match event {
+            session::Event::Reply(reply) => {
+                if let (Reply::Dialled, Some((local, _))) = (&reply, self.session.as_ref().and_then(Session::addresses))
+                {
+                    self.report_address = self.reported(local);
+                }
+                self.reply(reply);
+            }
+            session::Event::Registered(registered) => self.registered(&registered),
+            session::Event::Run(run) => self.commands.run(run),
+            session::Event::Cancel(id) => self.commands.cancel(&id),
+            session::Event::FinishedAck(id) => self.commands.finished_ack(&id),
+            session::Event::Shutdown(reason) => {
+                let why = if reason.is_empty() { "asked for by the master" } else { &reason };
+                self.keeper.line(Line::Log(log::Level::Info, format!("Shutdown: {why}")));
+                self.shut_down();
+            }
+        }
+    }
+
+    fn registered(&mut self, registered: &proto::Registered) {
+        if registered.epoch <= self.keeper.highest_epoch() {
+            let detail = format!("master gave epoch {}, which is not new", registered.epoch);
+            return self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
+        }
+        self.keeper.keep_epoch(registered.epoch);
+        let interval = (registered.interval_ms > 0).then(|| Duration::from_millis(registered.interval_ms));
+        self.reply(Reply::Registered { interval });
+        if self.link.state() == Phase::Registered
+            && let Some(client) = self.session.as_ref().and_then(Session::client)
+        {
+            let (agent_id, epoch) = (self.identity.agent_id, registered.epoch);
+            self.commands.session_up(Uplink { client, agent_id, epoch });
+        }
+    }
+
+    /// Carries out all that the link wants; `false` once the agent may exit.
+    async fn carry_out(&mut self) -> bool {
+        while let Some(output) = self.link.poll_output() {
+            match output {
+                Output::Dial { session, master } => {
+                    let address = self.config.masters[master].clone();
+                    let heartbeat = &self.config.heartbeat;
+                    let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
+                    let user_timeout = verdict + USER_TIMEOUT_MARGIN;
+                    self.session = Some(Session::dial(session, address, self.resolver.clone(), user_timeout));
+                }
+                Output::Register { will_wait, .. } => {
+                    let register = self.register(will_wait);
+                    self.send_session(|session| session.register(register));
+                }
+                Output::Heartbeat { seq, last_ack, .. } => {
+                    let status = seq.is_multiple_of(STATUS_EVERY).then(|| self.node.status(self.commands.count()));
+                    let ready = self.commands.ready();
+                    let beat = Up::Heartbeat(proto::Heartbeat { seq, last_ack, ready, status });
+                    self.send_session(|session| _ = session.send(beat));
+                }
+                Output::Goodbye { .. } => {
+                    let goodbye = proto::Goodbye { reason: "shutdown".into(), retry_after_ms: 0 };
+                    self.send_session(|session| _ = session.send(Up::Goodbye(goodbye)));
+                }
+                Output::Close { how, .. } => {
+                    self.commands.session_down();
+                    let session = self.session.take();
+                    if let (Close::Graceful, Some(session)) = (how, session) {
+                        session.close_gracefully().await;
+                    }
+                }
+                Output::Report(report) => self.report(&report),
+                Output::Interrupt => self.commands.interrupt(),
+                Output::Stop => {
+                    self.keep_status();
+                    return false;
+                }
+            }
+        }
+        self.keep_status();
+        true
+    }
+
+    fn send_session(&mut self, send: impl FnOnce(&mut Session)) {
+        if let Some(session) = &mut self.session {
+            send(session);
+        }
+    }
+
+    fn register(&self, will_wait: Duration) -> proto::Register {
+        let (config, identity) = (&self.config, &self.identity);
+        proto::Register {
+            agent_id: identity.agent_id.to_vec(),
+            instance_id: identity.instance_id.to_vec(),
+            spool_id: self.commands.spool_id().to_vec(),
+            highest_epoch: self.keeper.highest_epoch(),
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            report_address: self.report_address.clone(),
+            labels: config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            boot_id: identity.boot_id.clone(),
+            interval_ms: millis(config.heartbeat.interval),
+            timeout_ms: millis(config.heartbeat.timeout),
+            max_failures: config.heartbeat.max_failures,
+            max_interval_ms: millis(config.heartbeat.max_interval),
+            will_wait_ms: millis(will_wait),
+            held: self.commands.held(),
+            host: identity.host.clone(),
+        }
+    }
+
+    /// What the master is to show: as configured, else where the connection comes from, with the agent's own port.
+    fn reported(&self, local: std::net::SocketAddr) -> String {
+        let listen = &self.config.listen;
+        match (&listen.report_address, listen.port) {
+            (Some(address), _) => address.clone(),
+            (None, Some(port)) => std::net::SocketAddr::new(local.ip().to_canonical(), port).to_string(),
+            (None, None) => local.ip().to_canonical().to_string(),
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        let now = self.clock.now();
+        let context = Context {
+            master: &self.status.master,
+            report_address: &self.report_address,
+            heartbeat_timeout: self.config.heartbeat.timeout,
+            shutdown_grace: self.config.shutdown_grace,
+            commands_held: self.commands.count(),
+        };
+        for line in self.lines.of(now, report, &context) {
+            self.keeper.line(line);
+        }
+        self.note(report);
+    }
+
+    /// What a report says beyond the state, for the status.
+    fn note(&mut self, report: &Report) {
+        let status = &mut self.status;
+        match report {
+            Report::Lost { wait, .. } | Report::AttemptFailed { wait, .. } | Report::Deferred { wait, .. } => {
+                status.next_attempt_unix_ms = unix_ms().saturating_add(millis(*wait));
+            }
+            Report::Connecting { .. } => status.next_attempt_unix_ms = 0,
+            _ => {}
+        }
+        if let Report::Lost { reason, detail, .. } | Report::AttemptFailed { reason, detail, .. } = report {
+            status.last_loss = Some((*reason, detail.clone(), unix_ms()));
+        }
+    }
+
+    /// Written when the state is another, and then only.
+    fn keep_status(&mut self) {
+        let phase = self.link.state();
+        if self.status.phase == phase {
+            return;
+        }
+        self.active.send_if_modified(|active| std::mem::replace(active, phase == Phase::Active) != *active);
+        let status = &mut self.status;
+        status.phase = phase;
+        status.since_unix_ms = unix_ms();
+        status.attempt = self.link.attempt();
+        status.report_address.clone_from(&self.report_address);
+        status.commands_held = self.commands.count();
+        self.keeper.keep_status(status);
+    }
+}
+
+/// The session's next event; never, without one.
+async fn next_of(session: &mut Option<Session>) -> session::Event {
+    match session {
+        Some(session) => session.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn params(config: &Config) -> Params {
+    Params {
+        connection_timeout: config.connection_timeout,
+        heartbeat_interval: config.heartbeat.interval,
+        heartbeat_timeout: config.heartbeat.timeout,
+        failures_max: config.heartbeat.max_failures,
+        interval_max: config.heartbeat.max_interval,
+        delay_initial: config.reconnect.initial_delay,
+        delay_max: config.reconnect.max_delay,
+        multiplier: config.reconnect.multiplier,
+        jitter: config.reconnect.jitter,
+        reset_after: config.reconnect.reset_after,
+        shutdown_grace: config.shutdown_grace,
+        kill_grace: config.commands.kill_grace,
+    }
+}

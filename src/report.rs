@@ -1,0 +1,179 @@
+//! One pure function turns what the link reports into log lines; nothing else logs about the connection. The lines are
+//! an interface: people grep for them.
+
+use link::{LossReason, Report, Seconds, WakeReason};
+use log::Level;
+use std::time::Duration;
+
+/// While nothing changes in a long outage, one line in this time.
+const REMINDER: Duration = Duration::from_secs(600);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    Log(Level, String),
+    /// For the person who watches: standard output.
+    Console(String),
+}
+
+/// What the lines name beside the report.
+pub struct Context<'a> {
+    pub master: &'a str,
+    pub report_address: &'a str,
+    pub heartbeat_timeout: Duration,
+    pub shutdown_grace: Duration,
+    pub commands_held: usize,
+}
+
+/// Remembers what was said, so that a long outage does not fill the log.
+#[derive(Default)]
+pub struct Lines {
+    /// Of the latest failed attempt that was logged.
+    reason: Option<LossReason>,
+    longest: u32,
+    logged_at: Duration,
+}
+
+impl Lines {
+    pub fn of(&mut self, now: Duration, report: &Report, context: &Context<'_>) -> Vec<Line> {
+        let Context { master, report_address, .. } = context;
+        match report {
+            Report::Connecting { attempt, .. } => {
+                vec![Line::Log(Level::Debug, format!("Connecting to master at {master} (attempt {attempt})"))]
+            }
+            Report::Registered { outage, .. } => {
+                *self = Self::default();
+                let mut lines = vec![
+                    info(format!("Agent registered with master at {master}, reporting address {report_address}")),
+                    Line::Console(format!(
+                        "✓ Agent registered with master at {master} (reporting address: {report_address})"
+                    )),
+                ];
+                if outage.is_some() {
+                    lines.push(Line::Console("✓ Connection to master recovered".into()));
+                }
+                lines
+            }
+            Report::Active { round_trip } => {
+                vec![Line::Log(Level::Debug, format!("First heartbeat answered after {}", Seconds(*round_trip)))]
+            }
+            Report::Stable => vec![Line::Log(Level::Debug, "Connection is stable".into())],
+            Report::HeartbeatFailed { failures, max } => {
+                let within = Seconds(context.heartbeat_timeout);
+                vec![warn(format!("Heartbeat failed ({failures}/{max}): no answer within {within}"))]
+            }
+            Report::HeartbeatRecovered { round_trip, .. } => {
+                let late = if *round_trip > context.heartbeat_timeout {
+                    format!(" (an answer took {})", Seconds(*round_trip))
+                } else {
+                    String::new()
+                };
+                vec![info(format!("Heartbeat recovered, connection stable{late}"))]
+            }
+            Report::Lost { reason, detail, failures, wait } => lost(*reason, detail, *failures, *wait),
+            Report::AttemptFailed { attempt, reason, detail, wait, longest } => {
+                self.attempt_failed(now, *reason, *longest).map_or_else(Vec::new, |level| {
+                    let detail = fragment(*reason, detail);
+                    let wait = Seconds(*wait);
+                    let text = format!(
+                        "Cannot connect to master at {master} (attempt {attempt}): {detail}. Retrying in {wait}..."
+                    );
+                    vec![Line::Log(level, text)]
+                })
+            }
+            Report::Deferred { wait, reason } => {
+                let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                vec![info(format!("Master at {master} asks to come back in {}{why}", Seconds(*wait)))]
+            }
+            Report::Woken(WakeReason::Network) => vec![info("Network changed, reconnecting now".into())],
+            Report::Woken(WakeReason::Operator) => vec![info("Reconnecting now, as asked".into())],
+            Report::ShuttingDown if context.commands_held > 0 => {
+                let (held, grace) = (context.commands_held, Seconds(context.shutdown_grace));
+                vec![info(format!("Shutting down: waiting up to {grace} for {held} command(s)"))]
+            }
+            Report::ShuttingDown => vec![info("Shutting down".into())],
+            Report::Stopped => vec![info("Agent stopped".into())],
+        }
+    }
+
+    /// Every attempt is logged until the wait was the longest twice or the reason changes; then one in ten minutes.
+    fn attempt_failed(&mut self, now: Duration, reason: LossReason, longest: bool) -> Option<Level> {
+        if self.reason != Some(reason) {
+            self.reason = Some(reason);
+            self.longest = 0;
+        }
+        let say = self.longest < 2 || now.saturating_sub(self.logged_at) >= REMINDER;
+        self.longest += u32::from(longest);
+        if !say {
+            return None;
+        }
+        self.logged_at = now;
+        Some(if reason.needs_a_person() { Level::Error } else { Level::Warn })
+    }
+}
+
+fn lost(reason: LossReason, detail: &str, failures: u32, wait: Duration) -> Vec<Line> {
+    let text = match reason {
+        LossReason::HeartbeatTimeout if failures > 0 => {
+            let plural = if failures == 1 { "" } else { "s" };
+            format!("Lost connection to master after {failures} failed heartbeat{plural}. Reconnecting...")
+        }
+        _ => format!("Lost connection to master: {}. Reconnecting...", fragment(reason, detail)),
+    };
+    let next = if reason == LossReason::NetworkChanged {
+        "Network changed, reconnecting now".to_owned()
+    } else {
+        format!("🔄 Reconnecting to master in {}...", Seconds(wait))
+    };
+    vec![
+        Line::Log(Level::Error, text),
+        Line::Console("⚠ Connection to master lost. Attempting to reconnect...".into()),
+        info(next),
+    ]
+}
+
+/// The detail, or what the reason means; then the remedy where a person has to act.
+fn fragment(reason: LossReason, detail: &str) -> String {
+    let meaning = match reason {
+        LossReason::HeartbeatTimeout => "no heartbeat got through",
+        LossReason::ConnectionRefused => "connection refused",
+        LossReason::ConnectionTimeout => "no answer",
+        LossReason::ConnectionReset => "connection reset by master",
+        LossReason::StreamClosed => "stream closed by master",
+        LossReason::Unreachable => "network unreachable",
+        LossReason::Dns => "the name cannot be resolved",
+        LossReason::Tls => "no TLS session",
+        LossReason::Unauthorized => "the master refuses this agent",
+        LossReason::UnknownAgent => "the master does not know this agent",
+        LossReason::Superseded => "another session of this agent took over",
+        LossReason::DuplicateId => "another machine uses this agent's id",
+        LossReason::NameTaken => "another agent has this name",
+        LossReason::MasterGoodbye => "the master said goodbye",
+        LossReason::NetworkChanged => "the network changed",
+        LossReason::Protocol => "the master does not keep to the protocol",
+    };
+    let remedy = match reason {
+        LossReason::DuplicateId => " (a cloned disk? remove `agent-id` from the state directory of one of them)",
+        LossReason::NameTaken => " (set another `name`, or stop the other agent)",
+        LossReason::Unauthorized => " (a person has to mend this)",
+        _ => "",
+    };
+    let text = match (reason, detail) {
+        (_, "") => meaning.to_owned(),
+        (LossReason::MasterGoodbye, why) => format!("{meaning} ({why})"),
+        (_, detail) => detail.to_owned(),
+    };
+    // What comes from a peer must not make lines of its own.
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("{text}{remedy}")
+}
+
+fn info(text: String) -> Line {
+    Line::Log(Level::Info, text)
+}
+
+fn warn(text: String) -> Line {
+    Line::Log(Level::Warn, text)
+}
+
+#[cfg(test)]
+mod tests;

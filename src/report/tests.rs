@@ -1,0 +1,107 @@
+use super::*;
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn context() -> Context<'static> {
+    Context {
+        master: "192.168.1.15:50050",
+        report_address: "192.168.1.16:50051",
+        heartbeat_timeout: s(5),
+        shutdown_grace: s(30),
+        commands_held: 0,
+    }
+}
+
+/// As they stand in the log, without their timestamps; what goes to the console begins with `> `.
+fn lines(report: &Report) -> Vec<String> {
+    shown(Lines::default().of(s(0), report, &context()))
+}
+
+fn shown(lines: Vec<Line>) -> Vec<String> {
+    let show = |line| match line {
+        Line::Log(level, text) => format!("{level:<5} {text}"),
+        Line::Console(text) => format!("> {text}"),
+    };
+    lines.into_iter().map(show).collect()
+}
+
+fn failed(attempt: u32, reason: LossReason, wait: u64, longest: bool) -> Report {
+    Report::AttemptFailed { attempt, reason, detail: String::new(), wait: s(wait), longest }
+}
+
+#[test]
+fn the_documented_lines_are_written_to_the_letter() {
+    assert_eq!(
+        lines(&Report::Registered { attempt: 1, outage: None }),
+        [
+            "INFO  Agent registered with master at 192.168.1.15:50050, reporting address 192.168.1.16:50051",
+            "> ✓ Agent registered with master at 192.168.1.15:50050 (reporting address: 192.168.1.16:50051)",
+        ]
+    );
+    assert_eq!(
+        lines(&Report::Registered { attempt: 3, outage: Some(s(9)) }).last().map(String::as_str),
+        Some("> ✓ Connection to master recovered")
+    );
+    assert_eq!(
+        lines(&Report::HeartbeatFailed { failures: 1, max: 3 }),
+        ["WARN  Heartbeat failed (1/3): no answer within 5s"]
+    );
+    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5) };
+    assert_eq!(
+        lines(&lost(LossReason::HeartbeatTimeout, 3)),
+        [
+            "ERROR Lost connection to master after 3 failed heartbeats. Reconnecting...",
+            "> ⚠ Connection to master lost. Attempting to reconnect...",
+            "INFO  🔄 Reconnecting to master in 5s...",
+        ]
+    );
+    assert_eq!(
+        lines(&lost(LossReason::ConnectionReset, 0))[0],
+        "ERROR Lost connection to master: connection reset by master. Reconnecting..."
+    );
+    assert_eq!(
+        lines(&failed(1, LossReason::ConnectionRefused, 10, false)),
+        ["WARN  Cannot connect to master at 192.168.1.15:50050 (attempt 1): connection refused. Retrying in 10s..."]
+    );
+    let recovered = |round_trip| Report::HeartbeatRecovered { failures: 1, round_trip };
+    assert_eq!(lines(&recovered(s(1))), ["INFO  Heartbeat recovered, connection stable"]);
+    assert_eq!(lines(&recovered(s(7))), ["INFO  Heartbeat recovered, connection stable (an answer took 7s)"]);
+    assert_eq!(lines(&Report::Woken(WakeReason::Network)), ["INFO  Network changed, reconnecting now"]);
+}
+
+#[test]
+fn every_reason_says_lost_connection_exactly_once() {
+    for reason in LossReason::ALL {
+        let report = Report::Lost { reason, detail: "a\nb".into(), failures: 0, wait: s(5) };
+        let said = lines(&report);
+        assert_eq!(said.iter().filter(|line| line.contains("Lost connection")).count(), 1, "{said:?}");
+        assert!(said.iter().all(|line| !line.contains('\n')), "{said:?}");
+    }
+}
+
+#[test]
+fn a_long_outage_is_told_once_in_ten_minutes() {
+    let mut said = Lines::default();
+    let mut at = Vec::new();
+    let waits = [5, 10, 20, 40].into_iter().chain(std::iter::repeat(60));
+    let mut now = 0;
+    for (k, wait) in (1..).zip(waits.take(60)) {
+        if !said.of(s(now), &failed(k, LossReason::ConnectionRefused, wait, wait == 60), &context()).is_empty() {
+            at.push(now);
+        }
+        now += wait;
+    }
+    assert_eq!(at, [0, 5, 15, 35, 75, 135, 735, 1335, 1935, 2535, 3135]);
+    let changed = said.of(s(now), &failed(61, LossReason::Dns, 60, true), &context());
+    assert_eq!(changed.len(), 1, "another reason is news");
+}
+
+#[test]
+fn what_a_person_must_mend_is_an_error_with_its_remedy() {
+    for reason in [LossReason::Unauthorized, LossReason::DuplicateId, LossReason::NameTaken] {
+        let said = lines(&failed(1, reason, 60, true));
+        assert!(said[0].starts_with("ERROR Cannot connect") && said[0].contains(" ("), "{said:?}");
+    }
+}

@@ -1,0 +1,210 @@
+//! One attempt and the session that comes of it: dial, register, then messages both ways. Everything that happens is
+//! an [`Event`]; nothing is decided here.
+
+use crate::{
+    config::MasterAddress,
+    transport::{self, Client, Dialled, Failure, Resolver},
+};
+use futures_core::Stream;
+use link::{Reply, Session as Number};
+use proto::{AgentMessage, MasterMessage, agent_message, master_message::Kind as Down};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::{Mutex, mpsc};
+use tonic::{Status, Streaming};
+
+/// Messages that may wait for the connection: heartbeats, and what is said of commands. More than the commands that an
+/// agent can hold at once have to say; a session that does not take them is lost by its heartbeats first.
+const OUTBOX: usize = 1024;
+
+/// After a stream ended, so long for the connection itself to say why.
+const VERDICT_GRACE: Duration = Duration::from_millis(50);
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a session brings.
+pub enum Event {
+    /// For the link.
+    Reply(Reply),
+    /// Registered, with the master's word: before the link hears of it.
+    Registered(proto::Registered),
+    Run(proto::RunCommand),
+    Cancel(String),
+    FinishedAck(String),
+    /// An operator wants the agent to shut down.
+    Shutdown(String),
+}
+
+/// An attempt or a session. Dropping it cuts the connection.
+pub struct Session {
+    pub number: Number,
+    stage: Stage,
+    outbox: mpsc::Sender<AgentMessage>,
+    /// The receiving half, until the call takes it.
+    outgoing: Option<Outgoing>,
+    dialled: Option<Dialled>,
+}
+
+enum Stage {
+    Dialling(Boxed<Result<Dialled, Failure>>),
+    /// Connected; the call begins with the registration.
+    Dialled,
+    Calling(Boxed<Result<Streaming<MasterMessage>, Status>>),
+    Open(Streaming<MasterMessage>),
+    Ended,
+}
+
+impl Session {
+    /// Begins to dial.
+    pub fn dial(number: Number, master: MasterAddress, resolver: Arc<Mutex<Resolver>>, user_timeout: Duration) -> Self {
+        let (outbox, outgoing) = mpsc::channel(OUTBOX);
+        let dialling = async move {
+            let mut resolver = resolver.lock().await;
+            transport::connect(&master, &mut resolver, user_timeout).await
+        };
+        Self {
+            number,
+            stage: Stage::Dialling(Box::pin(dialling)),
+            outbox,
+            outgoing: Some(Outgoing(outgoing)),
+            dialled: None,
+        }
+    }
+
+    /// The connection's own address and the master's, once dialled.
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.dialled.as_ref().map(|dialled| (dialled.local, dialled.peer))
+    }
+
+    /// For output calls on the same connection.
+    pub fn client(&self) -> Option<Client> {
+        self.dialled.as_ref().map(|dialled| dialled.client.clone())
+    }
+
+    /// Opens the session's stream with the registration. Does nothing before the dial has succeeded.
+    pub fn register(&mut self, register: proto::Register) {
+        self.send(agent_message::Kind::Register(register));
+        let (Some(dialled), Some(outgoing)) = (&self.dialled, self.outgoing.take()) else { return };
+        let mut client = dialled.client.clone();
+        self.stage =
+            Stage::Calling(Box::pin(async move { client.connect(outgoing).await.map(tonic::Response::into_inner) }));
+    }
+
+    /// Queues a message; `false` if the queue is full or the session is over, and then the message is not sent.
+    pub fn send(&mut self, kind: agent_message::Kind) -> bool {
+        self.outbox.try_send(AgentMessage { kind: Some(kind) }).is_ok()
+    }
+
+    /// Room for one more message beside the heartbeats.
+    pub fn has_room(&self) -> bool {
+        self.outbox.capacity() > OUTBOX / 4
+    }
+
+    /// What happens next. After a failure it never returns again.
+    ///
+    /// # Cancel safety
+    /// Safe: what was begun is kept and goes on with the next call.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            match &mut self.stage {
+                Stage::Dialling(dialling) => {
+                    let event = match dialling.await {
+                        Ok(dialled) => {
+                            self.dialled = Some(dialled);
+                            self.stage = Stage::Dialled;
+                            Reply::Dialled
+                        }
+                        Err(failure) => self.failed(failure),
+                    };
+                    return Event::Reply(event);
+                }
+                Stage::Calling(calling) => match calling.await {
+                    Ok(stream) => self.stage = Stage::Open(stream),
+                    Err(status) => return self.ended(Some(status)).await,
+                },
+                Stage::Open(stream) => match stream.message().await {
+                    Ok(Some(MasterMessage { kind: Some(kind) })) => return self.event(kind),
+                    // Of a newer protocol: not for us.
+                    Ok(Some(MasterMessage { kind: None })) => {}
+                    Ok(None) => return self.ended(None).await,
+                    Err(status) => return self.ended(Some(status)).await,
+                },
+                Stage::Dialled | Stage::Ended => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Sends what is queued, closes the stream and the connection, within two seconds.
+    pub async fn close_gracefully(self) {
+        let Self { outbox, stage, dialled, .. } = self;
+        drop(outbox);
+        if let Stage::Open(mut stream) = stage {
+            // The master ends its side when it has read the goodbye.
+            let _ = tokio::time::timeout(Duration::from_secs(2), async {
+                while let Ok(Some(_)) = stream.message().await {}
+            })
+            .await;
+        }
+        if let Some(dialled) = dialled {
+            dialled.close_gracefully().await;
+        }
+    }
+
+    fn event(&mut self, kind: Down) -> Event {
+        let interval = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
+        Event::Reply(match kind {
+            Down::Registered(registered) => return Event::Registered(registered),
+            Down::RunCommand(run) => return Event::Run(run),
+            Down::CancelCommand(cancel) => return Event::Cancel(cancel.id),
+            Down::FinishedAck(ack) => return Event::FinishedAck(ack.id),
+            Down::Shutdown(shutdown) => return Event::Shutdown(shutdown.reason),
+            Down::HeartbeatAck(ack) => Reply::Ack { seq: ack.seq, interval: interval(ack.interval_ms) },
+            Down::RetryLater(later) => {
+                Reply::RetryLater { after: Duration::from_millis(later.retry_after_ms), reason: later.reason }
+            }
+            Down::Goodbye(goodbye) => {
+                Reply::Goodbye { after: Duration::from_millis(goodbye.retry_after_ms), reason: goodbye.reason }
+            }
+            Down::Rejected(rejected) => {
+                let reason = proto::loss_reason_from(rejected.reason());
+                self.failed(Failure::new(reason, rejected.message))
+            }
+        })
+    }
+
+    async fn ended(&mut self, status: Option<Status>) -> Event {
+        self.stage = Stage::Ended;
+        let said = status.as_ref().map_or_else(
+            || Failure::new(link::LossReason::StreamClosed, "stream closed by master"),
+            transport::classify_status,
+        );
+        // An error on the connection is the cause of what the stream says.
+        let beneath = match &mut self.dialled {
+            Some(dialled) => tokio::time::timeout(VERDICT_GRACE, dialled.ended()).await.ok().flatten(),
+            None => None,
+        };
+        let failure = beneath.unwrap_or(said);
+        Event::Reply(Reply::Failed { reason: failure.reason, detail: failure.detail })
+    }
+
+    fn failed(&mut self, failure: Failure) -> Reply {
+        self.stage = Stage::Ended;
+        Reply::Failed { reason: failure.reason, detail: failure.detail }
+    }
+}
+
+/// The stream that the call reads its messages from.
+struct Outgoing(mpsc::Receiver<AgentMessage>);
+
+impl Stream for Outgoing {
+    type Item = AgentMessage;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<AgentMessage>> {
+        self.0.poll_recv(cx)
+    }
+}

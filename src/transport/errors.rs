@@ -1,0 +1,129 @@
+//! What went wrong on a connection, in the link's words.
+
+use link::LossReason;
+use std::{error::Error, io};
+use tonic::{Code, Status};
+
+/// A reason, and what a person reads beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: LossReason,
+    /// A fragment that reads after "cannot connect to master: " or "lost connection to master: ".
+    pub detail: String,
+}
+
+impl Failure {
+    pub fn new(reason: LossReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+
+    pub fn protocol(detail: impl Into<String>) -> Self {
+        Self::new(LossReason::Protocol, detail)
+    }
+
+    pub fn io(error: io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let (reason, detail) = match error.kind() {
+            Kind::ConnectionRefused => (LossReason::ConnectionRefused, "connection refused".to_owned()),
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
+                (LossReason::ConnectionReset, "connection reset by master".to_owned())
+            }
+            Kind::UnexpectedEof => (LossReason::StreamClosed, "connection closed by master".to_owned()),
+            Kind::TimedOut => (LossReason::ConnectionTimeout, "no answer from the network".to_owned()),
+            Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
+                (LossReason::Unreachable, plain(&error))
+            }
+            _ => (LossReason::Unreachable, plain(&error)),
+        };
+        Self { reason, detail }
+    }
+
+    /// Finds what happened at the bottom of the chain: the outer layers only say that something did.
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut layer = Some(error);
+        while let Some(error) = layer {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return Self::io(copy(error));
+            }
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                return Self::h2(error);
+            }
+            if let Some(error) = error.downcast_ref::<hyper::Error>()
+                && (error.is_closed() || error.is_canceled() || error.is_incomplete_message())
+                && error.source().is_none()
+            {
+                return Self::new(LossReason::StreamClosed, "connection closed by master");
+            }
+            layer = error.source();
+        }
+        Self::protocol(error.to_string())
+    }
+
+    fn h2(error: &h2::Error) -> Self {
+        if let Some(error) = error.get_io() {
+            return Self::io(copy(error));
+        }
+        match error.reason() {
+            Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL) if error.is_remote() => {
+                Self::new(LossReason::StreamClosed, "stream closed by master")
+            }
+            _ => Self::protocol(error.to_string()),
+        }
+    }
+}
+
+/// Why a call ended. A connection that is reset under a stream surfaces as `Unknown`, so the code alone says little:
+/// what lies beneath is looked at first.
+pub fn classify_status(status: &Status) -> Failure {
+    if let Some(source) = status.source() {
+        return Failure::of(source);
+    }
+    let text = status.message();
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => Failure::new(LossReason::Unauthorized, text),
+        Code::Ok | Code::Cancelled | Code::Unavailable | Code::Aborted => {
+            Failure::new(LossReason::StreamClosed, if text.is_empty() { "stream closed by master" } else { text })
+        }
+        Code::Unimplemented => Failure::protocol("it does not serve agents (is this a Sloth Runner master?)"),
+        code => Failure::protocol(format!("master answered {code:?}: {text}")),
+    }
+}
+
+/// `io::Error` is not `Clone`; its kind and number are what is looked at.
+fn copy(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
+/// Without Rust's " (os error 113)", in lower case.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operating_system_errors_have_their_reasons() {
+        for (number, reason, detail) in [
+            (libc::ECONNREFUSED, LossReason::ConnectionRefused, "connection refused"),
+            (libc::ECONNRESET, LossReason::ConnectionReset, "connection reset by master"),
+            (libc::EPIPE, LossReason::ConnectionReset, "connection reset by master"),
+            (libc::ENETUNREACH, LossReason::Unreachable, "network is unreachable"),
+            (libc::EHOSTUNREACH, LossReason::Unreachable, "no route to host"),
+            (libc::ETIMEDOUT, LossReason::ConnectionTimeout, "no answer from the network"),
+        ] {
+            assert_eq!(Failure::io(io::Error::from_raw_os_error(number)), Failure::new(reason, detail));
+        }
+    }
+
+    #[test]
+    fn a_reset_below_a_status_is_found() {
+        let reset = io::Error::from_raw_os_error(libc::ECONNRESET);
+        assert_eq!(classify_status(&Status::from_error(Box::new(reset))).reason, LossReason::ConnectionReset);
+        assert_eq!(classify_status(&Status::unauthenticated("no token")).reason, LossReason::Unauthorized);
+        assert_eq!(classify_status(&Status::unavailable("")).reason, LossReason::StreamClosed);
+        assert_eq!(classify_status(&Status::unimplemented("")).reason, LossReason::Protocol);
+    }
+}
