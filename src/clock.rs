@@ -38,7 +38,9 @@ impl BootClock {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { start: boottime(), timer: AsyncFd::with_interest(fd, Interest::READABLE)? })
+        // SAFETY: the AsyncFd owns the descriptor and is the only one to use it.
+        let timer = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        Ok(Self { start: boottime(), timer })
     }
 
     fn set(&self, at: Duration) {

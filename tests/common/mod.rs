@@ -1,0 +1,101 @@
+//! The agent's real binary, a master that does what a test tells it, and a wire between them that can fail.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod master;
+pub mod proxy;
+
+use std::{process::Stdio, time::Duration};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+    time::timeout,
+};
+
+/// No test waits longer for anything: a bound for what hangs, not a measure.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running agent. Dropping it kills it.
+pub struct Agent {
+    pub child: Child,
+    pub state: TempDir,
+    lines: Lines<BufReader<ChildStderr>>,
+    pub log: Vec<String>,
+}
+
+impl Agent {
+    /// Starts with parameters that make failures quick; `settings` come after them.
+    pub fn start(master: &str, settings: &[&str]) -> Self {
+        Self::start_in(TempDir::new().expect("temporary directory"), master, settings)
+    }
+
+    /// The same with a state directory of an earlier agent.
+    pub fn start_in(state: TempDir, master: &str, settings: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+        command.args(["start", "--name", "lady", "--master", master, "--log-level", "debug"]);
+        command.arg("--state-dir").arg(state.path());
+        let quick = [
+            "heartbeat.interval=\"200ms\"",
+            "heartbeat.timeout=\"200ms\"",
+            "reconnect.initial_delay=\"100ms\"",
+            "reconnect.max_delay=\"800ms\"",
+            "reconnect.jitter=0.0",
+            "connection.timeout=\"2s\"",
+        ];
+        for setting in quick.iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        command.env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("RUST_LOG").current_dir(state.path());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the agent's binary starts");
+        let stderr = child.stderr.take().expect("piped above");
+        Self { child, state, lines: BufReader::new(stderr).lines(), log: Vec::new() }
+    }
+
+    /// Reads the log up to a line with this text.
+    pub async fn line(&mut self, text: &str) -> String {
+        let found = timeout(PATIENCE, async {
+            while let Some(line) = self.lines.next_line().await.expect("the log is readable") {
+                self.log.push(line);
+                let line = self.log.last().expect("pushed above");
+                if line.contains(text) {
+                    return Some(line.clone());
+                }
+            }
+            None
+        })
+        .await;
+        match found {
+            Ok(Some(line)) => line,
+            Ok(None) => panic!("the log ended without {text:?}:\n{}", self.log.join("\n")),
+            Err(_) => panic!("no {text:?} in the log within {PATIENCE:?}:\n{}", self.log.join("\n")),
+        }
+    }
+
+    /// So many lines of the log so far have this text.
+    pub fn count(&self, text: &str) -> usize {
+        self.log.iter().filter(|line| line.contains(text)).count()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let pid = self.child.id().expect("still running");
+        // SAFETY: a signal to a child that has not been waited for.
+        let done = unsafe { libc::kill(pid as i32, signal) };
+        assert_eq!(done, 0);
+    }
+
+    /// Waits for the end; the exit code, and the rest of the log in `log`.
+    pub async fn exit(&mut self) -> i32 {
+        while let Ok(Some(line)) = timeout(PATIENCE, self.lines.next_line()).await.expect("the log ends") {
+            self.log.push(line);
+        }
+        let status =
+            timeout(PATIENCE, self.child.wait()).await.expect("the agent exits").expect("it can be waited for");
+        status.code().unwrap_or(-1)
+    }
+}
