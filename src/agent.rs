@@ -12,7 +12,8 @@ pub struct StartContext {
 /// Runs until SIGTERM or SIGINT; the exit code.
 pub fn run(config: Config, context: StartContext) -> i32 {
     let StartContext { mut state, console } = context;
-    let status = [("name", crate::status::Field::Text(&config.name)), ("state", crate::status::Field::Text("Connecting"))];
+    let status =
+        [("name", crate::status::Field::Text(&config.name)), ("state", crate::status::Field::Text("Connecting"))];
     state.write_status(&crate::status::write(&status));
     console.line(&format!("Agent {} is waiting", config.name));
     // SAFETY: the set is initialised by sigemptyset before its use; both pointers are to locals.

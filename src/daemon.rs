@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use log::{error, info, warn};
+use log::{error, info};
 
 use crate::config::{describe, units::ShowDuration};
 
@@ -33,8 +33,8 @@ pub trait Daemon {
     /// What the launcher prints before it fails.
     fn settle(&mut self) -> Result<(), String>;
 
-    /// In the supervisor, each time before it logs or forks: follow a log that the worker has rotated.
-    fn refresh(&mut self);
+    /// In the supervisor, when the worker has ended: follow a log that it rotated, correct what it said of itself.
+    fn bereaved(&mut self);
 
     /// In the supervisor, before it ends: remove the pid file.
     fn leave(&mut self);
@@ -44,36 +44,28 @@ pub trait Daemon {
     fn work(self) -> i32;
 }
 
-/// Goes into the background.
+/// Goes into the background. Returns in the launcher only: the supervisor's pid, once [`Daemon::settle`] was done.
 ///
-/// Returns in the launcher only, with its exit code: 0 once [`Daemon::settle`] was done, 1 where it failed or no
-/// process could be made (and the reason is printed, after `program`).
-pub fn run(daemon: impl Daemon, program: &str) -> i32 {
-    match launch(daemon) {
-        Ok(()) => 0,
-        Err(text) => {
-            let _ = writeln!(io::stderr(), "{program}: {text}");
-            1
-        }
-    }
-}
-
-fn launch(daemon: impl Daemon) -> Result<(), String> {
+/// # Errors
+/// What to print where `settle` failed or no process could be made: nothing is left running then.
+pub fn run(daemon: impl Daemon) -> Result<u32, String> {
     let (mut from_supervisor, to_launcher) = pipe().map_err(|error| cannot("make a pipe", &error))?;
+    // What is buffered would be written twice.
     let _ = io::stdout().flush();
-    match fork().map_err(|error| cannot("start a process", &error))? {
+    let supervisor = match fork().map_err(|error| cannot("start a process", &error))? {
         Fork::Child => {
             drop(from_supervisor);
             std::process::exit(supervise(daemon, to_launcher));
         }
-        Fork::Parent(_) => drop(to_launcher),
-    }
+        Fork::Parent(pid) => pid,
+    };
+    drop(to_launcher);
     let mut answer = String::new();
     let _ = from_supervisor.read_to_string(&mut answer);
-    match answer.strip_prefix(READY) {
-        Some(_) => Ok(()),
-        None if answer.is_empty() => Err("the background process ended before it was ready: see the log".into()),
-        None => Err(answer),
+    match answer.as_str() {
+        READY => Ok(supervisor.unsigned_abs()),
+        "" => Err("the background process ended before it was ready: see the log".into()),
+        _ => Err(answer),
     }
 }
 
@@ -102,7 +94,7 @@ fn supervise(mut daemon: impl Daemon, mut to_launcher: File) -> i32 {
             Ok(Fork::Parent(worker)) => signals.wait_for(worker),
             Err(error) => Ended { cause: Cause::NotStarted(error), stopping: false },
         };
-        daemon.refresh();
+        daemon.bereaved();
         if let Some(code) = ended.final_code() {
             daemon.leave();
             return code;
@@ -119,8 +111,6 @@ fn supervise(mut daemon: impl Daemon, mut to_launcher: File) -> i32 {
             return 0;
         }
         pause = (pause * 2).min(PAUSE_MAX);
-        daemon.refresh();
-        warn!("Starting the worker process again");
     }
 }
 
@@ -175,6 +165,9 @@ struct Signals {
 
 impl Signals {
     fn block() -> Self {
+        // Inherited as "ignored", it would make ends of children vanish.
+        // SAFETY: the default action is set, no handler.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         let mut set = empty_set();
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD] {
             // SAFETY: the set was initialised, the signal's number is a constant that exists.
@@ -215,14 +208,11 @@ impl Signals {
             if let Some(cause) = reap(worker) {
                 return Ended { cause, stopping };
             }
-            match self.next(None) {
-                Some(signal @ (libc::SIGTERM | libc::SIGINT | libc::SIGHUP)) => {
-                    stopping |= signal != libc::SIGHUP;
-                    // SAFETY: the worker is a child that was not yet waited for, so the pid is still its own.
-                    unsafe { libc::kill(worker, signal) };
-                }
-                // A child's end, or an interruption: look again.
-                _ => {}
+            // Any other is a child's end, or an interruption: look again.
+            if let Some(signal @ (libc::SIGTERM | libc::SIGINT | libc::SIGHUP)) = self.next(None) {
+                stopping |= signal != libc::SIGHUP;
+                // SAFETY: the worker is a child that was not yet waited for, so the pid is still its own.
+                unsafe { libc::kill(worker, signal) };
             }
         }
     }

@@ -73,6 +73,21 @@ pub enum Holder {
     Running(Option<Process>),
 }
 
+/// Holds a state directory like its [`StateDir`] does.
+#[derive(Debug)]
+pub struct Guard {
+    path: PathBuf,
+    _lock: Option<File>,
+}
+
+impl Guard {
+    /// Removes pid file and status, at a planned end.
+    pub fn leave(&self) {
+        let _ = fs::remove_file(self.path.join(PID));
+        let _ = fs::remove_file(self.path.join(STATUS));
+    }
+}
+
 impl StateDir {
     /// Creates the directory where it is missing, takes hold of it, and reads or makes what belongs into it.
     ///
@@ -191,10 +206,10 @@ impl StateDir {
         }
     }
 
-    /// Removes pid file and status, at a planned end.
-    pub fn clear_pid(&self) {
-        let _ = fs::remove_file(self.path.join(PID));
-        let _ = fs::remove_file(self.path.join(STATUS));
+    /// Something that holds the directory as well, to outlive this.
+    pub fn guard(&self) -> Guard {
+        let lock = self.lock.as_ref().and_then(|lock| lock.try_clone().ok());
+        Guard { path: self.path.clone(), _lock: lock }
     }
 
     fn held(&self) -> Held {

@@ -17,10 +17,12 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::phrase::distance;
 pub use self::{
     address::{MASTER_PORT_DEFAULT, check_name},
     layers::describe,
     load::{Loaded, Sources, Surroundings, load},
+    reader::Problems,
     settings::log as read_log,
 };
 

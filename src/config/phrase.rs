@@ -69,7 +69,7 @@ pub(super) fn any_of(words: &[String]) -> String {
 }
 
 /// Edit distance: insertions, deletions, replacements and swaps of neighbours.
-pub(super) fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(128).collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
     rows[0] = (0..=b.len()).collect();
