@@ -5,8 +5,8 @@ pub mod utc;
 
 use std::io::{self, Write};
 
-pub(crate) use self::rolling::lock;
 pub use self::rolling::{OpenError, Rolling};
+pub(crate) use self::rolling::{is_unlocked, lock};
 use self::utc::now;
 use crate::config;
 

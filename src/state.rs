@@ -12,7 +12,10 @@ use std::{
 };
 
 pub use self::process::{Process, boot_id, start_time};
-use crate::{config::describe, logging::lock};
+use crate::{
+    config::describe,
+    logging::{is_unlocked, lock},
+};
 
 const LOCK: &str = "lock";
 const AGENT_ID: &str = "agent-id";
@@ -130,7 +133,7 @@ impl StateDir {
             other => other,
         };
         match file {
-            Ok(file) if lock(&file)? => Ok(Holder::Nobody),
+            Ok(file) if is_unlocked(&file)? => Ok(Holder::Nobody),
             Ok(_) => Ok(Holder::Running(read_process(path))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Holder::Nobody),
             Err(error) => Err(error),

@@ -179,9 +179,18 @@ fn open_to_append(path: &Path) -> io::Result<File> {
 
 /// Takes the lock on a file, without waiting; false if another process has it.
 pub(crate) fn lock(file: &File) -> io::Result<bool> {
+    flock(file, libc::LOCK_EX)
+}
+
+/// Whether nobody holds the lock on a file. Others who look at the same moment are not in the way.
+pub(crate) fn is_unlocked(file: &File) -> io::Result<bool> {
+    flock(file, libc::LOCK_SH)
+}
+
+fn flock(file: &File, operation: libc::c_int) -> io::Result<bool> {
     loop {
         // SAFETY: the descriptor is open for as long as `file` lives.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
             return Ok(true);
         }
         let error = io::Error::last_os_error();

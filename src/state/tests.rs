@@ -39,6 +39,15 @@ fn a_second_holder_is_refused_with_name_pid_and_directory() {
 }
 
 #[test]
+fn those_who_look_at_the_same_time_take_each_other_for_no_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let looking = File::open(folder.path().join("lock")).unwrap();
+    assert!(is_unlocked(&looking).unwrap());
+    assert_eq!(StateDir::holder(folder.path()).unwrap(), Holder::Nobody);
+}
+
+#[test]
 fn a_pid_that_was_used_again_is_not_taken_for_the_agent() {
     let folder = tempfile::tempdir().unwrap();
     let state = open(folder.path());
