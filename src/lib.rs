@@ -1,11 +1,17 @@
 //! The agent: stays with its master, runs commands, whatever the network does in between.
 
+pub mod agent;
+pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod daemon;
 pub mod driver;
 pub mod health;
+pub mod logging;
 pub mod node;
 pub mod report;
 pub mod session;
+pub mod state;
+pub mod status;
 pub mod transport;

@@ -1,0 +1,148 @@
+//! `stop` and `status`: an agent that runs, or does not, on this machine.
+
+use std::{path::PathBuf, thread, time::Duration};
+
+use super::{DONE, FAILED, NOT_RUNNING, complain, print};
+use crate::{
+    config::{Loaded, Problems, Sources, describe, units::ShowDuration},
+    state::{Holder, Process, StateDir},
+    status,
+};
+
+/// How often a stopping agent is looked at.
+const POLL: Duration = Duration::from_millis(50);
+/// After so long a person wants to know what is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Over the agent's own limits, for its last words to the master.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// One agent, found by its state directory.
+pub(super) struct Node {
+    /// What messages call it.
+    agent: String,
+    path: PathBuf,
+    /// How long it may take to stop.
+    stops_within: Duration,
+}
+
+/// Finds the agent that the command line means.
+///
+/// With `--state-dir` a configuration that does not hold is in nobody's way.
+pub(super) fn find(loaded: Result<Loaded, Problems>, sources: &Sources) -> Result<Node, Problems> {
+    let state_dir = sources.flags.iter().rev().find(|(flag, ..)| *flag == "--state-dir");
+    match (loaded, state_dir) {
+        (Ok(Loaded { config, .. }), _) => Ok(Node {
+            agent: format!("agent {}", config.name),
+            stops_within: config.shutdown_grace + config.commands.kill_grace + MARGIN,
+            path: config.state_dir,
+        }),
+        (Err(_), Some((.., path))) if !path.is_empty() => {
+            Ok(Node { agent: format!("the agent of {path}"), stops_within: 60 * PATIENCE, path: path.into() })
+        }
+        (Err(problems), _) => Err(problems),
+    }
+}
+
+impl Node {
+    /// Asks the agent to end and waits until nothing of it is left; the exit code.
+    pub(super) fn stop(&self) -> i32 {
+        let agent = &self.agent;
+        let process = match self.holder() {
+            Ok(Holder::Running(Some(process))) => process,
+            Ok(Holder::Running(None)) => {
+                complain(&format!(
+                    "{agent} is running, for it holds {}, but its pid is not known there: end it by hand",
+                    self.path.display()
+                ));
+                return FAILED;
+            }
+            Ok(Holder::Nobody) => {
+                complain(&self.not_running());
+                return FAILED;
+            }
+            Err(text) => {
+                complain(&text);
+                return FAILED;
+            }
+        };
+        // SAFETY: plain integers are passed; the pid was seen to be the agent's an instant ago.
+        if unsafe { libc::kill(process.pid.cast_signed(), libc::SIGTERM) } != 0 {
+            let error = std::io::Error::last_os_error();
+            complain(&format!("cannot end {agent} (pid {}): {}", process.pid, describe(&error)));
+            return FAILED;
+        }
+        self.wait_for_end(process)
+    }
+
+    fn wait_for_end(&self, process: Process) -> i32 {
+        let (agent, pid) = (&self.agent, process.pid);
+        let mut waited = Duration::ZERO;
+        while waited < self.stops_within {
+            // Somebody else's may be the next start already.
+            match self.holder() {
+                Ok(Holder::Nobody) => return print(&format!("{agent} has stopped (pid {pid})\n")),
+                Ok(Holder::Running(Some(other))) if other != process => {
+                    return print(&format!("{agent} has stopped (pid {pid}), and was started again\n"));
+                }
+                _ => {}
+            }
+            thread::sleep(POLL);
+            waited += POLL;
+            if waited == PATIENCE {
+                let limit = ShowDuration(self.stops_within);
+                print(&format!("waiting for running commands of {agent} (pid {pid}), at most {limit} …\n"));
+            }
+        }
+        complain(&format!(
+            "{agent} (pid {pid}) still runs after {}: `kill -KILL {pid}` ends it at once",
+            ShowDuration(self.stops_within)
+        ));
+        FAILED
+    }
+
+    /// Says how the agent is; the exit code.
+    pub(super) fn status(&self) -> i32 {
+        let agent = &self.agent;
+        let process = match self.holder() {
+            Ok(Holder::Running(process)) => process,
+            Ok(Holder::Nobody) => {
+                print(&format!("{}\n", self.not_running()));
+                return NOT_RUNNING;
+            }
+            Err(text) => {
+                complain(&text);
+                return FAILED;
+            }
+        };
+        let mut fields = StateDir::read_status(&self.path).and_then(|text| status::read(&text)).unwrap_or_default();
+        fields.retain(|(key, value)| key != "name" && key != "pid" && !value.is_empty());
+        let state = match fields.iter().position(|(key, _)| key == "state") {
+            Some(index) => fields.remove(index).1,
+            None => "Starting".to_string(),
+        };
+        let mut text = format!("{agent}: {state}\n");
+        if let Some(process) = process {
+            fields.insert(0, ("pid".into(), process.pid.to_string()));
+        }
+        fields.push(("state directory".into(), self.path.display().to_string()));
+        for (key, value) in fields {
+            text.push_str(&format!("  {:<16} {value}\n", key.replace('_', " ")));
+        }
+        print(&text);
+        if state == "Active" { DONE } else { FAILED }
+    }
+
+    fn holder(&self) -> Result<Holder, String> {
+        StateDir::holder(&self.path)
+            .map_err(|error| format!("cannot look into {}: {}", self.path.display(), describe(&error)))
+    }
+
+    fn not_running(&self) -> String {
+        match StateDir::remove_stale_pid(&self.path) {
+            Some(pid) => {
+                format!("{} is not running; the pid file of process {pid}, which is gone, was removed", self.agent)
+            }
+            None => format!("{} is not running (state directory {})", self.agent, self.path.display()),
+        }
+    }
+}

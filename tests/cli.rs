@@ -1,0 +1,335 @@
+//! The agent's command line, with the real binary: configuration, one agent per state directory, life in the background.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+/// Other processes are looked at so often, and so many times at most. A look ends the wait as soon as it finds what it
+/// waits for.
+const POLL: Duration = Duration::from_millis(10);
+const POLLS_MAX: u32 = 2_000;
+
+/// A folder of its own, with the state of each agent in it. What still runs in it at the end is ended.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn state(&self, name: &str) -> PathBuf {
+        self.path().join("state").join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+        command.current_dir(self.path()).args(args).stdin(Stdio::null());
+        for variable in ["SLOTH_RUNNER_MASTER_ADDR", "SLOTH_RUNNER_TOKEN", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        Done::of(self.command(args).output().unwrap())
+    }
+
+    /// Runs a command for the agent `name`, with its state in this place.
+    fn agent(&self, command: &str, name: &str, args: &[&str]) -> Done {
+        let state = self.state(name);
+        let mut all = vec![command, "--name", name, "--state-dir", state.to_str().unwrap()];
+        // Nobody listens there.
+        all.extend(["--master", "127.0.0.1:1", "--set", "reconnect.initial_delay=1h", "--max-reconnect-delay", "1h"]);
+        all.extend(args);
+        self.run(&all)
+    }
+
+    fn pid(&self, name: &str) -> u32 {
+        let text = fs::read_to_string(self.state(name).join("agent.pid")).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn log(&self, file: &str) -> String {
+        fs::read_to_string(self.path().join(file)).unwrap_or_default()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.path().join("state")).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            self.agent("stop", &name, &["--set", "shutdown.grace=0s"]);
+        }
+    }
+}
+
+impl Done {
+    fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    #[track_caller]
+    fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..POLLS_MAX {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(POLL);
+    }
+    panic!("{what}: not within {:?}", POLL * POLLS_MAX);
+}
+
+fn kill(pid: u32, signal: i32) {
+    // SAFETY: plain integers are passed.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
+}
+
+/// Direct children of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn alive(pid: u32) -> bool {
+    sloth_agent::state::start_time(pid).is_some()
+}
+
+#[test]
+fn help_and_version_go_to_standard_output_and_no_command_is_wrong_usage() {
+    let place = Place::new();
+    assert!(place.run(&["--help"]).expect(0).out.contains("Usage: sloth-agent COMMAND"));
+    assert!(place.run(&["agent", "start", "--help"]).expect(0).out.contains("Exit codes:"));
+    assert_eq!(place.run(&["--version"]).expect(0).out, format!("sloth-agent {}\n", env!("CARGO_PKG_VERSION")));
+    let nothing = place.run(&[]).expect(2);
+    assert!(nothing.out.is_empty() && nothing.err.contains("Usage:"));
+    assert_eq!(
+        place.run(&["strat"]).expect(2).err,
+        "sloth-agent: unknown command \"strat\": did you mean start?\nTry `sloth-agent --help`.\n"
+    );
+}
+
+#[test]
+fn check_shows_a_good_configuration_with_its_origins_and_no_secret() {
+    let place = Place::new();
+    fs::write(place.path().join("agent.toml"), "name = 'node7'\n\n[heartbeat]\ninterval = '2s'\n").unwrap();
+    let mut command = place.command(&["check", "--max-failures", "4", "--state-dir", "/state"]);
+    command.env("SLOTH_RUNNER_MASTER_ADDR", "[::1]:6000").env("SLOTH_RUNNER_TOKEN", "s3cret");
+    assert_eq!(
+        Done::of(command.output().unwrap()).expect(0).out,
+        "The configuration of agent node7 is good.
+  file             agent.toml
+  master           [::1]:6000
+  state directory  /state
+  log              standard error; with --daemon ./agent.log, else ./agent-node7.log
+Set, with everything else at its default:
+  auth.token = ***            SLOTH_RUNNER_TOKEN
+  heartbeat.interval = 2s     agent.toml:4
+  heartbeat.max_failures = 4  --max-failures
+  master = [::1]:6000         SLOTH_RUNNER_MASTER_ADDR
+  name = node7                agent.toml:1
+  state_dir = /state          --state-dir
+"
+    );
+}
+
+#[test]
+fn a_bad_configuration_is_refused_everywhere_with_all_that_is_wrong() {
+    let place = Place::new();
+    let file = place.path().join("bad.toml");
+    fs::write(&file, "[reconnect]\ninitial_delay = '5s'\nmax_delay = '2s'\n[hearbeat]\ninterval = '5s'\n").unwrap();
+    let file = file.to_str().unwrap();
+    let expected = format!(
+        "{file}:3: reconnect.max_delay is 2s, below reconnect.initial_delay (5s): raise it, or lower initial_delay\n\
+         {file}:5: hearbeat.interval is not known: did you mean heartbeat.interval?\n\
+         --port: listen.port is 0, below 1: use 1 to 65535\n"
+    );
+    for command in ["check", "start", "stop", "status"] {
+        let done = place.run(&[command, "--config", file, "--port", "0"]).expect(2);
+        assert_eq!((done.out.as_str(), &done.err), ("", &expected), "{command}");
+    }
+    let daemon = place.run(&["start", "--daemon", "--config", file, "--port", "0"]).expect(2);
+    assert_eq!(daemon.err, expected);
+    assert_eq!(place.log("agent.log"), "");
+}
+
+#[test]
+fn in_the_foreground_it_ends_by_sigterm_and_a_second_start_names_its_pid() {
+    let place = Place::new();
+    let state = place.state("front");
+    let args = ["agent", "start", "--name", "front", "--master", "127.0.0.1:1", "--state-dir", state.to_str().unwrap()];
+    let mut child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the status file", || state.join("status.json").exists());
+    let second = place.agent("start", "front", &[]).expect(1);
+    assert_eq!(
+        second.err,
+        format!(
+            "sloth-agent: agent front is running already (pid {}): it holds the state directory {}; stop it first, or \
+             start this one with another --name\n",
+            child.id(),
+            state.display()
+        )
+    );
+    place.agent("start", "front", &["--daemon"]).expect(1);
+    assert!(place.agent("status", "front", &[]).expect(1).out.contains(&format!("pid              {}", child.id())));
+    place.agent("stop", "front", &[]).expect(0);
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{err}");
+    assert!(!state.join("agent.pid").exists());
+    assert!(place.agent("status", "front", &[]).expect(3).out.starts_with("agent front is not running"));
+}
+
+#[test]
+fn in_the_background_it_starts_once_and_stops_as_a_whole() {
+    let place = Place::new();
+    let started = place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    let log = place.path().canonicalize().unwrap().join("agent.log");
+    assert_eq!(started.out, format!("Agent node1 runs in the background (pid {pid}), log: {}\n", log.display()));
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
+    // SAFETY: plain integers are passed.
+    assert_eq!(unsafe { libc::getsid(pid.cast_signed()) }, pid.cast_signed(), "it leads a session of its own");
+    for (process, what) in [(pid, "supervisor"), (worker, "worker")] {
+        assert_eq!(fs::read_link(format!("/proc/{process}/fd/0")).unwrap(), Path::new("/dev/null"), "{what}");
+        assert_eq!(fs::read_link(format!("/proc/{process}/fd/2")).unwrap(), log, "{what}");
+        assert_eq!(fs::read_link(format!("/proc/{process}/cwd")).unwrap(), Path::new("/"), "{what}");
+    }
+    let second = place.agent("start", "node1", &["--daemon"]).expect(1);
+    assert!(second.err.contains(&format!("agent node1 is running already (pid {pid})")), "{}", second.err);
+
+    eventually("the status file", || place.state("node1").join("status.json").exists());
+    let status = place.agent("status", "node1", &[]).expect(1);
+    assert!(status.out.starts_with("agent node1: "), "{}", status.out);
+
+    assert_eq!(place.agent("stop", "node1", &[]).expect(0).out, format!("agent node1 has stopped (pid {pid})\n"));
+    assert!(!alive(pid) && !alive(worker));
+    place.agent("status", "node1", &[]).expect(3);
+    place.agent("stop", "node1", &[]).expect(1);
+}
+
+#[test]
+fn a_worker_that_is_killed_comes_back_under_the_same_lock() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    let first = children(pid)[0];
+    kill(first, libc::SIGKILL);
+    eventually("the line about it", || place.log("agent.log").contains("killed by signal 9"));
+    place.agent("start", "node1", &["--daemon"]).expect(1);
+    eventually("another worker", || children(pid).iter().any(|child| *child != first));
+    let log = place.log("agent.log");
+    let line = log.lines().find(|line| line.contains("killed by signal 9")).unwrap();
+    let (timestamp, text) = line.split_once(' ').unwrap();
+    assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{line}");
+    assert!(text.starts_with("ERROR The worker process was killed by signal 9 (SIGKILL"), "{line}");
+    assert!(text.ends_with("starting it again in 1s"), "{line}");
+}
+
+#[test]
+fn while_no_worker_is_there_it_stops_at_once() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    kill(children(pid)[0], libc::SIGKILL);
+    eventually("the line about it", || place.log("agent.log").contains("killed by signal 9"));
+    assert!(place.agent("status", "node1", &[]).expect(1).out.starts_with("agent node1: Restarting\n"));
+    place.agent("stop", "node1", &[]).expect(0);
+    assert!(!alive(pid));
+}
+
+#[test]
+fn a_worker_does_not_outlive_its_supervisor_and_leaves_a_stale_pid_file() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
+    // Otherwise the signal may come before the worker can say that it heard of it.
+    eventually("the status file", || place.state("node1").join("status.json").exists());
+    kill(pid, libc::SIGKILL);
+    eventually("the worker's end", || !alive(worker));
+    let stale = format!("agent node1 is not running; the pid file of process {pid}, which is gone, was removed\n");
+    assert_eq!(place.agent("status", "node1", &[]).expect(3).out, stale);
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+}
+
+#[test]
+fn a_pid_file_of_another_process_is_recognised() {
+    let place = Place::new();
+    let state = place.state("node1");
+    fs::create_dir_all(&state).unwrap();
+    // The pid is alive, and was used again since.
+    fs::write(state.join("agent.pid"), format!("{} 1\n", std::process::id())).unwrap();
+    place.agent("status", "node1", &[]).expect(3);
+    fs::write(state.join("agent.pid"), format!("{} 1\n", std::process::id())).unwrap();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    assert_ne!(place.pid("node1"), std::process::id());
+}
+
+#[test]
+fn two_agents_from_one_folder_get_logs_of_their_own() {
+    let place = Place::new();
+    place.agent("start", "a", &["--daemon"]).expect(0);
+    let second = place.agent("start", "b", &["--daemon"]).expect(0);
+    assert!(second.out.ends_with("/agent-b.log\n"), "{}", second.out);
+    assert!(place.path().join("agent.log").exists() && place.path().join("agent-b.log").exists());
+    place.agent("stop", "a", &[]).expect(0);
+    place.agent("status", "b", &[]).expect(1);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_an_error_with_its_name_and_leaves_nothing_running() {
+    let place = Place::new();
+    let done = place.agent("start", "node1", &["--daemon", "--log-file", "/proc/none/agent.log"]).expect(1);
+    assert_eq!(
+        done.err,
+        "sloth-agent: cannot write the log file /proc/none/agent.log: no such file or directory; make it writable, or \
+         name another with log.file\n"
+    );
+    place.agent("status", "node1", &[]).expect(3);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_is_said_and_the_agent_runs() {
+    let place = Place::new();
+    fs::write(place.path().join("state"), "").unwrap();
+    let state = place.state("node1");
+    let args = ["start", "--name", "node1", "--master", "127.0.0.1:1", "--log-file", "a.log", "--state-dir"];
+    let mut child = place.command(&args).arg(&state).stdout(Stdio::null()).spawn().unwrap();
+    let expected = format!(
+        "WARN  the state directory {} cannot be written (not a directory): going on with state in memory, which a \
+         restart forgets\n",
+        state.display()
+    );
+    eventually("the warning", || place.log("a.log").contains(&expected));
+    assert!(child.try_wait().unwrap().is_none());
+    kill(child.id(), libc::SIGTERM);
+    child.wait().unwrap();
+}
