@@ -1,30 +1,213 @@
 //! The agent as a whole: what `start` runs.
 
-use crate::{config::Config, logging::Console, state::StateDir};
+use crate::{
+    clock::BootClock,
+    commands::Commands,
+    config::Config,
+    driver::{Driver, Identity, Keeper, Signal, Status},
+    health,
+    logging::{Console, utc::Utc},
+    report::Line,
+    state::{self, StateDir},
+    status::{self, Field},
+};
+use std::{io, net::TcpListener, time::Duration};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+/// Helper threads, for what blocks: one may hang in a resolver, one is for the disk.
+const HELPERS: usize = 2;
+
+/// … and so long they stay after their last work.
+const HELPER_IDLE: Duration = Duration::from_secs(1);
+
+/// After the goodbye, so long for helper threads that hang.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
 
 /// What an agent is started with, beside its configuration.
 #[derive(Debug)]
 pub struct StartContext {
     pub state: StateDir,
     pub console: Console,
+    /// The agent's own port, bound.
+    pub port: Option<TcpListener>,
 }
 
-/// Runs until SIGTERM or SIGINT; the exit code.
+/// Runs until a shutdown is over; the exit code.
 pub fn run(config: Config, context: StartContext) -> i32 {
-    let StartContext { mut state, console } = context;
-    let status =
-        [("name", crate::status::Field::Text(&config.name)), ("state", crate::status::Field::Text("Connecting"))];
-    state.write_status(&crate::status::write(&status));
-    console.line(&format!("Agent {} is waiting", config.name));
-    // SAFETY: the set is initialised by sigemptyset before its use; both pointers are to locals.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGTERM);
-        libc::sigaddset(&raw mut set, libc::SIGINT);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        let mut signal = 0;
-        libc::sigwait(&raw const set, &raw mut signal);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(HELPERS)
+        .thread_keep_alive(HELPER_IDLE)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::error!("cannot start: {error}");
+            return 1;
+        }
+    };
+    // On a task of its own: what wakes the future of block_on goes through an eventfd each time.
+    let ended = runtime.block_on(async { tokio::spawn(serve(config, context)).await });
+    runtime.shutdown_timeout(EXIT_GRACE);
+    match ended {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            log::error!("cannot start: {error}");
+            1
+        }
+        Err(error) => {
+            log::error!("ended by itself: {error}");
+            1
+        }
     }
-    0
+}
+
+/// Binds the agent's own port, if it has one.
+///
+/// # Errors
+/// What to print: it names the address and the remedy.
+pub fn bind(config: &Config) -> Result<Option<TcpListener>, String> {
+    let Some(port) = config.listen.port else { return Ok(None) };
+    let address = std::net::SocketAddr::new(config.listen.bind_address, port);
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    let remedy = |error: &io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there: choose another --port",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address: choose another --bind-address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root: choose another --port",
+        _ => "choose another --port or --bind-address",
+    };
+    bound.map(Some).map_err(|error| format!("cannot listen on {address}: {}", remedy(&error)))
+}
+
+async fn serve(config: Config, context: StartContext) -> io::Result<()> {
+    let StartContext { state, console, port } = context;
+    let (signals_in, signals) = mpsc::channel(4);
+    watch_signals(&signals_in)?;
+    let (active, is_active) = watch::channel(false);
+    if let Some(port) = port {
+        tokio::spawn(health::serve(tokio::net::TcpListener::from_std(port)?, is_active));
+    }
+    let identity = Identity {
+        agent_id: state.agent_id(),
+        instance_id: state::random()?,
+        boot_id: state::boot_id(),
+        host: crate::config::host_name(),
+    };
+    let commands = Commands::new(&config.commands, &config.name);
+    let keeper = Files::new(&config.name, state, console);
+    Driver::new(config, identity, BootClock::new()?, Box::new(keeper), commands, active).run(signals).await;
+    Ok(())
+}
+
+fn watch_signals(to: &mpsc::Sender<Signal>) -> io::Result<()> {
+    let wanted = [
+        (SignalKind::terminate(), Signal::Shutdown),
+        (SignalKind::interrupt(), Signal::Shutdown),
+        (SignalKind::hangup(), Signal::Reconnect),
+    ];
+    for (kind, meaning) in wanted {
+        let mut signal = signal(kind)?;
+        let to = to.clone();
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                // A full queue holds four signals already: a fifth says nothing new.
+                let _ = to.try_send(meaning);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The state directory, the log and the console.
+struct Files {
+    name: String,
+    console: Console,
+    kept: watch::Sender<Kept>,
+}
+
+/// What goes to the state directory: the newest of each. Written by a task, on a helper thread, because an fsync can
+/// take seconds and no heartbeat may wait for it.
+#[derive(Default)]
+struct Kept {
+    epoch: u64,
+    status: Option<String>,
+}
+
+impl Files {
+    fn new(name: &str, mut state: StateDir, console: Console) -> Self {
+        let (kept, mut changed) = watch::channel(Kept { epoch: state.highest_epoch(), status: None });
+        let to_write = kept.clone();
+        tokio::spawn(async move {
+            while changed.changed().await.is_ok() {
+                let epoch = changed.borrow_and_update().epoch;
+                let mut status = None;
+                // Taken without telling: this is no news.
+                to_write.send_if_modified(|kept| {
+                    status = kept.status.take();
+                    false
+                });
+                let written = tokio::task::spawn_blocking(move || {
+                    if let Some(status) = status {
+                        state.write_status(&status);
+                    }
+                    state.keep_epoch(epoch);
+                    state
+                });
+                state = match written.await {
+                    Ok(state) => state,
+                    Err(_) => return,
+                };
+            }
+        });
+        Self { name: name.to_owned(), console, kept }
+    }
+}
+
+impl Keeper for Files {
+    fn highest_epoch(&self) -> u64 {
+        self.kept.borrow().epoch
+    }
+
+    fn keep_epoch(&mut self, epoch: u64) {
+        self.kept.send_modify(|kept| kept.epoch = epoch);
+    }
+
+    fn keep_status(&mut self, status: &Status) {
+        let at = |unix_ms| Utc(Duration::from_millis(unix_ms)).to_string();
+        let since = at(status.since_unix_ms);
+        let next_attempt = at(status.next_attempt_unix_ms);
+        let mut fields = vec![
+            ("name", Field::Text(&self.name)),
+            ("state", Field::Text(status.phase.word())),
+            ("since", Field::Text(&since)),
+            ("master", Field::Text(&status.master)),
+            ("report_address", Field::Text(&status.report_address)),
+            ("attempt", Field::Number(status.attempt.into())),
+            ("commands_held", Field::Number(status.commands_held as u64)),
+        ];
+        if status.next_attempt_unix_ms > 0 {
+            fields.push(("next_attempt", Field::Text(&next_attempt)));
+        }
+        let loss_at = status.last_loss.as_ref().map(|(.., unix_ms)| at(*unix_ms)).unwrap_or_default();
+        if let Some((reason, detail, _)) = &status.last_loss {
+            fields.push(("last_loss", Field::Text(reason.word())));
+            fields.push(("last_loss_at", Field::Text(&loss_at)));
+            fields.push(("last_loss_detail", Field::Text(detail)));
+        }
+        let text = status::write(&fields);
+        self.kept.send_modify(|kept| kept.status = Some(text));
+    }
+
+    fn line(&mut self, line: Line) {
+        match line {
+            Line::Log(level, text) => log::log!(level, "{text}"),
+            Line::Console(text) => self.console.line(&text),
+        }
+    }
 }

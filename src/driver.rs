@@ -26,6 +26,9 @@ const READ_FIRST: Duration = Duration::from_millis(100);
 /// Over the verdict of the heartbeats: the same value would make the reason of a loss a matter of luck.
 const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
+/// Two signals to shut down within this time are one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
 /// Who this agent is, for the registration.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -82,7 +85,8 @@ pub struct Driver<C> {
     commands: Commands,
     report_address: String,
     status: Status,
-    draining: bool,
+    /// Since when.
+    draining: Option<Duration>,
 }
 
 enum Event {
@@ -126,7 +130,7 @@ impl<C: Clock> Driver<C> {
             commands,
             report_address: String::new(),
             status,
-            draining: false,
+            draining: None,
         }
     }
 
@@ -167,7 +171,7 @@ impl<C: Clock> Driver<C> {
                     }
                 }
             }
-            if self.draining && self.commands.is_idle() {
+            if self.draining.is_some() && self.commands.is_idle() {
                 self.tell(Input::Drained);
             }
         }
@@ -185,7 +189,13 @@ impl<C: Clock> Driver<C> {
     }
 
     fn shut_down(&mut self) {
-        self.draining = true;
+        let now = self.clock.now();
+        match self.draining {
+            // A service manager that signals the whole group reaches us twice.
+            Some(at) if now < at + SAME_SIGNAL => return,
+            Some(_) => {}
+            None => self.draining = Some(now),
+        }
         self.commands.drain();
         self.tell(Input::Shutdown);
     }

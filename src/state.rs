@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::process::{Process, boot_id, start_time};
+pub use self::{
+    identity::random,
+    process::{Process, boot_id, start_time},
+};
 use crate::{
     config::describe,
     logging::{is_unlocked, lock},

@@ -1,6 +1,6 @@
 //! `start`: lock, log, and then the agent, here or in the background.
 
-use std::path::Path;
+use std::{net::TcpListener, path::Path};
 
 use super::{FAILED, complain, print};
 use crate::{
@@ -22,6 +22,10 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
         Ok(state) => state,
         Err(held) => return fail(held.to_string()),
     };
+    let port = match agent::bind(&config) {
+        Ok(port) => port,
+        Err(text) => return fail(text),
+    };
     let log = match open_log(&config, in_background) {
         Ok(log) => log,
         Err(error) => return fail(error.to_string()),
@@ -33,7 +37,7 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
     match log {
         Some(log) if in_background => {
             let (name, path) = (config.name.clone(), log.path());
-            match daemon::run(Background { config, state, log }) {
+            match daemon::run(Background { config, state, log, port }) {
                 Ok(pid) => {
                     print(&format!("Agent {name} runs in the background (pid {pid}), log: {}\n", path.display()))
                 }
@@ -44,7 +48,7 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
             }
         }
         _ => {
-            let code = agent::run(config, StartContext { state, console: Console::Stdout });
+            let code = agent::run(config, StartContext { state, console: Console::Stdout, port });
             guard.leave();
             code
         }
@@ -71,6 +75,7 @@ struct Background {
     config: Config,
     state: StateDir,
     log: Rolling,
+    port: Option<TcpListener>,
 }
 
 impl Daemon for Background {
@@ -91,6 +96,7 @@ impl Daemon for Background {
     }
 
     fn work(self) -> i32 {
-        agent::run(self.config, StartContext { state: self.state, console: Console::File(self.log) })
+        let context = StartContext { state: self.state, console: Console::File(self.log), port: self.port };
+        agent::run(self.config, context)
     }
 }

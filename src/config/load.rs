@@ -146,7 +146,8 @@ pub(super) fn load_for(sources: &Sources, surroundings: &Surroundings, tls_linke
     Ok(Loaded { config, file, shown })
 }
 
-fn host_name() -> String {
+/// What the kernel calls this machine; may be empty.
+pub fn host_name() -> String {
     let mut buffer = [0_u8; 256];
     // SAFETY: the buffer is writable for the length given, less one byte that stays zero and ends the text.
     let result = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len() - 1) };

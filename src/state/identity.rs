@@ -3,7 +3,10 @@
 use std::{fs, io, path::Path};
 
 /// 16 bytes from the kernel.
-pub(super) fn random() -> io::Result<[u8; 16]> {
+///
+/// # Errors
+/// On a kernel without getrandom(2).
+pub fn random() -> io::Result<[u8; 16]> {
     let mut id = [0_u8; 16];
     // SAFETY: the buffer is writable for the length given.
     let count = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
