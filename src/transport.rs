@@ -11,6 +11,13 @@ pub struct Connection {
     sender: hyper::client::conn::http2::SendRequest<tonic::body::Body>,
 }
 
+#[cfg(test)]
+impl Connection {
+    pub fn new(sender: hyper::client::conn::http2::SendRequest<tonic::body::Body>) -> Self {
+        Self { sender }
+    }
+}
+
 /// The session's client.
 pub type Client = proto::agent_registry_client::AgentRegistryClient<Connection>;
 
