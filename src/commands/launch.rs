@@ -1,6 +1,6 @@
 //! Starts a command as its specification and the node's owner want it.
 
-use super::account::Account;
+use super::{account::Account, group::Group};
 use crate::config;
 use proto::CommandSpec;
 use std::{
@@ -45,7 +45,7 @@ pub struct Launcher {
 #[derive(Debug)]
 pub struct Process {
     pub child: Child,
-    pub group: libc::pid_t,
+    pub group: Group,
     pub stdin: Option<pipe::Sender>,
     pub stdout: pipe::Receiver,
     pub stderr: pipe::Receiver,
@@ -97,8 +97,8 @@ impl Launcher {
         // SAFETY: the closure only makes system calls; it allocates nothing and takes no lock.
         unsafe { command.pre_exec(move || become_command(identity.as_ref(), &dir)) };
         let child = Command::from(command).spawn().map_err(|error| start_error(&error, &program, spec))?;
-        let group = child.id().and_then(|id| libc::pid_t::try_from(id).ok()).expect("it was not waited for yet");
-        Ok(Process { child, group, stdin, stdout, stderr })
+        let leader = child.id().and_then(|id| libc::pid_t::try_from(id).ok()).expect("it was not waited for yet");
+        Ok(Process { child, group: Group::led_by(leader), stdin, stdout, stderr })
     }
 
     fn program(&self, spec: &CommandSpec) -> Result<(OsString, Vec<OsString>), String> {
@@ -214,10 +214,16 @@ fn checked(result: libc::c_int, stage: i32) -> io::Result<()> {
 
 /// Descriptors that this process inherited are closed in the command; its own are anyway.
 fn close_others() {
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    const CLOSE_RANGE_CLOEXEC: libc::c_long = 4;
     // SAFETY: marks descriptors; closes nothing before exec.
     unsafe {
-        if libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) == 0 {
+        if libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_long,
+            libc::c_uint::MAX as libc::c_long,
+            CLOSE_RANGE_CLOEXEC,
+        ) == 0
+        {
             return;
         }
         // Before Linux 5.11.

@@ -1,6 +1,7 @@
 //! Commands on the agent: the ledger decides, this runs it. The driver of the link owns one [`Commands`].
 
 mod account;
+mod group;
 mod held;
 mod launch;
 mod output;
@@ -13,7 +14,7 @@ mod window;
 
 use crate::{config, transport::Client};
 use held::{Held, Pool};
-use launch::Launcher;
+use launch::{Launcher, Process};
 use link::{
     Outcome,
     ledger::{Exit, Finish, HeldState, Input, Ledger, Output, Params, Record},
@@ -26,9 +27,11 @@ use proto::{
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    thread,
     time::{Duration, SystemTime},
 };
 use tokio::{
+    runtime::Handle,
     sync::mpsc,
     task::AbortHandle,
     time::{Instant, sleep_until},
@@ -54,8 +57,8 @@ const ID_MAX: usize = 64;
 /// next session.
 const OUTBOX_MAX: usize = 2 * HELD_MAX;
 
-/// Ends of processes that wait to be looked at. More wait in their tasks.
-const EXITS_MAX: usize = 16;
+/// Starts and ends of processes that wait to be looked at. More wait in their threads and tasks.
+const EVENTS_MAX: usize = 16;
 
 /// What a registered session gives to the commands.
 pub struct Uplink {
@@ -69,7 +72,7 @@ pub struct Uplink {
 /// Everything about commands: what is held, what runs, what output is still to be delivered.
 pub struct Commands {
     ledger: Ledger<CommandSpec>,
-    launcher: Launcher,
+    launcher: Arc<Launcher>,
     timeout: Option<Duration>,
     pool: Arc<Pool>,
     entries: HashMap<String, Entry>,
@@ -77,8 +80,8 @@ pub struct Commands {
     specs: usize,
     session: Option<Arc<Session>>,
     outbox: VecDeque<Kind>,
-    exited: mpsc::Sender<Exited>,
-    exits: mpsc::Receiver<Exited>,
+    told: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
     /// The ledger's time is since this.
     clock: Instant,
     spool_id: [u8; 16],
@@ -95,10 +98,10 @@ struct Entry {
     delivery: Option<AbortHandle>,
 }
 
-struct Exited {
-    id: String,
-    exit: Exit,
-    total_bytes: u64,
+/// What a process's thread or task tells.
+enum Event {
+    Launched { id: String, process: Result<Box<Process>, String> },
+    Exited { id: String, exit: Exit, total_bytes: u64 },
 }
 
 impl Commands {
@@ -113,19 +116,19 @@ impl Commands {
             remember: config.remember,
             tombstones_max: TOMBSTONES_MAX,
         };
-        let (exited, exits) = mpsc::channel(EXITS_MAX);
+        let (told, events) = mpsc::channel(EVENTS_MAX);
         process::keep_children();
         Self {
             ledger: Ledger::new(params),
-            launcher: Launcher::new(config, agent),
+            launcher: Arc::new(Launcher::new(config, agent)),
             timeout: config.timeout,
             pool: Arc::new(Pool::new(config.output_limit, config.spool_limit, config.when_full)),
             entries: HashMap::new(),
             specs: 0,
             session: None,
             outbox: VecDeque::new(),
-            exited,
-            exits,
+            told,
+            events,
             clock: Instant::now(),
             spool_id: random_id(),
         }
@@ -268,10 +271,10 @@ impl Commands {
             }
             let due = self.ledger.poll_timeout().map(|due| self.clock + due);
             tokio::select! {
-                exited = self.exits.recv() => {
-                    let Exited { id, exit, total_bytes } = exited.expect("this holds a sender itself");
-                    self.handle(Input::Exited { id, exit, total_bytes });
-                }
+                event = self.events.recv() => match event.expect("this holds a sender itself") {
+                    Event::Launched { id, process } => self.launched(id, process),
+                    Event::Exited { id, exit, total_bytes } => self.handle(Input::Exited { id, exit, total_bytes }),
+                },
                 () = sleep_until(due.unwrap_or(self.clock)), if due.is_some() => self.handle(Input::Wake),
             }
         }
@@ -293,7 +296,7 @@ impl Commands {
             Output::Persist { id, record: Record::Acknowledged } => self.remove(&id),
             // In memory everything is as durable as it will be.
             Output::Persist { id, .. } => self.tell(Input::Persisted { id }),
-            Output::Start { id, spec } => self.start(id, &spec),
+            Output::Start { id, spec } => self.start(id, spec),
             Output::Terminate { id } => self.signal(&id, Signal::Terminate),
             Output::Kill { id } => self.signal(&id, Signal::Kill),
             Output::Accepted { id } => self.send(Kind::CommandAccepted(CommandAccepted { id })),
@@ -307,26 +310,44 @@ impl Commands {
         }
     }
 
-    fn start(&mut self, id: String, spec: &CommandSpec) {
-        let process = match self.launcher.start(&id, spec) {
-            Ok(process) => process,
-            Err(reason) => return self.tell(Input::StartFailed { id, reason }),
+    /// In a thread, which ends with it: a program or directory on a file system that hangs must not hold the link up.
+    /// Never more of them than commands may run.
+    fn start(&mut self, id: String, spec: CommandSpec) {
+        let (launcher, told, runtime) = (self.launcher.clone(), self.told.clone(), Handle::current());
+        let launch = {
+            let id = id.clone();
+            move || {
+                let _entered = runtime.enter();
+                let process = launcher.start(&id, &spec).map(Box::new);
+                // Without a receiver nobody stays with the process, and dropping it kills it.
+                let _ = told.blocking_send(Event::Launched { id, process });
+            }
         };
-        let held = Arc::new(Held::new(id.clone(), self.pool.clone(), spec.stdin));
+        if let Err(error) = thread::Builder::new().name("launch".to_owned()).spawn(launch) {
+            self.tell(Input::StartFailed { id, reason: format!("cannot start a thread: {error}") });
+        }
+    }
+
+    fn launched(&mut self, id: String, process: Result<Box<Process>, String>) {
+        let process = match process {
+            Ok(process) => process,
+            Err(reason) => return self.handle(Input::StartFailed { id, reason }),
+        };
+        let entry = self.entries.get_mut(&id).expect("it is held until it has finished");
+        let held = Arc::new(Held::new(id.clone(), self.pool.clone(), process.stdin.is_some()));
         let (signals, received) = mpsc::channel(2);
-        let entry = self.entries.entry(id.clone()).or_default();
         entry.held = Some(held.clone());
         entry.signals = Some(signals);
-        let exited = self.exited.clone();
         self.deliver(&id);
-        self.tell(Input::Started { id: id.clone() });
+        let (told, told_id) = (self.told.clone(), id.clone());
         // Ends with the process, which is killed when this is dropped.
         tokio::spawn(async move {
-            let exit = process::supervise(process, held.clone(), received).await;
+            let exit = process::supervise(*process, held.clone(), received).await;
             let total_bytes = held.end();
             // Without a receiver nobody wants to know.
-            let _ = exited.send(Exited { id, exit, total_bytes }).await;
+            let _ = told.send(Event::Exited { id: told_id, exit, total_bytes }).await;
         });
+        self.handle(Input::Started { id });
     }
 
     fn signal(&mut self, id: &str, signal: Signal) {

@@ -1,6 +1,7 @@
 //! Stays with a started command until it is over: reads its output, writes its input, ends its processes.
 
 use super::{
+    group::Group,
     held::{Held, Room},
     launch::Process,
 };
@@ -27,8 +28,9 @@ use tokio::{
 /// the shell's own end. A daemon that keeps the pipes holds the outcome no longer than this.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// How often a group that was told to end is looked at, once its leader is gone: nothing tells when the rest is.
-const GROUP_POLL: Duration = Duration::from_millis(25);
+/// How often a group that was told to end is looked at, once its leader is gone: nothing tells when the rest is. Doubles.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+const LOOK_MAX: Duration = Duration::from_millis(320);
 
 /// How long processes may take to go after KILL.
 const KILL_WAIT: Duration = Duration::from_secs(1);
@@ -50,14 +52,15 @@ pub enum Signal {
 /// whole group is gone. All of its output is in `held` then. If the other end of `signals` is dropped, it is killed.
 pub async fn supervise(process: Process, held: Arc<Held>, mut signals: mpsc::Receiver<Signal>) -> Exit {
     let Process { mut child, group, mut stdin, stdout, stderr } = process;
-    let mut end = End { group: Group(Some(group)), signalled: false, exited: None, killed: None };
+    let mut end =
+        End { group, signalled: false, exited: None, killed: None, look: LOOK_MIN, next_look: Instant::now() };
     let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
     let mut owned = true;
     loop {
         if let Some((ending, _)) = end.exited
             && end.is_over(stdout.is_none() && stderr.is_none())
         {
-            end.group.0 = None;
+            end.group.let_go();
             read_tail(stdout, &held, OutputStream::Stdout);
             read_tail(stderr, &held, OutputStream::Stderr);
             return if end.signalled { Exit::Killed(ending) } else { Exit::Own(ending) };
@@ -103,6 +106,8 @@ struct End {
     signalled: bool,
     exited: Option<(Ending, Instant)>,
     killed: Option<Instant>,
+    look: Duration,
+    next_look: Instant,
 }
 
 impl End {
@@ -126,6 +131,7 @@ impl End {
             Signal::Kill => {
                 self.group.send(libc::SIGKILL);
                 self.killed = Some(Instant::now());
+                (self.look, self.next_look) = (LOOK_MIN, Instant::now());
             }
         }
     }
@@ -134,38 +140,23 @@ impl End {
     fn is_over(&mut self, pipes_closed: bool) -> bool {
         let Some((_, exited)) = self.exited else { return false };
         let now = Instant::now();
-        if !self.signalled || !self.group.send(0) {
-            // What it leaves behind by itself may stay. And a group that is gone must not be asked for twice: its
-            // number may become somebody else's.
-            self.group.0 = None;
+        if !self.signalled {
+            // What it leaves behind by itself may stay.
+            self.group.let_go();
+        } else if now >= self.next_look {
+            self.next_look = now + self.look;
+            self.look = (self.look * 2).min(LOOK_MAX);
+            if !self.group.lives() {
+                self.group.let_go();
+            }
         }
-        let gone = self.group.0.is_none() || self.killed.is_some_and(|killed| now >= killed + KILL_WAIT);
+        let gone = self.group.is_let_go() || self.killed.is_some_and(|killed| now >= killed + KILL_WAIT);
         gone && (pipes_closed || now >= exited + LINGER)
     }
 
     async fn wait(&self) {
         let Some((_, exited)) = self.exited else { return };
-        let until = if self.group.0.is_some() { Instant::now() + GROUP_POLL } else { exited + LINGER };
-        sleep_until(until).await;
-    }
-}
-
-/// A process group that is killed if nobody stays with it.
-struct Group(Option<libc::pid_t>);
-
-impl Group {
-    /// Whether somebody is left in the group.
-    fn send(&self, signal: libc::c_int) -> bool {
-        let Some(group) = self.0 else { return false };
-        // SAFETY: has no preconditions.
-        let result = unsafe { libc::kill(-group, signal) };
-        result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.send(libc::SIGKILL);
+        sleep_until(if self.group.is_let_go() { exited + LINGER } else { self.next_look }).await;
     }
 }
 
