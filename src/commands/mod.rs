@@ -1,7 +1,64 @@
 //! Commands on the agent: the ledger decides, this runs it. The driver of the link owns one [`Commands`].
 
+mod account;
+mod group;
+mod held;
+mod launch;
+mod output;
+mod process;
+mod stdin;
+#[cfg(test)]
+mod tests;
+mod uplink;
+mod window;
+
 use crate::{config, transport::Client};
-use proto::{HeldCommand, RunCommand, agent_message};
+use held::{Held, Pool};
+use launch::{Launcher, Process};
+use link::{
+    Outcome,
+    ledger::{Exit, Finish, HeldState, Input, Ledger, Output, Params, Record},
+};
+use process::Signal;
+use prost::Message;
+use proto::{
+    CommandAccepted, CommandFinished, CommandSpec, HeldCommand, RunCommand, agent_message::Kind, held_command,
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+use uplink::Session;
+
+/// Commands held at the same time, waiting and finished ones counted.
+const HELD_MAX: usize = 10_000;
+
+/// Outcomes that are remembered after the master has acknowledged them.
+const TOMBSTONES_MAX: usize = 10_000;
+
+/// Bytes of all held specifications together.
+const SPECS_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of specifications in one `Register`: messages above 4 MiB break.
+const REGISTERED_SPECS_MAX: usize = 1024 * 1024;
+
+/// Longest id.
+const ID_MAX: usize = 64;
+
+/// Messages that wait for the session. Beyond, a master that does not read is asking for answers: it gets them in the
+/// next session.
+const OUTBOX_MAX: usize = 2 * HELD_MAX;
+
+/// Starts and ends of processes that wait to be looked at. More wait in their threads and tasks.
+const EVENTS_MAX: usize = 16;
 
 /// What a registered session gives to the commands.
 pub struct Uplink {
@@ -13,69 +70,191 @@ pub struct Uplink {
 }
 
 /// Everything about commands: what is held, what runs, what output is still to be delivered.
-pub struct Commands {}
+pub struct Commands {
+    ledger: Ledger<CommandSpec>,
+    launcher: Arc<Launcher>,
+    timeout: Option<Duration>,
+    pool: Arc<Pool>,
+    entries: HashMap<String, Entry>,
+    /// Bytes of all held specifications.
+    specs: usize,
+    session: Option<Arc<Session>>,
+    outbox: VecDeque<Kind>,
+    told: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    /// The ledger's time is since this.
+    clock: Instant,
+    spool_id: [u8; 16],
+}
+
+/// What is kept beside the ledger for a held command.
+#[derive(Default)]
+struct Entry {
+    spec_bytes: usize,
+    /// From its start on.
+    held: Option<Arc<Held>>,
+    signals: Option<mpsc::Sender<Signal>>,
+    /// Its delivery in this session.
+    delivery: Option<AbortHandle>,
+}
+
+/// What a process's thread or task tells.
+enum Event {
+    Launched { id: String, process: Result<Box<Process>, String> },
+    Exited { id: String, exit: Exit, total_bytes: u64 },
+}
 
 impl Commands {
-    /// Nothing is held yet.
-    pub fn new(_config: &config::Commands) -> Self {
-        todo!()
+    /// Nothing is held yet. `agent` is the agent's name, for the environment of commands.
+    pub fn new(config: &config::Commands, agent: &str) -> Self {
+        let disabled = "commands.enabled is false in the agent's configuration";
+        let params = Params {
+            disabled: (!config.enabled).then(|| disabled.to_owned()),
+            max_running: config.max_running.max(1),
+            held_max: HELD_MAX,
+            kill_grace: config.kill_grace,
+            remember: config.remember,
+            tombstones_max: TOMBSTONES_MAX,
+        };
+        let (told, events) = mpsc::channel(EVENTS_MAX);
+        process::keep_children();
+        Self {
+            ledger: Ledger::new(params),
+            launcher: Arc::new(Launcher::new(config, agent)),
+            timeout: config.timeout,
+            pool: Arc::new(Pool::new(config.output_limit, config.spool_limit, config.when_full)),
+            entries: HashMap::new(),
+            specs: 0,
+            session: None,
+            outbox: VecDeque::new(),
+            told,
+            events,
+            clock: Instant::now(),
+            spool_id: random_id(),
+        }
     }
 
     /// Random, made with the spool.
     pub fn spool_id(&self) -> [u8; 16] {
-        todo!()
+        self.spool_id
     }
 
     /// A command could be accepted now.
     pub fn ready(&self) -> bool {
-        todo!()
+        !self.ledger.is_draining()
     }
 
-    /// Commands held, for `Register`: whatever the master has not acknowledged as finished.
+    /// Commands held, for `Register`: whatever the master has not acknowledged as finished. Where there are many, the
+    /// later ones come without what they run.
     pub fn held(&self) -> Vec<HeldCommand> {
-        todo!()
+        let mut specs = 0;
+        let state = |state| match state {
+            HeldState::Accepted => held_command::State::Accepted,
+            HeldState::Running => held_command::State::Running,
+            HeldState::Finished => held_command::State::Finished,
+        };
+        let held = self.ledger.held().into_iter().map(|command| {
+            let entry = self.entries.get(command.id);
+            specs += entry.map_or(0, |entry| entry.spec_bytes);
+            let output = entry.and_then(|entry| entry.held.as_ref());
+            HeldCommand {
+                id: command.id.to_owned(),
+                state: state(command.state).into(),
+                spooled_bytes: output.map_or(0, |output| output.output_end()),
+                spec: (specs <= REGISTERED_SPECS_MAX).then(|| command.spec.clone()),
+            }
+        });
+        held.collect()
     }
 
-    /// A session is registered: outcomes without an acknowledgement are sent again, output calls are opened.
-    pub fn session_up(&mut self, _uplink: Uplink) {
-        todo!()
+    /// A session is registered: outcomes without an acknowledgement are sent again, output calls are opened. A session
+    /// that was up is over.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn session_up(&mut self, uplink: Uplink) {
+        self.session_down();
+        self.session = Some(Arc::new(Session::new(uplink)));
+        self.pool.set_link(true);
+        let ids: Vec<_> = self.entries.keys().cloned().collect();
+        for id in ids {
+            self.deliver(&id);
+        }
+        self.handle(Input::SessionUp);
     }
 
     /// The session is over: commands go on, output is kept.
     pub fn session_down(&mut self) {
-        todo!()
+        if self.session.take().is_none() {
+            return;
+        }
+        self.pool.set_link(false);
+        self.outbox = VecDeque::new();
+        for entry in self.entries.values_mut() {
+            entry.end_delivery();
+        }
+        // Those that were asked for again after their acknowledgement.
+        self.entries.retain(|id, _| self.ledger.holds(id));
+        self.handle(Input::SessionDown);
     }
 
-    pub fn run(&mut self, _message: RunCommand) {
-        todo!()
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn run(&mut self, message: RunCommand) {
+        let RunCommand { id, spec } = message;
+        let Some(spec) = spec else {
+            return self.refuse(id, "the request does not say what to run".to_owned());
+        };
+        if !is_valid_id(&id) {
+            let rule = format!("a command's id is 1 to {ID_MAX} letters, digits, '.', '_' or '-', the first no '.'");
+            return self.refuse(id, rule);
+        }
+        let spec_bytes = spec.encoded_len();
+        let known = self.ledger.holds(&id);
+        if !known && self.specs + spec_bytes > SPECS_MAX {
+            return self.refuse(id, format!("the commands on the agent take {} bytes already", self.specs));
+        }
+        let own_timeout = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
+        let timeout = own_timeout.or(self.timeout);
+        if !known && self.ledger.remembered(&id).is_none() {
+            self.specs += spec_bytes;
+            self.entries.insert(id.clone(), Entry { spec_bytes, ..Entry::default() });
+        }
+        self.handle(Input::Run { id: id.clone(), spec, timeout });
+        if !self.ledger.holds(&id) && self.ledger.remembered(&id).is_none() {
+            self.remove(&id);
+        }
     }
 
-    pub fn cancel(&mut self, _id: &str) {
-        todo!()
+    pub fn cancel(&mut self, id: &str) {
+        self.handle(Input::Cancel { id: id.to_owned() });
     }
 
-    pub fn finished_ack(&mut self, _id: &str) {
-        todo!()
+    pub fn finished_ack(&mut self, id: &str) {
+        self.handle(Input::FinishedAck { id: id.to_owned() });
+        if !self.ledger.holds(id) {
+            self.remove(id);
+        }
     }
 
     /// From now on new commands are refused, and waiting ones are not started.
     pub fn drain(&mut self) {
-        todo!()
+        self.handle(Input::Drain);
     }
 
     /// The grace is over: what runs is ended (TERM, then KILL) with the outcome `interrupted`.
     pub fn interrupt(&mut self) {
-        todo!()
+        self.handle(Input::Interrupt);
     }
 
     /// Number of commands held, for the status.
     pub fn count(&self) -> usize {
-        todo!()
+        self.ledger.len()
     }
 
     /// Nothing runs and nothing waits for an acknowledgement.
     pub fn is_idle(&self) -> bool {
-        todo!()
+        self.ledger.is_empty()
     }
 
     /// The next message for the session. While there is no session, processes and their output are served all the
@@ -83,7 +262,175 @@ impl Commands {
     ///
     /// # Cancel safety
     /// Safe: nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> agent_message::Kind {
-        todo!()
+    pub async fn next(&mut self) -> Kind {
+        loop {
+            if self.session.is_some()
+                && let Some(kind) = self.outbox.pop_front()
+            {
+                return kind;
+            }
+            let due = self.ledger.poll_timeout().map(|due| self.clock + due);
+            tokio::select! {
+                event = self.events.recv() => match event.expect("this holds a sender itself") {
+                    Event::Launched { id, process } => self.launched(id, process),
+                    Event::Exited { id, exit, total_bytes } => self.handle(Input::Exited { id, exit, total_bytes }),
+                },
+                () = sleep_until(due.unwrap_or(self.clock)), if due.is_some() => self.handle(Input::Wake),
+            }
+        }
     }
+
+    fn handle(&mut self, input: Input<CommandSpec>) {
+        self.tell(input);
+        while let Some(output) = self.ledger.poll_output() {
+            self.perform(output);
+        }
+    }
+
+    fn tell(&mut self, input: Input<CommandSpec>) {
+        self.ledger.handle(self.clock.elapsed(), unix_ms(), input);
+    }
+
+    fn perform(&mut self, output: Output<CommandSpec>) {
+        match output {
+            Output::Persist { id, record: Record::Acknowledged } => self.remove(&id),
+            // In memory everything is as durable as it will be.
+            Output::Persist { id, .. } => self.tell(Input::Persisted { id }),
+            Output::Start { id, spec } => self.start(id, spec),
+            Output::Terminate { id } => self.signal(&id, Signal::Terminate),
+            Output::Kill { id } => self.signal(&id, Signal::Kill),
+            Output::Accepted { id } => self.send(Kind::CommandAccepted(CommandAccepted { id })),
+            Output::Finished { id, finish } => {
+                if !self.ledger.holds(&id) {
+                    self.deliver_again(&id, finish.total_bytes);
+                }
+                self.send(Kind::CommandFinished(finished(id, finish)));
+            }
+            Output::Refuse { id, reason } => self.refuse(id, reason),
+        }
+    }
+
+    /// In a thread, which ends with it: a program or directory on a file system that hangs must not hold the link up.
+    /// Never more of them than commands may run.
+    fn start(&mut self, id: String, spec: CommandSpec) {
+        let (launcher, told, runtime) = (self.launcher.clone(), self.told.clone(), Handle::current());
+        let launch = {
+            let id = id.clone();
+            move || {
+                let _entered = runtime.enter();
+                let process = launcher.start(&id, &spec).map(Box::new);
+                // Without a receiver nobody stays with the process, and dropping it kills it.
+                let _ = told.blocking_send(Event::Launched { id, process });
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("launch".to_owned()).spawn(launch) {
+            self.tell(Input::StartFailed { id, reason: format!("cannot start a thread: {error}") });
+        }
+    }
+
+    fn launched(&mut self, id: String, process: Result<Box<Process>, String>) {
+        let process = match process {
+            Ok(process) => process,
+            Err(reason) => return self.handle(Input::StartFailed { id, reason }),
+        };
+        let entry = self.entries.get_mut(&id).expect("it is held until it has finished");
+        let held = Arc::new(Held::new(id.clone(), self.pool.clone(), process.stdin.is_some()));
+        let (signals, received) = mpsc::channel(2);
+        entry.held = Some(held.clone());
+        entry.signals = Some(signals);
+        self.deliver(&id);
+        let (told, told_id) = (self.told.clone(), id.clone());
+        // Ends with the process, which is killed when this is dropped.
+        tokio::spawn(async move {
+            let exit = process::supervise(*process, held.clone(), received).await;
+            let total_bytes = held.end();
+            // Without a receiver nobody wants to know.
+            let _ = told.send(Event::Exited { id: told_id, exit, total_bytes }).await;
+        });
+        self.handle(Input::Started { id });
+    }
+
+    fn signal(&mut self, id: &str, signal: Signal) {
+        if let Some(signals) = self.entries.get(id).and_then(|entry| entry.signals.as_ref()) {
+            // Full never: a command gets each signal once. Closed when it has ended already.
+            let _ = signals.try_send(signal);
+        }
+    }
+
+    /// Has its output delivered in this session, if it has started and there is one.
+    fn deliver(&mut self, id: &str) {
+        let (Some(session), Some(entry)) = (&self.session, self.entries.get_mut(id)) else { return };
+        entry.end_delivery();
+        let Some(held) = entry.held.as_ref().filter(|held| !held.is_complete()) else { return };
+        // Ends with the session, or when everything is delivered.
+        entry.delivery = Some(tokio::spawn(uplink::deliver(session.clone(), held.clone())).abort_handle());
+    }
+
+    /// A master asks for a command that it has acknowledged: what it has lost of the output is a gap now.
+    fn deliver_again(&mut self, id: &str, total_bytes: u64) {
+        let held = Held::released(id.to_owned(), self.pool.clone(), total_bytes);
+        self.remove(id);
+        self.entries.insert(id.to_owned(), Entry { held: Some(Arc::new(held)), ..Entry::default() });
+        self.deliver(id);
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.specs -= entry.spec_bytes;
+            if let Some(held) = &entry.held {
+                // Its delivery, if there is one, ends by itself.
+                held.forget();
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: String, reason: String) {
+        let outcome = Outcome::Refused(reason);
+        let finish = Finish { outcome, total_bytes: 0, started_unix_ms: 0, finished_unix_ms: unix_ms() };
+        self.send(Kind::CommandFinished(finished(id, finish)));
+    }
+
+    fn send(&mut self, kind: Kind) {
+        if self.session.is_some() && self.outbox.len() < OUTBOX_MAX {
+            self.outbox.push_back(kind);
+        }
+    }
+}
+
+impl Entry {
+    fn end_delivery(&mut self) {
+        if let Some(delivery) = self.delivery.take() {
+            delivery.abort();
+        }
+    }
+}
+
+fn finished(id: String, finish: Finish) -> CommandFinished {
+    CommandFinished {
+        id,
+        outcome: Some((&finish.outcome).into()),
+        total_bytes: finish.total_bytes,
+        started_unix_ms: finish.started_unix_ms,
+        finished_unix_ms: finish.finished_unix_ms,
+    }
+}
+
+/// An id stands in headers, and names files on both sides.
+fn is_valid_id(id: &str) -> bool {
+    (1..=ID_MAX).contains(&id.len())
+        && !id.starts_with('.')
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    // SAFETY: the buffer is as long as is said.
+    let filled = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
+    assert_eq!(filled, 16, "the kernel gives so few random bytes at once, and waits only early in the boot");
+    id
 }

@@ -1,9 +1,11 @@
 //! The agent's pure half: no clock, no socket, no file, no randomness that was not given as a seed.
 //!
-//! [`link`] decides when to dial, to register, to beat, to give up a session and how long to wait. Time is a
+//! [`link`] decides when to dial, to register, to beat, to give up a session and how long to wait; [`ledger`] decides
+//! about the agent's commands. Time is a
 //! [`std::time::Duration`] since some fixed moment, usually the start of the process.
 
 mod backoff;
+pub mod ledger;
 pub mod link;
 mod words;
 
