@@ -15,6 +15,7 @@ use std::{io, net::TcpListener, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinHandle,
 };
 
 /// Helper threads, for what blocks: one may hang in a resolver, one is for the disk.
@@ -100,8 +101,10 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
         host: crate::config::host_name(),
     };
     let commands = Commands::new(&config.commands, &config.name);
-    let keeper = Files::new(&config.name, state, console);
+    let (keeper, writer) = Files::new(&config.name, state, console);
     Driver::new(config, identity, BootClock::new()?, Box::new(keeper), commands, active).run(signals).await;
+    // It ends once the newest is written.
+    let _ = tokio::time::timeout(EXIT_GRACE, writer).await;
     Ok(())
 }
 
@@ -133,25 +136,19 @@ struct Files {
 
 /// What goes to the state directory: the newest of each. Written by a task, on a helper thread, because an fsync can
 /// take seconds and no heartbeat may wait for it.
-#[derive(Default)]
+#[derive(Clone)]
 struct Kept {
     epoch: u64,
     status: Option<String>,
 }
 
 impl Files {
-    fn new(name: &str, mut state: StateDir, console: Console) -> Self {
+    /// With the task that writes, until everything else of this is dropped.
+    fn new(name: &str, mut state: StateDir, console: Console) -> (Self, JoinHandle<()>) {
         let (kept, mut changed) = watch::channel(Kept { epoch: state.highest_epoch(), status: None });
-        let to_write = kept.clone();
-        tokio::spawn(async move {
+        let writer = tokio::spawn(async move {
             while changed.changed().await.is_ok() {
-                let epoch = changed.borrow_and_update().epoch;
-                let mut status = None;
-                // Taken without telling: this is no news.
-                to_write.send_if_modified(|kept| {
-                    status = kept.status.take();
-                    false
-                });
+                let Kept { epoch, status } = changed.borrow_and_update().clone();
                 let written = tokio::task::spawn_blocking(move || {
                     if let Some(status) = status {
                         state.write_status(&status);
@@ -165,7 +162,7 @@ impl Files {
                 };
             }
         });
-        Self { name: name.to_owned(), console, kept }
+        (Self { name: name.to_owned(), console, kept }, writer)
     }
 }
 

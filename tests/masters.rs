@@ -45,7 +45,7 @@ async fn keeps_its_id_and_its_epoch_over_a_restart() {
     let mut agent = Agent::start(&master.address(), &[]);
     let mut session = master.session().await;
     let first = session.register(41).await;
-    agent.line("Agent registered").await;
+    agent.kept("epoch", "41\n").await;
     agent.signal(libc::SIGKILL);
     agent.exit().await;
     let _again = Agent::start_in(agent.state, &master.address(), &[]);

@@ -24,6 +24,10 @@ impl Failure {
     pub fn io(error: io::Error) -> Self {
         use io::ErrorKind as Kind;
         let (reason, detail) = match error.kind() {
+            // h2's own word for an end of file without a farewell.
+            Kind::BrokenPipe if error.raw_os_error().is_none() => {
+                (LossReason::StreamClosed, "connection closed by master".to_owned())
+            }
             Kind::ConnectionRefused => (LossReason::ConnectionRefused, "connection refused".to_owned()),
             Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
                 (LossReason::ConnectionReset, "connection reset by master".to_owned())

@@ -82,6 +82,18 @@ impl Agent {
         self.log.iter().filter(|line| line.contains(text)).count()
     }
 
+    /// Returns when a file of the state directory has this content.
+    pub async fn kept(&self, file: &str, content: &str) {
+        let path = self.state.path().join(file);
+        let written = timeout(PATIENCE, async {
+            let mut look = tokio::time::interval(Duration::from_millis(5));
+            while !std::fs::read_to_string(&path).is_ok_and(|text| text == content) {
+                look.tick().await;
+            }
+        });
+        assert!(written.await.is_ok(), "{} never held {content:?}", path.display());
+    }
+
     pub fn signal(&self, signal: i32) {
         let pid = self.child.id().expect("still running");
         // SAFETY: a signal to a child that has not been waited for.
