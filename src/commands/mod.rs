@@ -12,7 +12,7 @@ mod tests;
 mod uplink;
 mod window;
 
-use crate::{config, transport::Client};
+use crate::{clock::unix_ms, config, transport::Client};
 use held::{Held, Pool};
 use launch::{Launcher, Process};
 use link::{
@@ -28,7 +28,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::{
     runtime::Handle,
@@ -420,11 +420,6 @@ fn is_valid_id(id: &str) -> bool {
     (1..=ID_MAX).contains(&id.len())
         && !id.starts_with('.')
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn random_id() -> [u8; 16] {

@@ -399,6 +399,7 @@ async fn an_interrupt_ends_what_runs() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the kernel tells nobody of the end of a process that is no child")]
 async fn processes_end_with_their_agent() {
     let mut rig = Rig::new(config()).await;
     rig.run("a", shell("sleep 1000 & echo $!; wait"));

@@ -114,10 +114,15 @@ pub async fn deliver(session: Arc<Session>, held: Arc<Held>) {
             // The first failure may be the session's end, which says so itself.
             let level = if wait == RETRY_MIN { log::Level::Debug } else { log::Level::Warn };
             log::log!(level, "Delivering output of command {} failed: {}", held.id, status.message());
-            sleep(wait).await;
+            pause(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "no deadline is judged by it: a pause between two tries")]
+async fn pause(wait: Duration) {
+    sleep(wait).await;
 }
 
 /// One call, until everything is delivered or it makes way for another.
