@@ -98,6 +98,8 @@ impl Launcher {
         unsafe { command.pre_exec(move || become_command(identity.as_ref(), &dir)) };
         let child = Command::from(command).spawn().map_err(|error| start_error(&error, &program, spec))?;
         let leader = child.id().and_then(|id| libc::pid_t::try_from(id).ok()).expect("it was not waited for yet");
+        // Without its arguments: they may hold secrets.
+        log::info!("Command {id} started: {}", quoted(&program));
         Ok(Process { child, group: Group::led_by(leader), stdin, stdout, stderr })
     }
 

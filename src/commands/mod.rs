@@ -295,7 +295,12 @@ impl Commands {
         match output {
             Output::Persist { id, record: Record::Acknowledged } => self.remove(&id),
             // In memory everything is as durable as it will be.
-            Output::Persist { id, .. } => self.tell(Input::Persisted { id }),
+            Output::Persist { id, record } => {
+                if let Record::Finished(finish) = record {
+                    log::info!("Command {id} {}", in_words(&finish.outcome));
+                }
+                self.tell(Input::Persisted { id });
+            }
             Output::Start { id, spec } => self.start(id, spec),
             Output::Terminate { id } => self.signal(&id, Signal::Terminate),
             Output::Kill { id } => self.signal(&id, Signal::Kill),
@@ -412,6 +417,18 @@ fn finished(id: String, finish: Finish) -> CommandFinished {
         total_bytes: finish.total_bytes,
         started_unix_ms: finish.started_unix_ms,
         finished_unix_ms: finish.finished_unix_ms,
+    }
+}
+
+fn in_words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Exited(code) => format!("exited with code {code}"),
+        Outcome::Signaled(signal) => format!("was ended by signal {signal}"),
+        Outcome::TimedOut => "timed out".to_owned(),
+        Outcome::Cancelled => "was cancelled".to_owned(),
+        Outcome::Interrupted(reason) => format!("was interrupted: {reason}"),
+        Outcome::Refused(reason) => format!("was refused: {reason}"),
+        Outcome::Expired => "expired".to_owned(),
     }
 }
 
