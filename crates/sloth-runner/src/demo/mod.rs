@@ -1,0 +1,4 @@
+//! demo
+pub fn run() -> i32 {
+    1
+}
