@@ -3,6 +3,7 @@
 use super::{
     Tool, complain,
     connect::{Master, Trouble},
+    follow::{GOOD, UNANSWERED_MAX},
     json, print, say,
     signals::{Signals, Wish},
     table::printable,
@@ -12,7 +13,7 @@ use crate::cli::Format;
 use proto::{EventRow, EventsRequest};
 use tokio::{
     select,
-    time::{Duration, Instant, sleep},
+    time::{Instant, sleep},
 };
 
 /// With `--follow`, unless said otherwise.
@@ -69,7 +70,7 @@ async fn past(master: &Master, request: EventsRequest, mut show: impl FnMut(Even
 /// Past and coming events, each once, over lost connections. Ends with the exit code when the master says no, cannot be
 /// reached at first, or `show` returns anything but 0.
 pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: impl FnMut(EventRow) -> i32) -> i32 {
-    let (mut answered, mut failures) = (false, 0);
+    let (mut answered, mut unanswered, mut failures) = (false, 0, 0);
     loop {
         let began = Instant::now();
         let outcome = async {
@@ -101,14 +102,16 @@ pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: im
             Ok(None) => master.hung_up(),
             Err(trouble) => trouble,
         };
-        if !answered || !trouble.is_passing() {
+        unanswered += u32::from(!answered);
+        let refused = !answered && matches!(trouble, Trouble::Unreachable { .. });
+        if refused || unanswered == UNANSWERED_MAX || !trouble.is_passing() {
             complain(trouble);
             return 1;
         }
         if let Some(line) = master.say_lost(&trouble) {
             say(&line);
         }
-        failures = if began.elapsed() >= Duration::from_secs(5) { 1 } else { failures + 1 };
+        failures = if began.elapsed() >= GOOD { 1 } else { failures + 1 };
         sleep(master.waits().before(failures)).await;
     }
 }

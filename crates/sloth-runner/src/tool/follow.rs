@@ -18,9 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status, Streaming};
 
 /// Attachments that break before the master has said anything: it may be no master at all.
-const UNANSWERED_MAX: u32 = 5;
+pub const UNANSWERED_MAX: u32 = 5;
 /// A connection that held so long was good: after it, waits begin anew.
-const GOOD: Duration = Duration::from_secs(5);
+pub const GOOD: Duration = Duration::from_secs(5);
 
 /// What to follow.
 #[derive(Clone, Debug)]
@@ -195,7 +195,7 @@ impl<O: Output> Follow<'_, O> {
             if let Some(stdin) = &mut self.stdin
                 && stdin.may_send
             {
-                while let Some(chunk) = stdin.window.next() {
+                while let Some(chunk) = stdin.window.next_chunk() {
                     // Where it fails the call is over, and its replies say why.
                     let _ = requests.try_send(request(run_request::Kind::Stdin(chunk)));
                 }

@@ -126,7 +126,7 @@ impl StdinWindow {
     }
 
     /// What to send next.
-    pub fn next(&mut self) -> Option<StdinChunk> {
+    pub fn next_chunk(&mut self) -> Option<StdinChunk> {
         if let Some((offset, data)) = self.kept.iter().find(|(offset, _)| *offset >= self.sent) {
             self.sent = offset + data.len() as u64;
             return Some(StdinChunk { offset: *offset, data: data.clone(), eof: false });
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn sent(window: &mut StdinWindow) -> Vec<(u64, String, bool)> {
-        std::iter::from_fn(|| window.next())
+        std::iter::from_fn(|| window.next_chunk())
             .map(|chunk| (chunk.offset, String::from_utf8(chunk.data.to_vec()).unwrap(), chunk.eof))
             .collect()
     }
