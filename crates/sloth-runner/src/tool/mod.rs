@@ -21,7 +21,7 @@ pub mod table;
 pub mod time;
 pub mod writer;
 
-pub use agents::list;
+pub use agents::{list, table as agent_table};
 
 use crate::cli::{AgentCommand, CommandCommand, Format};
 use address::Address;
