@@ -178,6 +178,24 @@ async fn a_cancellation_that_is_asked_for_in_an_outage_arrives_after_it() {
 }
 
 #[tokio::test]
+async fn a_command_that_waits_for_its_agent_can_be_cancelled() {
+    let master = Master::start(Script { holds_starts: true, ..Script::default() }).await;
+    let (ask, cancel) = watch::channel(false);
+    let tool = tool(&master.address());
+    let mut probe = Probe::new(&master, []);
+    let asking = async {
+        while master.seen(|script| script.starts.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        ask.send_replace(true);
+    };
+    let (ending, ()) = tokio::join!(follow(&tool, call(0, false), None, cancel, &mut probe), asking);
+    let why = "cancelled before the command was started";
+    assert!(matches!(&ending, Ending::Failed(text) if text == why), "{ending:?}");
+    assert_eq!(master.seen(|script| script.cancelled), 1);
+}
+
+#[tokio::test]
 async fn an_answer_is_final_and_what_is_no_master_is_given_up() {
     let master = Master::start(Script { refusal: Some("lady is away since 3s"), ..Script::default() }).await;
     let ending = followed(&master, call(0, false), None, &mut Probe::new(&master, [])).await;

@@ -73,9 +73,11 @@ pub fn table<'a>(outages: impl IntoIterator<Item = (&'a str, &'a Outage)>) -> Ta
     table
 }
 
-/// `7ms`, `4.6s`
+/// `0.7ms`, `12ms`, `4.6s`
 pub fn short(time: Duration) -> String {
-    if time < Duration::from_secs(1) {
+    if time < Duration::from_millis(10) {
+        format!("{:.1}ms", time.as_secs_f64() * 1000.0)
+    } else if time < Duration::from_secs(1) {
         format!("{}ms", time.as_millis())
     } else {
         let text = format!("{:.1}", time.as_secs_f64());
@@ -113,6 +115,13 @@ mod tests {
              lady   12ms              2         14.2s\n\
              kei    -                 0         -\n"
         );
+    }
+
+    #[test]
+    fn times_are_short_and_never_nothing() {
+        for (micros, text) in [(400, "0.4ms"), (12_900, "12ms"), (4_600_000, "4.6s"), (5_000_000, "5s")] {
+            assert_eq!(short(Duration::from_micros(micros)), text);
+        }
     }
 
     #[test]

@@ -129,11 +129,17 @@ impl Processes {
         &self.running[who].0
     }
 
-    /// How it ended, in words.
+    /// How it ended, in words: its status and what it said last.
     pub fn how_it_ended(&mut self, who: usize) -> String {
-        match self.running[who].1.try_wait() {
+        let (name, child) = &mut self.running[who];
+        let how = match child.try_wait() {
             Ok(Some(status)) => status.to_string(),
             _ => "it closed its output".to_owned(),
+        };
+        let log = std::fs::read(self.folder.join(format!("{name}.log"))).unwrap_or_default();
+        match String::from_utf8_lossy(&log).lines().rev().find(|line| !line.trim().is_empty()) {
+            Some(last) => format!("{how}; it said last: {last}"),
+            None => how,
         }
     }
 }
@@ -176,7 +182,8 @@ mod tests {
         log.sort();
         assert_eq!(log.len(), "one\ntwo\nthree".len());
         assert!(processes.end_all().await);
-        assert_eq!(processes.how_it_ended(0), "exit status: 4");
+        let how = processes.how_it_ended(0);
+        assert!(how.starts_with("exit status: 4; it said last: "), "{how}");
     }
 
     #[tokio::test]

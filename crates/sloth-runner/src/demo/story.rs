@@ -86,14 +86,15 @@ impl<'a> Story<'a> {
             self.run(&master, agent, &command).await.map_err(step("running a command on each agent"))?;
         }
 
-        self.screen.section(&format!("{BUSY} begins a command of {LINES} lines, two a second, and the master dies"));
+        self.screen.section(&format!("{BUSY} begins a command that writes {LINES} lines, two a second"));
         let (_follower, mut told) = long::start(master.clone(), BUSY)?;
         let mut long = Long::default();
         self.wait_for_lines(&mut told, &mut long).await.map_err(step("starting the long command"))?;
 
-        self.processes.kill(self.master).await.map_err(|error| format!("killing the master: {error}"))?;
+        self.screen.section("The master dies; times count from here");
         self.origin = Instant::now();
-        self.screen.event(Duration::ZERO, "master", "killed (SIGKILL); times count from here", Some(Colour::Red));
+        self.processes.kill(self.master).await.map_err(|error| format!("killing the master: {error}"))?;
+        self.screen.event(self.origin.elapsed(), "master", "killed (SIGKILL)", Some(Colour::Red));
         self.outage(&address, &mut told, &mut long).await.map_err(step("waiting for the return of all"))?;
         self.judge(&long).map_err(step("looking at what came back"))?;
 
@@ -287,7 +288,10 @@ impl<'a> Story<'a> {
                 long.counting.take(&data)?;
                 let seen = long.counting.seen();
                 if long.shown > 0 && (seen >= long.shown + 10 || (seen == LINES && seen > long.shown)) {
-                    let what = format!("lines {} to {seen} of its command have arrived", long.shown + 1);
+                    let what = match long.shown + 1 {
+                        last if last == seen => format!("line {last} of its command has arrived"),
+                        first => format!("lines {first} to {seen} of its command have arrived"),
+                    };
                     self.screen.event(since, BUSY, &what, None);
                     long.shown = seen;
                 }

@@ -212,7 +212,9 @@ fn cause(error: &(dyn Error + 'static)) -> String {
         innermost = error;
         next = error.source();
     }
-    innermost.to_string()
+    let text = innermost.to_string();
+    // HTTP/2 keeps the cause of a broken stream to itself, but for its text.
+    if text.contains("broken pipe") || text.contains("reset") { "connection reset".to_owned() } else { text }
 }
 
 #[cfg(test)]

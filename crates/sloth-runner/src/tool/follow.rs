@@ -7,12 +7,12 @@ use super::{
     resume::{Position, STDIN_CHUNKS, StdinWindow},
 };
 use bytes::Bytes;
-use proto::{CommandRow, LogsRequest, RunReply, RunRequest, RunStart, run_reply, run_request};
+use proto::{CancelRequest, CommandRow, LogsRequest, RunReply, RunRequest, RunStart, run_reply, run_request};
 use std::{io, pin::Pin, time::Duration};
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status, Streaming};
@@ -78,6 +78,8 @@ struct Stdin {
 enum Step {
     Ended(Ending),
     Lost(Trouble),
+    /// Attach once more, at once.
+    Again,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Response<Streaming<RunReply>>, Status>> + Send>>;
@@ -90,6 +92,7 @@ impl<O: Output> Follow<'_, O> {
             let trouble = match self.attach(cancel.clone()).await {
                 Step::Ended(ending) => return ending,
                 Step::Lost(trouble) => trouble,
+                Step::Again => continue,
             };
             if !self.answered {
                 let refused = matches!(trouble, Trouble::Unreachable { .. });
@@ -145,7 +148,12 @@ impl<O: Output> Follow<'_, O> {
         };
         let (requests, receiver) = mpsc::channel(STDIN_CHUNKS + 4);
         let opening = self.open(client, &requests, receiver);
-        let talk = self.talk(opening, requests.clone());
+        let opened = select! {
+            opened = opening => opened,
+            // The master may hold its answer for as long as `wait_ms`.
+            () = cancelled(&mut cancel), if !self.answered => return self.withdraw().await,
+        };
+        let talk = self.talk(opened, requests.clone());
         // Beside everything else, so that it is sent even while our own reader takes nothing.
         let ask_to_cancel = async {
             cancelled(&mut cancel).await;
@@ -186,8 +194,31 @@ impl<O: Output> Follow<'_, O> {
         }
     }
 
-    async fn talk(&mut self, opening: Opening, requests: mpsc::Sender<RunRequest>) -> Step {
-        let mut replies = match opening.await {
+    /// Cancelled before the master has answered: the call is dropped, and what may have come of it is cancelled.
+    async fn withdraw(&mut self) -> Step {
+        let id = self.id().to_owned();
+        let cancel = self.master.call(async |mut client: Client| client.cancel(CancelRequest { id }).await);
+        match timeout(GOOD, cancel).await {
+            Ok(Ok(_)) => {
+                self.answered = true;
+                Step::Again
+            }
+            Ok(Err(Trouble::Answer { code: Code::NotFound, .. })) => {
+                Step::Ended(Ending::Failed("cancelled before the command was started".to_owned()))
+            }
+            _ => Step::Ended(Ending::Failed(format!(
+                "cancelled, but the command may have been started: `sloth-runner command get {}` will tell",
+                self.id()
+            ))),
+        }
+    }
+
+    async fn talk(
+        &mut self,
+        opened: Result<Response<Streaming<RunReply>>, Status>,
+        requests: mpsc::Sender<RunRequest>,
+    ) -> Step {
+        let mut replies = match opened {
             Ok(replies) => replies.into_inner(),
             Err(status) => return self.failed(&status),
         };

@@ -15,10 +15,10 @@ pub enum Wish {
     Leave,
 }
 
-/// Listens to SIGINT, SIGTERM and SIGHUP; to none that whoever started us had ignored, as `nohup` does.
+/// Listens to SIGINT, SIGTERM and SIGHUP; not to a SIGHUP that whoever started us had ignored, as `nohup` does.
 pub struct Signals {
-    interrupt: Option<Signal>,
-    terminate: Option<Signal>,
+    interrupt: Signal,
+    terminate: Signal,
     hangup: Option<Signal>,
 }
 
@@ -28,12 +28,9 @@ impl Signals {
     /// # Errors
     /// When the system gives no handler.
     pub fn new() -> io::Result<Self> {
-        let listen = |kind: SignalKind| if is_ignored(kind) { Ok(None) } else { signal(kind).map(Some) };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
+        let hangup = if is_ignored(SignalKind::hangup()) { None } else { Some(signal(SignalKind::hangup())?) };
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hangup })
     }
 
     /// The next one.
@@ -42,9 +39,10 @@ impl Signals {
     /// Safe: no signal is lost when the future is dropped.
     pub async fn next(&mut self) -> Wish {
         select! {
-            () = arrived(&mut self.interrupt) => Wish::Interrupt,
-            () = arrived(&mut self.terminate) => Wish::Leave,
+            Some(()) = self.interrupt.recv() => Wish::Interrupt,
+            Some(()) = self.terminate.recv() => Wish::Leave,
             () = arrived(&mut self.hangup) => Wish::Leave,
+            else => std::future::pending().await,
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Script {
     pub outcome: Option<link::Outcome>,
     /// Refuses every start with this message.
     pub refusal: Option<&'static str>,
+    /// Answers no start, as when it waits for an agent that is away.
+    pub holds_starts: bool,
     /// Output stops here until the command is cancelled.
     pub stall_at: Option<u64>,
     /// No call gives more output than about this.
@@ -277,6 +279,9 @@ impl Fleet for Master {
         if let Some(refusal) = self.seen(|script| script.refusal) {
             return Err(Status::failed_precondition(refusal));
         }
+        if self.seen(|script| script.holds_starts) {
+            std::future::pending::<()>().await;
+        }
         let (to, receiver) = mpsc::channel(1);
         tokio::spawn(self.clone().serve_run(start, requests, to));
         Ok(replies(receiver))
@@ -311,7 +316,12 @@ impl Fleet for Master {
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
-        Ok(Response::new(self.row(&request.into_inner().id, false)))
+        let id = request.into_inner().id;
+        self.script.lock().unwrap().cancelled += 1;
+        if self.seen(|script| script.holds_starts) {
+            return Err(Status::not_found(format!("there is no command {id}")));
+        }
+        Ok(Response::new(self.row(&id, false)))
     }
 }
 
