@@ -1,1 +1,3 @@
-fn main() {}
+fn main() {
+    std::process::exit(sloth_runner::main_with(std::env::args_os()));
+}

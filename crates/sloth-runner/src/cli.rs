@@ -1,0 +1,299 @@
+//! The command line of `sloth-runner`.
+
+use crate::tool::duration;
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
+
+/// Master of a fleet of agents that stay with it, and the tool to work with them
+#[derive(Debug, Parser)]
+#[command(
+    name = "sloth-runner",
+    version,
+    after_help = "\
+Exit codes: 0 done, 1 failed, 2 usage. `agent run` ends with the command's own code, 128+n for signal n,
+255 where there is no code."
+)]
+pub struct Cli {
+    /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else localhost:50050]
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    pub master: Option<String>,
+    /// How to print: tables for people or JSON for programs
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// See a master and three agents lose each other and come back, in half a minute, on this machine
+    Demo,
+    // HOOK master:
+    // /// The master itself
+    // #[command(subcommand)]
+    // Master(crate::master_cli::MasterCommand),
+    /// Agents: list them, look at them, run commands on them
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Commands that were given to agents
+    #[command(subcommand)]
+    Command(CommandCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Start an agent on this node (`sloth-runner agent start --help` lists its own options)
+    #[command(disable_help_flag = true)]
+    Start {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// List the agents that the master knows
+    List {
+        /// Only agents with this label; several must all match
+        #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+        label: Vec<(String, String)>,
+        /// Only agents with this status
+        #[arg(long, value_enum)]
+        status: Option<Status>,
+    },
+    /// Show one agent
+    Get {
+        /// Its name, or its id in hex
+        name: String,
+    },
+    /// Show what happened to the agents
+    Events {
+        /// Only events of this agent
+        name: Option<String>,
+        /// Go on showing events as they happen
+        #[arg(long)]
+        follow: bool,
+        /// Only the newest so many; 0 is all that are kept [default: 0, with --follow 10]
+        #[arg(long, value_name = "COUNT")]
+        last: Option<u32>,
+    },
+    /// Forget an agent
+    Delete {
+        name: String,
+        /// Even if it is Active
+        #[arg(long)]
+        force: bool,
+    },
+    /// Ask an agent to shut down
+    Stop { name: String },
+    /// Run a command on agents and show its output
+    #[command(visible_alias = "exec")]
+    Run(RunArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(override_usage = "\
+sloth-runner agent run [OPTIONS] <AGENT>... -- <COMMAND> [ARG]...
+       sloth-runner agent run [OPTIONS] (--label <KEY=VALUE> | --all) -- <COMMAND> [ARG]...
+       sloth-runner agent run [OPTIONS] <AGENT>... --shell <LINE>")]
+pub struct RunArgs {
+    /// Names of the agents
+    #[arg(value_name = "AGENT", required_unless_present_any = ["label", "all"])]
+    pub agents: Vec<String>,
+    /// On every agent with this label; several must all match
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "agents")]
+    pub label: Vec<(String, String)>,
+    /// On every agent
+    #[arg(long, conflicts_with_all = ["agents", "label"])]
+    pub all: bool,
+    /// Add to the command's environment
+    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(environment))]
+    pub env: Vec<OsString>,
+    /// Run in this directory [default: /]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<OsString>,
+    /// Run as this user [default: the agent's own]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// End the command after this time (90s, 5m)
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+    /// Wait so long for an agent that is away (30s)
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub wait: Option<Duration>,
+    /// Print the command's id and leave
+    #[arg(long)]
+    pub detach: bool,
+    /// The command's id: the same id with the same content attaches to what runs already [default: made up]
+    #[arg(long, value_name = "ID", value_parser = command_id)]
+    pub id: Option<String>,
+    /// Give the command no standard input
+    #[arg(short = 'n')]
+    pub no_stdin: bool,
+    /// A line for the agent's shell, in place of COMMAND
+    #[arg(long, value_name = "LINE", conflicts_with = "command", required_unless_present = "command")]
+    pub shell: Option<String>,
+    /// On at most so many agents at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_parallel: u16,
+    /// Program and arguments; no shell looks at them
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CommandCommand {
+    /// List commands, newest first
+    List {
+        /// Only commands of this agent
+        #[arg(long)]
+        agent: Option<String>,
+        /// Only commands in this state
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        /// At most so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Show one command
+    Get { id: String },
+    /// Show the output of a command
+    Logs {
+        id: String,
+        /// Until it has ended
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Cancel a command
+    Cancel { id: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Status {
+    #[value(name = "Active", alias = "active")]
+    Active,
+    #[value(name = "Inactive", alias = "inactive")]
+    Inactive,
+    #[value(name = "Stopped", alias = "stopped")]
+    Stopped,
+}
+
+impl Status {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Inactive => "Inactive",
+            Self::Stopped => "Stopped",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    Queued,
+    Sent,
+    Accepted,
+    Finished,
+}
+
+impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sent => "sent",
+            Self::Accepted => "accepted",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+fn environment(text: OsString) -> Result<OsString, String> {
+    match text.as_bytes().iter().position(|&byte| byte == b'=') {
+        Some(at) if at > 0 => Ok(text),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+fn command_id(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=64).contains(&text.len()) && text.bytes().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("an id is 1 to 64 of letters, digits, `.`, `_`, `-`".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("sloth-runner").chain(line.split(' ')))
+    }
+
+    fn run_args(line: &str) -> RunArgs {
+        match parse(line).unwrap().command {
+            Command::Agent(AgentCommand::Run(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_subcommand() {
+        for line in
+            ["--master a:1 -o json agent list", "agent list --master a:1 -o json", "agent --master a:1 list -o json"]
+        {
+            let cli = parse(line).unwrap();
+            assert_eq!((cli.master.as_deref(), cli.output), (Some("a:1"), Format::Json), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_dashes_belongs_to_the_command() {
+        let args = run_args("agent run a b --timeout 1m30s -- ls -o json --master x");
+        assert_eq!(args.agents, ["a", "b"]);
+        assert_eq!(args.command, ["ls", "-o", "json", "--master", "x"]);
+        assert_eq!(args.timeout, Some(Duration::from_secs(90)));
+        assert_eq!(run_args("agent exec a -- true").agents, ["a"]);
+    }
+
+    #[test]
+    fn agents_are_named_in_one_way_and_so_is_the_command() {
+        for line in [
+            "agent run -- true",
+            "agent run a",
+            "agent run a --all -- true",
+            "agent run --label k=v --all -- true",
+            "agent run a --shell ls -- true",
+            "agent run a --id a/b -- true",
+            "agent run a --env =x -- true",
+            "agent run a --timeout soon -- true",
+            "agent run --all --max-parallel 0 -- true",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert!(run_args("agent run --all --shell ls").command.is_empty());
+        assert_eq!(
+            run_args("agent run --label k=v=w --label l= -- x").label,
+            [("k".to_owned(), "v=w".to_owned()), ("l".to_owned(), String::new())]
+        );
+    }
+}

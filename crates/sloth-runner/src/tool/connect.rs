@@ -1,0 +1,268 @@
+//! The connection to the master, and what it means when it fails.
+
+use super::address::Address;
+use proto::fleet_client::FleetClient;
+use std::{
+    error::Error,
+    fmt, io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use tokio::sync::Mutex;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+pub type Client = FleetClient<Channel>;
+
+/// For the TCP connection alone: a master that is there answers in a fraction of it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent network is noticed after twice this: for a person who waits, longer would look like a hang.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Output in flight for one command: enough to fill a fast network with a few milliseconds of delay.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// The master, and at most one connection to it, which all calls share.
+pub struct Master {
+    address: Address,
+    waits: Waits,
+    /// Counted, so that of many calls that lose it together only the first closes it.
+    connection: Mutex<(u64, Option<Client>)>,
+    away: AtomicBool,
+}
+
+/// Between attempts to get back to a master that was lost: from the first, doubling, to the longest.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(250), longest: Duration::from_secs(5) }
+    }
+}
+
+impl Waits {
+    /// Before the `k`-th attempt, counted from 1.
+    pub fn before(self, k: u32) -> Duration {
+        self.first.saturating_mul(1 << k.saturating_sub(1).min(16)).min(self.longest)
+    }
+}
+
+/// Why a call has no answer, or not the wished one.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// No connection: nothing was asked.
+    Unreachable { address: Address, why: String },
+    /// The connection broke, or the master is going down: what was asked may have been done.
+    Lost { address: Address, why: String },
+    /// The master said no.
+    Answer { code: Code, message: String },
+}
+
+impl Trouble {
+    /// Another attempt may help.
+    pub fn is_passing(&self) -> bool {
+        !matches!(self, Self::Answer { .. })
+    }
+
+    /// The bare cause, without whom it concerns.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Unreachable { why, .. } | Self::Lost { why, .. } => why,
+            Self::Answer { message, .. } => message,
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { address, why } => write!(
+                f,
+                "cannot reach the master at {address}: {why}; is it running there? (--master, {})",
+                super::address::VARIABLE
+            ),
+            Self::Lost { address, why } => write!(f, "lost the master at {address}: {why}; try again"),
+            Self::Answer { message, .. } => f.write_str(message),
+        }
+    }
+}
+
+impl Master {
+    pub fn new(address: Address, waits: Waits) -> Self {
+        Self { address, waits, connection: Mutex::new((0, None)), away: AtomicBool::new(false) }
+    }
+
+    pub fn waits(&self) -> Waits {
+        self.waits
+    }
+
+    /// The connection, made now if there is none, and its number for [`Master::forget`].
+    ///
+    /// # Errors
+    /// [`Trouble::Unreachable`], after [`CONNECT_TIMEOUT`] at the latest for each address of the host.
+    ///
+    /// # Cancel safety
+    /// Safe: a connection that was being made is dropped.
+    pub async fn client(&self) -> Result<(u64, Client), Trouble> {
+        let mut connection = self.connection.lock().await;
+        if let (number, Some(client)) = &*connection {
+            return Ok((*number, client.clone()));
+        }
+        let channel = Endpoint::from_shared(format!("http://{}", self.address))
+            .expect("a checked address makes a URI")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .connect()
+            .await
+            .map_err(|error| Trouble::Unreachable { address: self.address.clone(), why: cause(&error) })?;
+        *connection = (connection.0 + 1, Some(Client::new(channel)));
+        Ok((connection.0, connection.1.clone().expect("it was just made")))
+    }
+
+    /// The connection with this number is of no use any more: the next call makes a new one.
+    pub async fn forget(&self, number: u64) {
+        let mut connection = self.connection.lock().await;
+        if connection.0 == number {
+            connection.1 = None;
+        }
+    }
+
+    /// What `status` means.
+    pub fn trouble(&self, status: &Status) -> Trouble {
+        let (address, answered) = (self.address.clone(), status.source().is_none());
+        match status.code() {
+            Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Aborted => {
+                let why = if answered { status.message().to_owned() } else { cause(status) };
+                Trouble::Lost { address, why: if why.is_empty() { "the connection broke".to_owned() } else { why } }
+            }
+            // A connection that breaks under a stream has any code, but always a source; an answer never has one.
+            _ if !answered => Trouble::Lost { address, why: cause(status) },
+            Code::Unimplemented => Trouble::Answer {
+                code: Code::Unimplemented,
+                message: format!("what answers at {address} does not know this call: is it a master of this version?"),
+            },
+            code if status.message().is_empty() => Trouble::Answer { code, message: code.description().to_owned() },
+            code => Trouble::Answer { code, message: status.message().to_owned() },
+        }
+    }
+
+    /// The master closed the stream before all was said.
+    pub fn hung_up(&self) -> Trouble {
+        Trouble::Lost { address: self.address.clone(), why: "connection closed by master".to_owned() }
+    }
+
+    /// One call with one answer, on a connection of its own making if there is none. Tried once.
+    ///
+    /// # Errors
+    /// As it came, and nothing is known to have been done but for [`Trouble::Unreachable`].
+    pub async fn call<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T, Trouble>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let (number, client) = self.client().await?;
+        match call(client).await {
+            Ok(reply) => Ok(reply.into_inner()),
+            Err(status) => {
+                let trouble = self.trouble(&status);
+                if trouble.is_passing() {
+                    self.forget(number).await;
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    /// The line that says so, the first time in an outage.
+    pub fn say_lost(&self, trouble: &Trouble) -> Option<String> {
+        let first = !self.away.swap(true, Ordering::Relaxed);
+        first.then(|| format!("lost the master at {} ({}); trying again…", self.address, trouble.why()))
+    }
+
+    /// The line that says so, the first time after an outage.
+    pub fn say_back(&self) -> Option<String> {
+        self.away.swap(false, Ordering::Relaxed).then(|| "back with the master".to_owned())
+    }
+}
+
+/// The innermost cause, in few words.
+fn cause(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            match io.kind() {
+                io::ErrorKind::ConnectionRefused => return "connection refused".to_owned(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return "connection reset".to_owned(),
+                io::ErrorKind::TimedOut => return "no answer".to_owned(),
+                io::ErrorKind::HostUnreachable => return "host unreachable".to_owned(),
+                io::ErrorKind::NetworkUnreachable => return "network unreachable".to_owned(),
+                _ => {}
+            }
+        }
+        innermost = error;
+        next = error.source();
+    }
+    let text = innermost.to_string();
+    // HTTP/2 keeps the cause of a broken stream to itself, but for its text.
+    if text.contains("broken pipe") || text.contains("reset") { "connection reset".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let waits: Vec<u128> = (1..=8).map(|k| Waits::default().before(k).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 5000, 5000, 5000]);
+        assert_eq!(Waits::default().before(u32::MAX), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn an_answer_is_told_from_a_broken_connection() {
+        let master = Master::new(Address::parse("a:1").unwrap(), Waits::default());
+        let answer = master.trouble(&Status::not_found("no agent x"));
+        assert!(!answer.is_passing());
+        assert_eq!(answer.to_string(), "no agent x");
+        assert!(master.trouble(&Status::unavailable("shutting down")).is_passing());
+        let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert_eq!(master.trouble(&broken).why(), "connection reset");
+        assert!(master.trouble(&broken).is_passing());
+    }
+
+    #[test]
+    fn an_outage_is_told_once() {
+        let master = Master::new(Address::parse("a:1").unwrap(), Waits::default());
+        assert_eq!(master.say_back(), None);
+        assert!(master.say_lost(&master.hung_up()).unwrap().contains("a:1 (connection closed by master)"));
+        assert_eq!(master.say_lost(&master.hung_up()), None);
+        assert!(master.say_back().is_some());
+        assert_eq!(master.say_back(), None);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_says_where_and_what_to_try() {
+        let port = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let master = Master::new(Address::parse(&format!("127.0.0.1:{port}")).unwrap(), Waits::default());
+        assert_eq!(
+            master.client().await.unwrap_err().to_string(),
+            format!(
+                "cannot reach the master at 127.0.0.1:{port}: connection refused; is it running there? (--master, \
+                 SLOTH_RUNNER_MASTER_ADDR)"
+            )
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! How commands ended: exit codes and words for people. Pure.
+
+use proto::{CommandRow, Outcome, OutputStream, outcome::Kind, outcome_from};
+use std::collections::BTreeMap;
+
+/// For every end without a code of the command's own.
+pub const NO_CODE: i32 = 255;
+/// After Ctrl-C.
+pub const INTERRUPTED: i32 = 130;
+
+/// What became of one command.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It has its outcome.
+    Finished(Box<CommandRow>),
+    /// It goes on, and nobody waits for it.
+    Detached(Box<CommandRow>),
+    /// No outcome: no connection, the master said no, …
+    Failed(String),
+    /// Our own output is closed: the command goes on.
+    OutputGone,
+}
+
+impl Ending {
+    /// The exit code for this command alone.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Finished(row) => row.outcome.as_ref().map_or(NO_CODE, exit_code),
+            Self::Detached(_) => 0,
+            Self::Failed(_) | Self::OutputGone => NO_CODE,
+        }
+    }
+
+    /// What to say on standard error: nothing when the exit code or a signal says it all.
+    pub fn complaint(&self) -> Option<String> {
+        match self {
+            Self::Finished(row) => match row.outcome.as_ref().map(Outcome::kind) {
+                Some(Kind::Exited) => None,
+                _ => Some(format!("the command {}", in_words(row.outcome.as_ref()))),
+            },
+            Self::Failed(why) => Some(why.clone()),
+            Self::Detached(_) | Self::OutputGone => None,
+        }
+    }
+}
+
+/// The command's own code, 128+n for a signal, else 255.
+pub fn exit_code(outcome: &Outcome) -> i32 {
+    match outcome.kind() {
+        Kind::Exited => outcome.code & 0xff,
+        Kind::Signaled => 128 + (outcome.signal & 0x7f),
+        _ => NO_CODE,
+    }
+}
+
+/// As a predicate: "exited with 3", "was refused: …".
+pub fn in_words(outcome: Option<&Outcome>) -> String {
+    let Some(outcome) = outcome else { return "has no outcome yet".to_owned() };
+    let because = |text: &str| {
+        if outcome.reason.is_empty() { text.to_owned() } else { format!("{text}: {}", outcome.reason) }
+    };
+    match outcome.kind() {
+        Kind::Exited => format!("exited with {}", outcome.code),
+        Kind::Signaled => format!("was ended by signal {}", outcome.signal),
+        Kind::TimedOut => "took too long and was ended".to_owned(),
+        Kind::Cancelled => "was cancelled".to_owned(),
+        Kind::Interrupted => because("was interrupted"),
+        Kind::Refused => because("was refused"),
+        Kind::Expired => "was not started in time".to_owned(),
+        Kind::Unspecified => "ended in a way that this version does not know".to_owned(),
+    }
+}
+
+/// The bare word of an outcome; `None` for one that this version does not know.
+pub fn word(outcome: &Outcome) -> Option<&'static str> {
+    outcome_from(outcome).map(|outcome| outcome.word())
+}
+
+/// `20/20 done: 17 exited 0; 1 exited 3 (kei); 2 failed (lady, mari)`. Those that did well need no names.
+pub fn summary(endings: &[(String, Ending)]) -> String {
+    let mut groups: BTreeMap<(u8, String), Vec<&str>> = BTreeMap::new();
+    for (agent, ending) in endings {
+        let key = match ending {
+            Ending::Finished(row) => match &row.outcome {
+                Some(outcome) if outcome.kind() == Kind::Exited => {
+                    (u8::from(outcome.code != 0), format!("exited {}", outcome.code))
+                }
+                Some(outcome) if outcome.kind() == Kind::Signaled => (2, format!("ended by signal {}", outcome.signal)),
+                outcome => (3, outcome.as_ref().and_then(word).unwrap_or("unknown").replace('_', " ")),
+            },
+            Ending::Detached(_) => (0, "started".to_owned()),
+            Ending::Failed(_) => (4, "failed".to_owned()),
+            Ending::OutputGone => (5, "not followed to the end".to_owned()),
+        };
+        groups.entry(key).or_default().push(agent);
+    }
+    let groups: Vec<String> = groups
+        .iter()
+        .map(|((rank, what), agents)| match rank {
+            0 => format!("{} {what}", agents.len()),
+            _ => format!("{} {what} ({})", agents.len(), names(agents)),
+        })
+        .collect();
+    format!("{total}/{total} done: {}", groups.join("; "), total = endings.len())
+}
+
+/// 0 if all exited 0 (or were started, when nobody waits), else 1.
+pub fn exit_code_of_all(endings: &[(String, Ending)]) -> i32 {
+    i32::from(endings.iter().any(|(_, ending)| ending.exit_code() != 0))
+}
+
+/// The word for a stream, as it stands in JSON.
+pub fn stream_word(stream: OutputStream) -> &'static str {
+    match stream {
+        OutputStream::Stdout => "stdout",
+        OutputStream::Stderr => "stderr",
+    }
+}
+
+fn names(agents: &[&str]) -> String {
+    const SHOWN: usize = 10;
+    let mut text = agents[..agents.len().min(SHOWN)].join(", ");
+    if agents.len() > SHOWN {
+        text.push_str(&format!(" and {} more", agents.len() - SHOWN));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(outcome: link::Outcome) -> Ending {
+        Ending::Finished(Box::new(CommandRow { outcome: Some((&outcome).into()), ..CommandRow::default() }))
+    }
+
+    #[test]
+    fn the_exit_code_is_the_commands_own_or_says_that_there_is_none() {
+        for (outcome, code) in [
+            (link::Outcome::Exited(0), 0),
+            (link::Outcome::Exited(7), 7),
+            (link::Outcome::Signaled(9), 137),
+            (link::Outcome::TimedOut, 255),
+            (link::Outcome::Cancelled, 255),
+            (link::Outcome::Interrupted(String::new()), 255),
+            (link::Outcome::Refused(String::new()), 255),
+            (link::Outcome::Expired, 255),
+        ] {
+            assert_eq!(finished(outcome.clone()).exit_code(), code, "{outcome:?}");
+        }
+        assert_eq!(Ending::Failed(String::new()).exit_code(), 255);
+        assert_eq!(Ending::Finished(Box::default()).exit_code(), 255);
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_reason_and_an_exit_code_speaks_for_itself() {
+        assert_eq!(
+            finished(link::Outcome::Refused("no such user: bob".to_owned())).complaint().unwrap(),
+            "the command was refused: no such user: bob"
+        );
+        assert_eq!(finished(link::Outcome::Exited(3)).complaint(), None);
+    }
+
+    #[test]
+    fn the_summary_names_those_that_did_not_do_well() {
+        let endings = [
+            ("a".to_owned(), finished(link::Outcome::Exited(0))),
+            ("b".to_owned(), finished(link::Outcome::Exited(0))),
+            ("c".to_owned(), finished(link::Outcome::Exited(3))),
+            ("d".to_owned(), finished(link::Outcome::TimedOut)),
+            ("e".to_owned(), Ending::Failed("away".to_owned())),
+        ];
+        assert_eq!(summary(&endings), "5/5 done: 2 exited 0; 1 exited 3 (c); 1 timed out (d); 1 failed (e)");
+        assert_eq!(exit_code_of_all(&endings), 1);
+        assert_eq!(exit_code_of_all(&endings[..2]), 0);
+    }
+}

@@ -1,0 +1,143 @@
+//! `sloth-runner agent events`.
+
+use super::{
+    Tool, complain,
+    connect::{Master, Trouble},
+    follow::{GOOD, UNANSWERED_MAX},
+    json, print, say,
+    signals::{Signals, Wish},
+    table::printable,
+    time::rfc3339,
+};
+use crate::cli::Format;
+use proto::{EventRow, EventsRequest};
+use tokio::{
+    select,
+    time::{Instant, sleep},
+};
+
+/// With `--follow`, unless said otherwise.
+const LAST_WHEN_FOLLOWING: u32 = 10;
+
+pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<u32>) -> i32 {
+    let last = last.unwrap_or(if follow { LAST_WHEN_FOLLOWING } else { 0 });
+    let request = EventsRequest { name: name.unwrap_or_default(), after_seq: 0, follow, last };
+    if !follow {
+        let mut rows = Vec::new();
+        let mut text = String::new();
+        let shown = past(&tool.master, request, |row| match tool.format {
+            Format::Json => rows.push(row),
+            Format::Table => text.push_str(&line(&row)),
+        });
+        if let Err(trouble) = shown.await {
+            complain(trouble);
+            return 1;
+        }
+        if tool.format == Format::Json {
+            text = json::document(&rows.iter().map(json::event).collect::<Vec<_>>());
+        }
+        return print(&text);
+    }
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(format!("cannot listen to signals: {error}"));
+            return 1;
+        }
+    };
+    let shown = follow_on(&tool.master, request, |row| match tool.format {
+        Format::Json => print(&json::line(&json::event(&row))),
+        Format::Table => print(&line(&row)),
+    });
+    select! {
+        code = shown => code,
+        wish = signals.next() => match wish {
+            Wish::Interrupt => 130,
+            Wish::Leave => 1,
+        },
+    }
+}
+
+/// Past events, oldest first.
+async fn past(master: &Master, request: EventsRequest, mut show: impl FnMut(EventRow)) -> Result<(), Trouble> {
+    let mut stream = master.call(async move |mut client| client.events(request).await).await?;
+    while let Some(reply) = stream.message().await.map_err(|status| master.trouble(&status))? {
+        reply.events.into_iter().for_each(&mut show);
+    }
+    Ok(())
+}
+
+/// Past and coming events, each once, over lost connections. Ends with the exit code when the master says no, cannot be
+/// reached at first, or `show` returns anything but 0.
+pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: impl FnMut(EventRow) -> i32) -> i32 {
+    let (mut answered, mut unanswered, mut failures) = (false, 0, 0);
+    loop {
+        let began = Instant::now();
+        let outcome = async {
+            let (number, mut client) = master.client().await?;
+            let outcome = async {
+                let mut stream = client.events(request.clone()).await?.into_inner();
+                answered = true;
+                if let Some(line) = master.say_back() {
+                    say(&line);
+                }
+                while let Some(reply) = stream.message().await? {
+                    for row in reply.events {
+                        // Where to go on from, and no past ones beside.
+                        (request.after_seq, request.last) = (row.seq, 0);
+                        let code = show(row);
+                        if code != 0 {
+                            return Ok(Some(code));
+                        }
+                    }
+                }
+                Ok(None)
+            };
+            let outcome = outcome.await.map_err(|status: tonic::Status| master.trouble(&status));
+            master.forget(number).await;
+            outcome
+        };
+        let trouble = match outcome.await {
+            Ok(Some(code)) => return code,
+            Ok(None) => master.hung_up(),
+            Err(trouble) => trouble,
+        };
+        unanswered += u32::from(!answered);
+        let refused = !answered && matches!(trouble, Trouble::Unreachable { .. });
+        if refused || unanswered == UNANSWERED_MAX || !trouble.is_passing() {
+            complain(trouble);
+            return 1;
+        }
+        if let Some(line) = master.say_lost(&trouble) {
+            say(&line);
+        }
+        failures = if began.elapsed() >= GOOD { 1 } else { failures + 1 };
+        sleep(master.waits().before(failures)).await;
+    }
+}
+
+fn line(row: &EventRow) -> String {
+    let time = rfc3339(row.time_unix_ms).unwrap_or_else(|| "-".to_owned());
+    let reason = if row.reason.is_empty() { String::new() } else { format!(" ({})", row.reason) };
+    let message = if row.message.is_empty() { String::new() } else { format!(": {}", row.message) };
+    let text = format!("{time}  {:<16}  {}{reason}{message}", row.kind, row.agent);
+    printable(&text) + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_stands_in_it() {
+        let row = EventRow {
+            time_unix_ms: 1000,
+            kind: "agent.lost".into(),
+            agent: "mari".into(),
+            reason: "stream_closed".into(),
+            message: "closed\nby peer".into(),
+            ..EventRow::default()
+        };
+        assert_eq!(line(&row), "1970-01-01T00:00:01.000Z  agent.lost        mari (stream_closed): closed\\nby peer\n");
+    }
+}

@@ -1,0 +1,181 @@
+//! `sloth-runner agent run` on several agents at once.
+
+use super::{
+    Tool, agents,
+    connect::{Master, Trouble},
+    ending::{self, Ending, NO_CODE},
+    follow::{Call, follow},
+    id, json,
+    output::{Budget, Collected, Nowhere, Prefixed},
+    run::{document, spec, start, written},
+    table::printable,
+    writer::{self, Writer},
+};
+use crate::cli::{Format, RunArgs};
+use proto::{ListRequest, RunStart};
+use std::{collections::HashSet, sync::Arc};
+use tokio::{sync::watch, task::JoinSet};
+
+/// Several agents are asked for, even if it turns out to be one.
+pub fn is_meant(args: &RunArgs) -> bool {
+    args.all || !args.label.is_empty() || args.agents.len() > 1
+}
+
+/// Runs the command everywhere, at most `--max-parallel` at a time, and returns the exit code.
+pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> i32 {
+    let agents = match targets(&tool.master, args).await {
+        Ok(agents) if agents.is_empty() => {
+            super::complain("no agent matches; `sloth-runner agent list` shows all with their status");
+            return NO_CODE;
+        }
+        Ok(agents) => agents,
+        Err(trouble) => {
+            super::complain(trouble);
+            return NO_CODE;
+        }
+    };
+    let (writer, end) = match writer::standard() {
+        Ok(both) => both,
+        Err(error) => {
+            super::complain(format!("cannot start: {error}"));
+            return NO_CODE;
+        }
+    };
+    let mode = match (args.detach, tool.format) {
+        (true, _) => Mode::Detach,
+        (false, Format::Json) => Mode::Collect(Budget::default()),
+        (false, Format::Table) => Mode::Show,
+    };
+    let results = everywhere(&tool.master, args, agents, mode, cancel, &writer).await;
+    let answer = match (tool.format, args.detach) {
+        (Format::Table, false) => String::new(),
+        (Format::Table, true) => results.iter().filter_map(Run::started).collect(),
+        (Format::Json, true) => json::document(&results.iter().map(Run::as_started).collect::<Vec<_>>()),
+        (Format::Json, false) => json::document(&results.iter().map(Run::as_document).collect::<Vec<_>>()),
+    };
+    if !answer.is_empty() {
+        let _ = writer.out(answer.into()).await;
+    }
+    let endings: Vec<(String, Ending)> = results.into_iter().map(|run| (run.agent, run.ending)).collect();
+    writer.notice(ending::summary(&endings)).await;
+    drop(writer);
+    written(end.finish().await, ending::exit_code_of_all(&endings), 1)
+}
+
+/// What became of it on one agent.
+struct Run {
+    agent: String,
+    id: String,
+    ending: Ending,
+    output: Option<Collected>,
+}
+
+#[derive(Clone)]
+enum Mode {
+    Show,
+    Collect(Budget),
+    Detach,
+}
+
+/// Results in the order of `agents`.
+async fn everywhere(
+    master: &Arc<Master>,
+    args: &RunArgs,
+    agents: Vec<String>,
+    mode: Mode,
+    cancel: watch::Receiver<bool>,
+    writer: &Writer,
+) -> Vec<Run> {
+    let total = agents.len();
+    let mut results: Vec<Option<Run>> = std::iter::repeat_with(|| None).take(total).collect();
+    let mut done = 0;
+    let mut running = JoinSet::new();
+    let mut waiting = agents.into_iter().enumerate();
+    loop {
+        while running.len() < usize::from(args.max_parallel)
+            && let Some((at, agent)) = waiting.next()
+        {
+            let id = id::new();
+            let start = id.map(|id| start(args, id, agent.clone(), spec(args, false)));
+            let (master, mode) = (master.clone(), mode.clone());
+            let (cancel, writer) = (cancel.clone(), writer.clone());
+            running.spawn(async move {
+                let run = match start {
+                    Ok(_) if *cancel.borrow() => failed(agent, "not started: cancelled before its turn".to_owned()),
+                    Ok(start) => single(&master, *start, mode, cancel, &writer).await,
+                    Err(error) => failed(agent, format!("no randomness for an id: {error}")),
+                };
+                (at, run)
+            });
+        }
+        let Some(joined) = running.join_next().await else { break };
+        let (at, run) = joined.expect("these tasks are not aborted, and a panic goes on");
+        done += 1;
+        if let Some(complaint) = run.ending.complaint() {
+            writer.notice(format!("{}: {}", run.agent, printable(&complaint))).await;
+        }
+        writer.progress(format!("{done}/{total} done"));
+        let gone = matches!(run.ending, Ending::OutputGone);
+        results[at] = Some(run);
+        if gone {
+            // Nobody looks any more: what runs is left alone, what does not is not begun.
+            break;
+        }
+    }
+    results.into_iter().flatten().collect()
+}
+
+async fn single(master: &Master, start: RunStart, mode: Mode, cancel: watch::Receiver<bool>, writer: &Writer) -> Run {
+    let (agent, id) = (start.agent.clone(), start.id.clone());
+    let call = Call::Run(Box::new(start));
+    let (ending, output) = match mode {
+        Mode::Detach => (follow(master, call, None, cancel, &mut Nowhere(writer.clone())).await, None),
+        Mode::Collect(budget) => {
+            let mut collected = Collected::new(budget, writer.clone());
+            let ending = follow(master, call, None, cancel, &mut collected).await;
+            (ending, Some(collected))
+        }
+        Mode::Show => {
+            let mut lines = Prefixed::new(&agent, writer.clone());
+            let ending = follow(master, call, None, cancel, &mut lines).await;
+            match lines.finish().await {
+                Ok(()) => (ending, None),
+                Err(_) => (Ending::OutputGone, None),
+            }
+        }
+    };
+    Run { agent, id, ending, output }
+}
+
+fn failed(agent: String, why: String) -> Run {
+    Run { agent, id: String::new(), ending: Ending::Failed(why), output: None }
+}
+
+impl Run {
+    fn started(&self) -> Option<String> {
+        matches!(self.ending, Ending::Detached(_)).then(|| format!("{} {}\n", self.agent, self.id))
+    }
+
+    fn as_started(&self) -> json::Started<'_> {
+        let error = match &self.ending {
+            Ending::Failed(why) => Some(why.as_str()),
+            _ => None,
+        };
+        json::Started { agent: &self.agent, id: &self.id, error }
+    }
+
+    fn as_document(&self) -> json::CommandWithOutput<'_> {
+        document(&self.id, &self.agent, &self.ending, self.output.as_ref())
+    }
+}
+
+/// Names without repetition, in the order given; those found by label are in the master's order.
+async fn targets(master: &Master, args: &RunArgs) -> Result<Vec<String>, Trouble> {
+    if args.agents.is_empty() {
+        let labels = args.label.iter().cloned().collect();
+        let rows = agents::list(master, ListRequest { labels, status: String::new() }).await?;
+        return Ok(rows.into_iter().map(|row| row.name).collect());
+    }
+    let mut seen = HashSet::new();
+    Ok(args.agents.iter().filter(|agent| seen.insert(agent.as_str())).cloned().collect())
+}

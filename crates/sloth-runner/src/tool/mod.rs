@@ -1,0 +1,127 @@
+//! The operator's tool: what it asks of the master, and how it shows the answers.
+
+pub mod address;
+mod agents;
+mod commands;
+pub mod connect;
+pub mod duration;
+pub mod ending;
+mod events;
+pub mod follow;
+pub mod id;
+mod json;
+mod lines;
+mod many;
+pub mod output;
+pub mod resume;
+mod run;
+pub mod signals;
+mod stdin;
+pub mod table;
+pub mod time;
+pub mod writer;
+
+pub use agents::{list, table as agent_table};
+
+use crate::cli::{AgentCommand, CommandCommand, Format};
+use address::Address;
+use connect::{Master, Trouble, Waits};
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::Arc,
+};
+
+/// What every command of the tool knows.
+struct Tool {
+    master: Arc<Master>,
+    format: Format,
+    colours: bool,
+}
+
+/// Runs `sloth-runner agent …` and returns the exit code. `master` is the flag.
+pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i32 {
+    with_tool(master, format, async |tool| match command {
+        AgentCommand::Start { .. } => unreachable!("the agent has a command line of its own"),
+        AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
+        AgentCommand::Get { name } => agents::show(tool, name).await,
+        AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
+        AgentCommand::Stop { name } => agents::stop(tool, name).await,
+        AgentCommand::Events { name, follow, last } => events::show(tool, name, follow, last).await,
+        AgentCommand::Run(args) => run::run(tool, args).await,
+    })
+}
+
+/// Runs `sloth-runner command …` and returns the exit code. `master` is the flag.
+pub fn command(master: Option<String>, format: Format, command: CommandCommand) -> i32 {
+    with_tool(master, format, async |tool| match command {
+        CommandCommand::List { agent, state, limit } => commands::show_list(tool, agent, state, limit).await,
+        CommandCommand::Get { id } => commands::show(tool, id).await,
+        CommandCommand::Logs { id, follow } => commands::logs(tool, id, follow).await,
+        CommandCommand::Cancel { id } => commands::cancel(tool, id).await,
+    })
+}
+
+/// Colours are for terminals, and for those who don't refuse them.
+pub fn wants_colours(stream: &impl IsTerminal) -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A line on standard error. Nobody to read it is no failure.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// What the tool itself complains of.
+fn complain(what: impl std::fmt::Display) {
+    say(&format!("sloth-runner: {what}"));
+}
+
+fn with_tool(master: Option<String>, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
+    let variable = std::env::var(address::VARIABLE).ok();
+    let address = match Address::choose(master.as_deref(), variable.as_deref()) {
+        Ok(address) => address,
+        Err(why) => {
+            complain(why);
+            return 2;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format!("cannot start: {error}"));
+            return 1;
+        }
+    };
+    let master = Arc::new(Master::new(address, Waits::default()));
+    let tool = Tool { master, format, colours: wants_colours(&io::stdout()) };
+    let code = runtime.block_on(body(&tool));
+    // A name that is still being resolved is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+/// Prints an answer and returns the exit code. A reader that has gone away is told nothing.
+fn print(text: &str) -> i32 {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => 0,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                complain(format!("cannot write to standard output: {error}"));
+            }
+            1
+        }
+    }
+}
+
+/// Prints the answer, or says why there is none.
+fn show_answer<T>(answer: Result<T, Trouble>, text: impl FnOnce(T) -> String) -> i32 {
+    match answer {
+        Ok(answer) => print(&text(answer)),
+        Err(trouble) => {
+            complain(trouble);
+            1
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! `sloth-runner agent run`: on one agent. [`super::many`] has several.
+
+use super::{
+    Tool, complain,
+    ending::{Ending, INTERRUPTED, NO_CODE},
+    follow::{Call, follow},
+    id, json, many,
+    output::{Budget, Collected, Nowhere, Raw},
+    say,
+    signals::{Signals, Wish},
+    stdin,
+    writer::{self, Writer},
+};
+use crate::cli::{Format, RunArgs};
+use proto::{CommandSpec, RunStart};
+use std::{
+    io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    time::Duration,
+};
+use tokio::{select, sync::watch};
+
+pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
+    let several = many::is_meant(&args);
+    if several && args.id.is_some() {
+        complain("--id names one command, and each of several agents has its own: leave it away");
+        return 2;
+    }
+    let (mut signals, id) = match Signals::new().and_then(|signals| Ok((signals, id::new()?))) {
+        Ok(both) => both,
+        Err(error) => {
+            complain(format!("cannot start: {error}"));
+            return NO_CODE;
+        }
+    };
+    let id = args.id.clone().unwrap_or(id);
+    let (ask_to_cancel, cancel) = watch::channel(false);
+    let work = async {
+        if several { many::run(tool, &args, cancel).await } else { one(tool, &args, id.clone(), cancel).await }
+    };
+    select! {
+        code = work => if *ask_to_cancel.borrow() { INTERRUPTED } else { code },
+        wish = leave(&mut signals, &ask_to_cancel) => {
+            let look = if several { "command list".to_owned() } else { format!("command logs {id} --follow") };
+            let (what, code) = match wish {
+                Wish::Interrupt => ("leaving without its outcome", INTERRUPTED),
+                Wish::Leave if several || args.no_stdin || args.detach => ("leaving; it goes on", NO_CODE),
+                Wish::Leave => ("leaving; it goes on, unless its standard input is unfinished", NO_CODE),
+            };
+            complain(format!("{what}; to look at it: sloth-runner {look}"));
+            code
+        }
+    }
+}
+
+/// What is to run, the same on every agent.
+pub fn spec(args: &RunArgs, stdin: bool) -> CommandSpec {
+    let bytes = |text: &std::ffi::OsString| text.clone().into_vec();
+    CommandSpec {
+        argv: args.command.iter().map(bytes).collect(),
+        shell: args.shell.clone().unwrap_or_default(),
+        env: args.env.iter().map(bytes).collect(),
+        dir: args.dir.as_ref().map(|dir| dir.as_bytes().to_vec()).unwrap_or_default(),
+        user: args.user.clone().unwrap_or_default(),
+        timeout_ms: args.timeout.map(millis).unwrap_or_default(),
+        stdin,
+    }
+}
+
+/// The request for one agent.
+pub fn start(args: &RunArgs, id: String, agent: String, spec: CommandSpec) -> Box<RunStart> {
+    let from_offset = if args.detach { u64::MAX } else { 0 };
+    Box::new(RunStart { id, agent, spec: Some(spec), from_offset, wait_ms: args.wait.map(millis).unwrap_or_default() })
+}
+
+/// The exit code, when what was printed had this end. A reader that has gone away is told nothing.
+pub fn written(result: io::Result<()>, code: i32, code_when_gone: i32) -> i32 {
+    match result {
+        Ok(()) => code,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                complain(format!("cannot write the output: {error}; the command goes on"));
+            }
+            code_when_gone
+        }
+    }
+}
+
+/// Ends when somebody wants to leave at once. The first Ctrl-C only cancels.
+async fn leave(signals: &mut Signals, ask_to_cancel: &watch::Sender<bool>) -> Wish {
+    loop {
+        match signals.next().await {
+            Wish::Interrupt if !ask_to_cancel.send_replace(true) => {
+                say("cancelling; Ctrl-C again leaves at once");
+            }
+            wish => return wish,
+        }
+    }
+}
+
+async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bool>) -> i32 {
+    let stdin = if args.no_stdin || args.detach { Ok(None) } else { stdin::standard() };
+    let (stdin, (writer, end)) = match stdin.and_then(|stdin| Ok((stdin, writer::standard()?))) {
+        Ok(both) => both,
+        Err(error) => {
+            complain(format!("cannot start: {error}"));
+            return NO_CODE;
+        }
+    };
+    let agent = args.agents[0].clone();
+    let call = Call::Run(start(args, id.clone(), agent.clone(), spec(args, stdin.is_some())));
+    let (ending, answer) = match tool.format {
+        _ if args.detach => {
+            let ending = follow(&tool.master, call, None, cancel, &mut Nowhere(writer.clone())).await;
+            let answer = match (&ending, tool.format) {
+                (Ending::Detached(row), Format::Json) => json::document(&json::command(row)),
+                (Ending::Detached(row), Format::Table) => format!("{}\n", row.id),
+                _ => String::new(),
+            };
+            (ending, answer)
+        }
+        Format::Table => (follow(&tool.master, call, stdin, cancel, &mut Raw(writer.clone())).await, String::new()),
+        Format::Json => {
+            let mut collected = Collected::new(Budget::default(), writer.clone());
+            let ending = follow(&tool.master, call, stdin, cancel, &mut collected).await;
+            let answer = json::document(&document(&id, &agent, &ending, Some(&collected)));
+            (ending, answer)
+        }
+    };
+    tell(&writer, &ending, answer).await;
+    drop(writer);
+    written(end.finish().await, ending.exit_code(), NO_CODE)
+}
+
+/// A command as JSON has it, whatever became of it.
+pub fn document<'a>(
+    id: &'a str,
+    agent: &'a str,
+    ending: &'a Ending,
+    output: Option<&Collected>,
+) -> json::CommandWithOutput<'a> {
+    let command = match ending {
+        Ending::Finished(row) | Ending::Detached(row) => json::command(row),
+        Ending::Failed(why) => json::command_without_row(id, agent, why),
+        Ending::OutputGone => json::command_without_row(id, agent, "its output was not read to the end"),
+    };
+    match output {
+        Some(output) => json::with_output(command, &output.stdout, &output.stderr, output.truncated),
+        None => json::with_output(command, b"", b"", false),
+    }
+}
+
+async fn tell(writer: &Writer, ending: &Ending, answer: String) {
+    if !answer.is_empty() && writer.out(answer.into()).await.is_err() {
+        return;
+    }
+    if let Some(complaint) = ending.complaint() {
+        writer.notice(format!("sloth-runner: {complaint}")).await;
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().expect("durations on the command line are below a year")
+}

@@ -1,0 +1,154 @@
+//! Tables for people: aligned by what is seen, safe for a terminal.
+
+/// Columns with a heading each.
+pub struct Table {
+    rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cell {
+    text: String,
+    colour: Option<Colour>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    Bold,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+}
+
+impl Table {
+    pub fn new(headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(|text| Cell::new(*text).coloured(Colour::Bold)).collect()] }
+    }
+
+    pub fn row(&mut self, cells: Vec<Cell>) {
+        assert_eq!(cells.len(), self.rows[0].len(), "a row has a cell for each heading");
+        self.rows.push(cells);
+    }
+
+    /// Lines, each with its newline. Columns stand two apart; nothing trails.
+    pub fn render(&self, colours: bool) -> String {
+        let mut widths = vec![0; self.rows[0].len()];
+        for row in &self.rows {
+            for (column, cell) in row.iter().enumerate() {
+                widths[column] = widths[column].max(width(&cell.text));
+            }
+        }
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut blanks = 0;
+            for (cell, full) in row.iter().zip(&widths) {
+                if !cell.text.is_empty() {
+                    text.extend(std::iter::repeat_n(' ', blanks));
+                    blanks = 0;
+                    text.push_str(&paint(&cell.text, cell.colour, colours));
+                }
+                blanks += full - width(&cell.text) + 2;
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl Cell {
+    /// What others wrote is shown, never obeyed: control characters become visible.
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Self { text: printable(text.as_ref()), colour: None }
+    }
+
+    pub fn coloured(mut self, colour: Colour) -> Self {
+        self.colour = Some(colour);
+        self
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::new(text)
+    }
+}
+
+/// `text` in a colour, if there is one and colours are wanted.
+pub fn paint(text: &str, colour: Option<Colour>, colours: bool) -> String {
+    let code = match colour {
+        Some(colour) if colours => match colour {
+            Colour::Bold => 1,
+            Colour::Dim => 2,
+            Colour::Red => 31,
+            Colour::Green => 32,
+            Colour::Yellow => 33,
+        },
+        _ => return text.to_owned(),
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+/// On one line and without effect on a terminal: control and direction characters are written as escapes.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Columns that `text` takes on a terminal: wide letters and pictures take two, combining marks none.
+pub fn width(text: &str) -> usize {
+    text.chars()
+        .map(|c| match c {
+            '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}' => 0,
+            '\u{1100}'..='\u{115f}'
+            | '\u{2e80}'..='\u{303e}'
+            | '\u{3041}'..='\u{a4cf}'
+            | '\u{ac00}'..='\u{d7a3}'
+            | '\u{f900}'..='\u{faff}'
+            | '\u{fe30}'..='\u{fe6f}'
+            | '\u{ff00}'..='\u{ff60}'
+            | '\u{ffe0}'..='\u{ffe6}'
+            | '\u{1f300}'..='\u{1f64f}'
+            | '\u{1f680}'..='\u{1f6ff}'
+            | '\u{1f900}'..='\u{1f9ff}'
+            | '\u{20000}'..='\u{3fffd}' => 2,
+            _ => 1,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_each_other_whatever_the_letters() {
+        let mut table = Table::new(&["NAME", "STATUS", "REASON"]);
+        table.row(vec!["北京".into(), "Active".into(), "".into()]);
+        table.row(vec!["zoe\u{308}".into(), "Inactive".into(), "dns".into()]);
+        table.row(vec!["a".into(), "".into(), "x".into()]);
+        assert_eq!(
+            table.render(false),
+            "NAME  STATUS    REASON\n北京  Active\nzoe\u{308}   Inactive  dns\na               x\n"
+        );
+    }
+
+    #[test]
+    fn colours_change_no_width() {
+        let mut table = Table::new(&["A", "B"]);
+        table.row(vec![Cell::new("xyz").coloured(Colour::Red), "b".into()]);
+        assert_eq!(table.render(true), "\x1b[1mA\x1b[0m    \x1b[1mB\x1b[0m\n\x1b[31mxyz\x1b[0m  b\n");
+        assert_eq!(table.render(false), "A    B\nxyz  b\n");
+    }
+
+    #[test]
+    fn what_agents_say_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\nc\u{202e}d"), "a\\u{1b}[2Jb\\nc\\u{202e}d");
+    }
+}

@@ -1,0 +1,252 @@
+//! The tool's binary against a scripted master: what scripts see of it, its exit codes, its bytes.
+
+mod scripted;
+
+use link::Outcome;
+use proto::{AgentRow, EventRow, OutputStream};
+use scripted::{Master, Script};
+use serde_json::{Value, json};
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+};
+
+fn tool(master: &str, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-runner"));
+    command.args(line.split(' ')).env("SLOTH_RUNNER_MASTER_ADDR", master).env_remove("NO_COLOR").kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+async fn ended(child: Child) -> Output {
+    tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("it ends").unwrap()
+}
+
+async fn run(master: &Master, line: &str) -> (i32, String, String) {
+    let output = ended(tool(&master.address(), line).spawn().unwrap()).await;
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn signal(child: &Child, number: i32) {
+    let pid = i32::try_from(child.id().expect("it runs")).unwrap();
+    // SAFETY: sends a signal to a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(pid, number) }, 0);
+}
+
+fn agent(name: &str, status: &str, site: &str) -> AgentRow {
+    AgentRow {
+        name: name.to_owned(),
+        status: status.to_owned(),
+        labels: [("site".to_owned(), site.to_owned())].into(),
+        ..AgentRow::default()
+    }
+}
+
+fn fleet(outcome: Outcome) -> Script {
+    Script {
+        agents: vec![agent("kei", "Active", "a"), agent("lady", "Inactive", "b"), agent("mari", "Active", "a")],
+        output: vec![(OutputStream::Stdout, b"one\ntwo".to_vec()), (OutputStream::Stderr, b"\xffoops\n".to_vec())],
+        outcome: Some(outcome),
+        ..Script::default()
+    }
+}
+
+#[tokio::test]
+async fn output_and_exit_code_are_the_commands_own() {
+    let master = Master::start(fleet(Outcome::Exited(7))).await;
+    let child = tool(&master.address(), "agent run lady --env A=b --dir /tmp --timeout 2s --id x1 -n -- ls -l").spawn();
+    let output = ended(child.unwrap()).await;
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"one\ntwo"[..], &b"\xffoops\n"[..]));
+    assert_eq!(output.status.code(), Some(7));
+    master.seen(|script| {
+        let start = &script.starts[0];
+        let spec = start.spec.as_ref().unwrap();
+        assert_eq!((start.id.as_str(), start.agent.as_str()), ("x1", "lady"));
+        assert_eq!((&spec.argv, &spec.env), (&vec![b"ls".to_vec(), b"-l".to_vec()], &vec![b"A=b".to_vec()]));
+        assert_eq!((spec.dir.as_slice(), spec.timeout_ms, spec.stdin), (&b"/tmp"[..], 2000, false));
+    });
+}
+
+#[tokio::test]
+async fn an_end_without_a_code_is_255_and_says_why() {
+    let master = Master::start(fleet(Outcome::Refused("no such user: bob".into()))).await;
+    let child = tool(&master.address(), "agent run lady --shell ls").spawn().unwrap();
+    let output = ended(child).await;
+    assert_eq!(output.status.code(), Some(255));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.ends_with("sloth-runner: the command was refused: no such user: bob\n"), "{said}");
+
+    master.script.lock().unwrap().refusal = Some("lady is Inactive since 3s: stream_closed");
+    let (code, _, said) = run(&master, "agent run lady -- ls").await;
+    assert_eq!((code, said.as_str()), (255, "sloth-runner: lady is Inactive since 3s: stream_closed\n"));
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = ended(tool(&free.to_string(), "agent run lady -- ls").spawn().unwrap()).await;
+    assert_eq!(output.status.code(), Some(255));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("cannot reach the master at {free}: connection refused; is it running there?")));
+}
+
+#[tokio::test]
+async fn usage_errors_are_2_and_other_failures_1() {
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    for (line, expected) in [
+        ("agent run", 2),
+        ("agent run a b --id x -- ls", 2),
+        ("agent list --master http://x", 2),
+        ("agent get nobody", 1),
+        ("agent delete lady", 1),
+        ("agent delete lady --force", 0),
+        ("agent stop lady", 0),
+        ("--help", 0),
+    ] {
+        let (code, _, said) = run(&master, line).await;
+        assert_eq!(code, expected, "{line}: {said}");
+    }
+    let output = ended(tool("x:y", "agent list").spawn().unwrap()).await;
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn standard_input_is_passed_on_byte_for_byte() {
+    let master = Master::start(Script { outcome: Some(Outcome::Exited(0)), ..Script::default() }).await;
+    let input: Vec<u8> = (0..=255).cycle().take(300_001).collect();
+    let mut child = tool(&master.address(), "agent run lady -- cat").stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&input).await.unwrap();
+    drop(stdin);
+    assert_eq!(ended(child).await.status.code(), Some(0));
+    master.seen(|script| assert!(script.stdin == input && script.stdin_ended));
+}
+
+#[tokio::test]
+async fn json_is_one_document() {
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    let parse = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
+    let (_, text, _) = run(&master, "agent run lady -o json -- ls").await;
+    let document = parse(&text);
+    assert_eq!(
+        (&document["outcome"], &document["code"], &document["stdout"]),
+        (&json!("exited"), &json!(0), &json!("one\ntwo"))
+    );
+    assert_eq!(document["stderr_base64"], "/29vcHMK");
+
+    let (code, text, _) = run(&master, "-o json agent run --label site=a -- ls").await;
+    let document = parse(&text);
+    assert_eq!((code, document.as_array().unwrap().len()), (0, 2));
+
+    let (_, text, _) = run(&master, "agent list -o json --status Active").await;
+    let names: Vec<Value> = parse(&text).as_array().unwrap().iter().map(|row| row["name"].clone()).collect();
+    assert_eq!(names, ["kei", "mari"]);
+    assert_eq!(parse(&run(&master, "agent get lady -o json").await.1)["status"], "Inactive");
+    assert_eq!(parse(&run(&master, "command list -o json").await.1)[0]["id"], "c2");
+    assert_eq!(parse(&run(&master, "command get c1 -o json").await.1)["output_bytes"], 13);
+    assert_eq!(parse(&run(&master, "command logs c1 -o json").await.1)["stdout"], "one\ntwo");
+
+    master.script.lock().unwrap().refusal = Some("no");
+    let (code, text, _) = run(&master, "agent run lady -o json -- ls").await;
+    assert_eq!((code, &parse(&text)["outcome"], &parse(&text)["reason"]), (255, &json!(null), &json!("no")));
+}
+
+#[tokio::test]
+async fn several_agents_have_their_names_before_each_line_and_a_summary() {
+    let master = Master::start(Script {
+        output: vec![(OutputStream::Stdout, b"one\ntwo".to_vec())],
+        ..fleet(Outcome::Exited(0))
+    })
+    .await;
+    let (code, out, said) = run(&master, "agent run --all --max-parallel 1 -- ls").await;
+    assert_eq!((code, out.as_str()), (0, "kei | one\nkei | two\nlady | one\nlady | two\nmari | one\nmari | two\n"));
+    assert_eq!(said, "3/3 done: 3 exited 0\n");
+    master.seen(|script| {
+        let ids: std::collections::HashSet<_> = script.starts.iter().map(|start| &start.id).collect();
+        assert_eq!(ids.len(), 3);
+    });
+
+    master.script.lock().unwrap().outcome = Some(Outcome::Exited(3));
+    let (code, _, said) = run(&master, "agent run kei lady kei -- ls").await;
+    assert_eq!((code, said.as_str()), (1, "2/2 done: 2 exited 3 (kei, lady)\n"));
+    assert_eq!(run(&master, "agent run --label site=nowhere -- ls").await.0, 255);
+}
+
+#[tokio::test]
+async fn a_detached_command_is_its_id() {
+    let master = Master::start(fleet(Outcome::Exited(3))).await;
+    let (code, out, said) = run(&master, "agent run lady --detach --id x2 -- ls").await;
+    assert_eq!((code, out.as_str(), said.as_str()), (0, "x2\n", ""));
+    master.seen(|script| assert_eq!(script.starts[0].from_offset, u64::MAX));
+}
+
+/// A command that has written one line and goes on.
+async fn long_command(master: &Master) -> Child {
+    let mut child = tool(&master.address(), "agent run lady --id x3 -n -- sleep").spawn().unwrap();
+    let mut line = [0; 4];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).await.unwrap();
+    assert_eq!(&line, b"one\n");
+    child
+}
+
+fn endless() -> Script {
+    let output = vec![(OutputStream::Stdout, b"one\n".to_vec()), (OutputStream::Stdout, b"never".to_vec())];
+    Script { output, stall_at: Some(4), ..Script::default() }
+}
+
+#[tokio::test]
+async fn the_first_interrupt_cancels_and_waits() {
+    let master = Master::start(endless()).await;
+    let child = long_command(&master).await;
+    signal(&child, libc::SIGINT);
+    let output = ended(child).await;
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(master.seen(|script| script.cancelled), 1);
+}
+
+#[tokio::test]
+async fn a_terminated_tool_leaves_the_command_alone_and_says_where_it_is() {
+    for number in [libc::SIGTERM, libc::SIGHUP] {
+        let master = Master::start(endless()).await;
+        let child = long_command(&master).await;
+        signal(&child, number);
+        let output = ended(child).await;
+        assert_eq!(output.status.code(), Some(255));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("sloth-runner command logs x3 --follow"));
+        assert_eq!(master.seen(|script| script.cancelled), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_told_nothing_and_cancels_nothing() {
+    let output = vec![(OutputStream::Stdout, vec![b'y'; 3 << 20])];
+    let master = Master::start(Script { output, outcome: Some(Outcome::Exited(0)), ..Script::default() }).await;
+    let mut child = tool(&master.address(), "agent run lady -- yes").spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 10]).await.unwrap();
+    drop(stdout);
+    let output = ended(child).await;
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(255), ""));
+    assert_eq!(master.seen(|script| script.cancelled), 0);
+}
+
+#[tokio::test]
+async fn followed_events_come_once_each_over_broken_connections() {
+    let event = |seq| EventRow { seq, time_unix_ms: seq, kind: "agent.lost".into(), ..EventRow::default() };
+    let events = (1..=6).map(event).collect();
+    let script = Script { events, cut_at_event: [2, 5].into(), ..Script::default() };
+    let master = Master::start(script).await;
+    let mut child = tool(&master.address(), "agent events --follow -o json").spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for seq in 1..=6 {
+        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.expect("it comes").unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line.unwrap()).unwrap()["seq"], seq);
+    }
+    signal(&child, libc::SIGINT);
+    assert_eq!(ended(child).await.status.code(), Some(130));
+
+    let (code, text, _) = run(&master, "agent events -o json").await;
+    assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().len()), (0, 6));
+}
