@@ -213,6 +213,9 @@ impl<C: Clock> Driver<C> {
             session::Event::Run(run) => self.commands.run(run),
             session::Event::Cancel(id) => self.commands.cancel(&id),
             session::Event::FinishedAck(id) => self.commands.finished_ack(&id),
+            session::Event::Probe => {
+                self.send_session(|session| _ = session.send(Up::ProbeAnswer(proto::ProbeAnswer {})));
+            }
             session::Event::Shutdown(reason) => {
                 let why = if reason.is_empty() { "asked for by the master" } else { &reason };
                 self.keeper.line(Line::Log(log::Level::Info, format!("Shutdown: {why}")));

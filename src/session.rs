@@ -38,6 +38,8 @@ pub enum Event {
     FinishedAck(String),
     /// An operator wants the agent to shut down.
     Shutdown(String),
+    /// The master wants to hear that this process lives.
+    Probe,
 }
 
 /// An attempt or a session. Dropping it cuts the connection.
@@ -171,6 +173,7 @@ impl Session {
             Down::Goodbye(goodbye) => {
                 Reply::Goodbye { after: Duration::from_millis(goodbye.retry_after_ms), reason: goodbye.reason }
             }
+            Down::Probe(_) => return Event::Probe,
             Down::Rejected(rejected) => {
                 let reason = proto::loss_reason_from(rejected.reason());
                 self.failed(Failure::new(reason, rejected.message))

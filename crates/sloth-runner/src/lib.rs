@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod master;
 pub mod tool;
 
 use clap::Parser;

@@ -1,0 +1,293 @@
+//! The commands that are not finished, and what each of them waits for.
+//!
+//! ```text
+//! submit → (stored) → Sent → RunCommand → Accepted → CommandFinished, output durable → (stored) → Finished → FinishedAck
+//! ```
+//! A command starts at most once, and gets exactly one outcome: it is sent again only to the spool that it was sent to
+//! before, and only if that spool does not hold it; what may have started and is held no more is `interrupted`.
+
+mod finish;
+mod submit;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    AgentId, Change, CommandRecord, CommandState, Down, Effect, Now, Out, SessionId, View, effect::Then,
+    registry::Downlink,
+};
+use link::Outcome;
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+pub use finish::Finish;
+pub use submit::{Cancelled, Refusal, Submit, Submitted, valid_id};
+
+/// A command that a registering agent holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held<S> {
+    pub id: String,
+    pub state: HeldState,
+    /// Without it an unknown command cannot be adopted.
+    pub spec: Option<S>,
+    /// The store knows it as finished.
+    pub finished_here: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldState {
+    Accepted,
+    Running,
+    Finished,
+}
+
+#[derive(Debug)]
+pub struct Dispatch<S> {
+    /// Unfinished ones only.
+    commands: HashMap<String, Command<S>>,
+    by_agent: HashMap<AgentId, BTreeSet<String>>,
+    recent: Recent,
+    /// Finished commands whose record could not be written: (when to try again, id).
+    retries: VecDeque<(Duration, String)>,
+}
+
+#[derive(Debug)]
+struct Command<S> {
+    record: CommandRecord<S>,
+    /// The store has it: it may be sent and shown.
+    committed: bool,
+    /// The store had it at some time: it exists.
+    shown: bool,
+    /// It was sent in no session yet, and in none of an earlier run of the master.
+    fresh: bool,
+    /// The session in which `RunCommand` was sent.
+    sent: Option<SessionId>,
+    /// Its end, once known.
+    finish: Option<Finish>,
+    /// The end is being stored.
+    finishing: bool,
+    /// Output that would survive a crash.
+    durable: u64,
+    gaps: Vec<(u64, u64)>,
+}
+
+impl<S> Default for Dispatch<S> {
+    fn default() -> Self {
+        Self { commands: HashMap::new(), by_agent: HashMap::new(), recent: Recent::default(), retries: VecDeque::new() }
+    }
+}
+
+impl<S: Clone + Eq> Dispatch<S> {
+    /// The unfinished commands as the store knew them.
+    pub fn load(&mut self, records: Vec<CommandRecord<S>>) {
+        for record in records.into_iter().filter(|record| record.state != CommandState::Finished) {
+            self.insert(Command::new(record, true));
+        }
+    }
+
+    /// An unfinished command, and whether it is durable.
+    pub fn unfinished(&self, id: &str) -> Option<(&CommandRecord<S>, bool)> {
+        self.commands.get(id).map(|command| (&command.record, command.committed))
+    }
+
+    /// It is unfinished, or finished a short while ago: the store need not be asked.
+    pub fn knows(&self, id: &str) -> bool {
+        self.commands.contains_key(id) || self.recent.contains(id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// A session is live: what its agent holds is compared with what is known.
+    pub fn connected(&mut self, now: Now, name: &str, link: Downlink, held: Vec<Held<S>>, out: &mut Out<S>) {
+        let mut held: HashMap<String, Held<S>> = held.into_iter().map(|one| (one.id.clone(), one)).collect();
+        let known: Vec<String> = self.by_agent.get(&link.session.agent).into_iter().flatten().cloned().collect();
+        for id in known {
+            match held.remove(&id) {
+                Some(held) => self.still_held(&id, held.state, link, out),
+                None => self.not_held(now, &id, link, out),
+            }
+        }
+        let mut unknown: Vec<Held<S>> = held.into_values().collect();
+        unknown.sort_by(|a, b| a.id.cmp(&b.id));
+        for held in unknown {
+            if held.finished_here || self.recent.contains(&held.id) {
+                if held.state != HeldState::Finished {
+                    out.send(link.session, Down::Cancel { id: held.id });
+                }
+            } else if !self.commands.contains_key(&held.id) {
+                self.adopt(now, name, link, held, out);
+            }
+        }
+    }
+
+    /// The agent holds the command.
+    pub fn accepted(&mut self, session: SessionId, id: &str, out: &mut Out<S>) {
+        if let Some(command) = self.owned(session.agent, id)
+            && command.committed
+            && matches!(command.record.state, CommandState::Sent | CommandState::Queued)
+        {
+            command.record.state = CommandState::Accepted;
+            command.put(Then::Changed { id: id.to_owned() }, out);
+        }
+    }
+
+    fn still_held(&mut self, id: &str, state: HeldState, link: Downlink, out: &mut Out<S>) {
+        let command = self.commands.get_mut(id).expect("the index names known commands");
+        command.sent = Some(link.session);
+        if matches!(command.record.state, CommandState::Sent | CommandState::Queued) {
+            command.record.state = CommandState::Accepted;
+            command.put(Then::Changed { id: id.to_owned() }, out);
+        }
+        if command.record.cancel_asked && state != HeldState::Finished {
+            out.send(link.session, Down::Cancel { id: id.to_owned() });
+        }
+    }
+
+    fn not_held(&mut self, now: Now, id: &str, link: Downlink, out: &mut Out<S>) {
+        let command = self.commands.get_mut(id).expect("the index names known commands");
+        if command.finishing || !command.committed {
+            return; // goes on when the store answers
+        }
+        if command.fresh && command.finish.is_none() {
+            return self.send_first(now, id, link, out);
+        }
+        let sent_to = command.record.spool_id;
+        match command.record.state {
+            CommandState::Sent | CommandState::Queued if command.finish.is_none() => {
+                if sent_to.is_some_and(|spool| spool != link.spool_id) {
+                    let reason = "it was sent, and the agent came back with another spool: it may have run";
+                    self.conclude(now, id, Outcome::Interrupted(reason.to_owned()), out);
+                } else if command.record.cancel_asked {
+                    self.conclude(now, id, Outcome::Cancelled, out);
+                } else {
+                    command.send(link.session, out);
+                }
+            }
+            _ => {
+                let reason = "the agent came back and holds it no more";
+                self.conclude(now, id, Outcome::Interrupted(reason.to_owned()), out);
+            }
+        }
+    }
+
+    fn adopt(&mut self, now: Now, name: &str, link: Downlink, held: Held<S>, out: &mut Out<S>) {
+        let Some(spec) = held.spec.filter(|_| valid_id(&held.id)) else { return };
+        let record = CommandRecord {
+            id: held.id,
+            agent_id: link.session.agent,
+            agent: name.to_owned(),
+            spec,
+            state: CommandState::Accepted,
+            spool_id: Some(link.spool_id),
+            outcome: None,
+            cancel_asked: false,
+            created_unix_ms: now.unix_ms,
+            started_unix_ms: 0,
+            finished_unix_ms: 0,
+            output_bytes: 0,
+            gaps: Vec::new(),
+        };
+        let mut command = Command::new(record, true);
+        command.sent = Some(link.session);
+        command.put(Then::Changed { id: command.record.id.clone() }, out);
+        self.insert(command);
+    }
+
+    /// A record in a later state is durable, or could not be written: then it is as it was on disk, and true here.
+    pub(crate) fn changed(&mut self, id: &str, out: &mut Out<S>) {
+        if let Some(command) = self.commands.get(id) {
+            command.show(out);
+        }
+    }
+
+    fn insert(&mut self, command: Command<S>) {
+        let id = command.record.id.clone();
+        self.by_agent.entry(command.record.agent_id).or_default().insert(id.clone());
+        self.commands.insert(id, command);
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Command<S>> {
+        let command = self.commands.remove(id)?;
+        if let Some(ids) = self.by_agent.get_mut(&command.record.agent_id) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_agent.remove(&command.record.agent_id);
+            }
+        }
+        Some(command)
+    }
+
+    /// The command, if it is this agent's.
+    fn owned(&mut self, agent: AgentId, id: &str) -> Option<&mut Command<S>> {
+        self.commands.get_mut(id).filter(|command| command.record.agent_id == agent)
+    }
+}
+
+impl<S: Clone> Command<S> {
+    fn new(record: CommandRecord<S>, committed: bool) -> Self {
+        let gaps = record.gaps.clone();
+        let durable = record.output_bytes;
+        Self {
+            record,
+            committed,
+            shown: committed,
+            fresh: !committed,
+            sent: None,
+            finish: None,
+            finishing: false,
+            durable,
+            gaps,
+        }
+    }
+
+    /// Records it as it stands; not any more once its end is on the way, which would be undone by that.
+    fn put(&self, then: Then, out: &mut Out<S>) {
+        if self.finishing {
+            return;
+        }
+        out.store(vec![Change::PutCommand(self.record.clone())], then);
+    }
+
+    fn show(&self, out: &mut Out<S>) {
+        out.push(Effect::Show { id: self.record.id.clone(), view: View::Record(self.record.clone()) });
+    }
+
+    fn send(&mut self, session: SessionId, out: &mut Out<S>) {
+        self.sent = Some(session);
+        self.fresh = false;
+        out.send(session, Down::Run { id: self.record.id.clone(), spec: self.record.spec.clone() });
+    }
+}
+
+/// Ids of the last commands that finished: an agent that repeats itself is answered without a look into the store.
+#[derive(Debug, Default)]
+struct Recent {
+    ids: BTreeSet<String>,
+    order: VecDeque<String>,
+}
+
+impl Recent {
+    const MAX: usize = 4_096;
+
+    fn contains(&self, id: &str) -> bool {
+        self.ids.contains(id)
+    }
+
+    fn insert(&mut self, id: String) {
+        if self.ids.insert(id.clone()) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > Self::MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! How commands end.
+
+use super::Dispatch;
+use crate::{
+    AgentId, Change, CommandState, Down, Now, Out, SessionId,
+    effect::{Then, Whom},
+    registry::Downlink,
+};
+use link::Outcome;
+use std::time::Duration;
+
+/// The end of a command, as the agent tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    pub outcome: Outcome,
+    /// Output and dropped bytes: the record is closed once all of it is durable here.
+    pub total_bytes: u64,
+    /// 0: never started.
+    pub started_unix_ms: u64,
+    pub finished_unix_ms: u64,
+}
+
+/// An end that could not be recorded is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl<S: Clone + Eq> Dispatch<S> {
+    /// The agent tells how a command ended.
+    pub fn finished(&mut self, now: Now, session: SessionId, id: &str, finish: Finish, out: &mut Out<S>) {
+        match self.commands.get_mut(id) {
+            Some(command) if command.record.agent_id == session.agent => {
+                if command.finish.is_none() {
+                    command.finish = Some(finish);
+                }
+                self.close_if_complete(now, id, out);
+            }
+            Some(_) => {} // another agent's: not for this one to end
+            // Finished before, or never to be known here: every unfinished one is in memory. Told so, it forgets it.
+            None => out.send(session, Down::FinishedAck { id: id.to_owned() }),
+        }
+    }
+
+    /// So much output would survive a crash.
+    pub fn durable(&mut self, now: Now, id: &str, durable: u64, gaps: Vec<(u64, u64)>, out: &mut Out<S>) {
+        let Some(command) = self.commands.get_mut(id) else { return };
+        if durable >= command.durable {
+            command.durable = durable;
+            command.gaps = gaps;
+        }
+        self.close_if_complete(now, id, out);
+    }
+
+    /// Nobody will ever say how these ended.
+    pub fn forget_agent(&mut self, now: Now, agent: AgentId, why: &str, out: &mut Out<S>) {
+        let ids: Vec<String> = self.by_agent.get(&agent).into_iter().flatten().cloned().collect();
+        for id in ids {
+            self.conclude(now, &id, Outcome::Interrupted(why.to_owned()), out);
+        }
+    }
+
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.retries.front().map(|(at, _)| *at)
+    }
+
+    /// Tries again to record what could not be recorded.
+    pub fn timeout(&mut self, now: Now, out: &mut Out<S>) {
+        while self.retries.front().is_some_and(|(at, _)| *at <= now.monotonic) {
+            let (_, id) = self.retries.pop_front().expect("there is a first one");
+            self.close_if_complete(now, &id, out);
+        }
+    }
+
+    /// Ends a command from this side, with the output that is here.
+    pub(super) fn conclude(&mut self, now: Now, id: &str, outcome: Outcome, out: &mut Out<S>) {
+        let Some(command) = self.commands.get_mut(id) else { return };
+        if command.finishing {
+            return;
+        }
+        command.finish = Some(Finish {
+            outcome,
+            total_bytes: command.durable,
+            started_unix_ms: command.record.started_unix_ms,
+            finished_unix_ms: now.unix_ms,
+        });
+        self.close_if_complete(now, id, out);
+    }
+
+    fn close_if_complete(&mut self, now: Now, id: &str, out: &mut Out<S>) {
+        let Some(command) = self.commands.get_mut(id) else { return };
+        let Some(finish) = &command.finish else { return };
+        if command.finishing || command.durable < finish.total_bytes {
+            return;
+        }
+        command.finishing = true;
+        let record = &command.record;
+        let mut closed = record.clone();
+        closed.state = CommandState::Finished;
+        closed.outcome = Some(finish.outcome.clone());
+        closed.started_unix_ms = finish.started_unix_ms;
+        closed.finished_unix_ms = finish.finished_unix_ms;
+        closed.output_bytes = finish.total_bytes;
+        closed.gaps.clone_from(&command.gaps);
+        let whom = Whom { agent: &record.agent, agent_id: record.agent_id, epoch: 0 };
+        let word = finish.outcome.word();
+        let event = out.event_about(now, "command.finished", whom, word, format!("command {id}: {word}"));
+        out.store(vec![Change::PutCommand(closed), event], Then::Finished { id: id.to_owned() });
+    }
+
+    /// The end is durable: everybody may know.
+    pub(crate) fn closed(&mut self, id: &str, link: Option<Downlink>, out: &mut Out<S>) {
+        let Some(mut command) = self.remove(id) else { return };
+        let finish = command.finish.take().expect("only a finished command is closed");
+        command.record.state = CommandState::Finished;
+        command.record.outcome = Some(finish.outcome);
+        command.record.started_unix_ms = finish.started_unix_ms;
+        command.record.finished_unix_ms = finish.finished_unix_ms;
+        command.record.output_bytes = finish.total_bytes;
+        command.record.gaps.clone_from(&command.gaps);
+        self.recent.insert(id.to_owned());
+        command.show(out);
+        if let Some(link) = link
+            && command.sent == Some(link.session)
+        {
+            out.send(link.session, Down::FinishedAck { id: id.to_owned() });
+        }
+    }
+
+    pub(crate) fn not_closed(&mut self, now: Now, id: &str) {
+        if let Some(command) = self.commands.get_mut(id) {
+            command.finishing = false;
+            self.retries.push_back((now.monotonic + RETRY, id.to_owned()));
+        }
+    }
+
+    /// The agent of an unfinished command.
+    pub fn agent_of(&self, id: &str) -> Option<AgentId> {
+        self.commands.get(id).map(|command| command.record.agent_id)
+    }
+}

@@ -1,0 +1,210 @@
+//! Registry and dispatch as one: a session that begins or ends matters to both.
+
+use crate::{
+    AgentId, AgentRecord, Beat, Cancelled, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard, Held,
+    Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
+    registry::Registry,
+};
+use link::LossReason;
+use std::{collections::HashMap, time::Duration};
+
+/// The master's state and its decisions. After each call: carry out what [`poll_effect`](Self::poll_effect) gives, in
+/// order, and come back at [`poll_timeout`](Self::poll_timeout).
+#[derive(Debug)]
+pub struct Fleet<S> {
+    registry: Registry,
+    dispatch: Dispatch<S>,
+    /// What registering agents hold, until they are registered.
+    held: HashMap<ConnId, Vec<Held<S>>>,
+    out: Out<S>,
+}
+
+impl<S: Clone + Eq> Fleet<S> {
+    /// The fleet as the store knew it.
+    pub fn new(now: Now, agents: Vec<AgentRecord>, commands: Vec<CommandRecord<S>>, next_event_seq: u64) -> Self {
+        let mut registry = Registry::default();
+        registry.load(now, agents);
+        let mut dispatch = Dispatch::default();
+        dispatch.load(commands);
+        Self { registry, dispatch, held: HashMap::new(), out: Out::new(next_event_seq) }
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub fn dispatch(&self) -> &Dispatch<S> {
+        &self.dispatch
+    }
+
+    /// What is to be done next, in order.
+    pub fn poll_effect(&mut self) -> Option<Effect<S>> {
+        self.out.pop()
+    }
+
+    /// When to call [`timeout`](Self::timeout); perhaps earlier than necessary.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        [self.registry.poll_timeout(), self.dispatch.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Judges everything that is due.
+    pub fn timeout(&mut self, now: Now) {
+        self.registry.timeout(now, &mut self.out);
+        self.dispatch.timeout(now, &mut self.out);
+    }
+
+    /// See [`Registry::register`].
+    pub fn register(&mut self, now: Now, conn: ConnId, register: Register, held: Vec<Held<S>>) {
+        if !held.is_empty() {
+            self.held.insert(conn, held);
+        }
+        self.registry.register(now, conn, register, &mut self.out);
+    }
+
+    /// Any message of a session that has no call of its own.
+    pub fn heard(&mut self, now: Now, session: SessionId) -> Heard {
+        self.registry.heard(now, session, &mut self.out)
+    }
+
+    pub fn heartbeat(&mut self, now: Now, session: SessionId, beat: Beat) -> Heard {
+        self.registry.heartbeat(now, session, beat, &mut self.out)
+    }
+
+    pub fn goodbye(&mut self, now: Now, session: SessionId, reason: String) -> Heard {
+        self.registry.goodbye(now, session, reason, &mut self.out)
+    }
+
+    /// The stream of a connection is over, whatever it was.
+    pub fn closed(&mut self, now: Now, conn: ConnId, reason: LossReason, detail: String) {
+        self.held.remove(&conn);
+        self.registry.closed(now, conn, reason, detail, &mut self.out);
+    }
+
+    pub fn accepted(&mut self, now: Now, session: SessionId, id: &str) -> Heard {
+        let heard = self.heard(now, session);
+        if heard == Heard::Live {
+            self.dispatch.accepted(session, id, &mut self.out);
+        }
+        heard
+    }
+
+    pub fn finished(&mut self, now: Now, session: SessionId, id: &str, finish: Finish) -> Heard {
+        let heard = self.heard(now, session);
+        if heard == Heard::Live {
+            self.dispatch.finished(now, session, id, finish, &mut self.out);
+        }
+        heard
+    }
+
+    /// So much of a command's output would survive a crash.
+    pub fn durable(&mut self, now: Now, id: &str, durable: u64, gaps: Vec<(u64, u64)>) {
+        self.dispatch.durable(now, id, durable, gaps, &mut self.out);
+    }
+
+    /// `stored`: what the store knows of this id, asked after dispatch did not know it.
+    ///
+    /// # Errors
+    /// [`Refusal::LookAgain`] asks for another look into the store; all others are final for now.
+    pub fn submit(
+        &mut self,
+        now: Now,
+        submit: Submit<S>,
+        stored: Option<CommandRecord<S>>,
+    ) -> Result<Submitted<S>, Refusal> {
+        let agent = self.registry.find(&submit.agent);
+        if let Some(known) = self.dispatch.attach(&submit, agent, stored) {
+            return known;
+        }
+        let view = agent.and_then(|id| self.registry.view(id)).ok_or(Refusal::UnknownAgent)?;
+        let Some(link) = self.registry.downlink(view.record.id).filter(|link| link.active) else {
+            return Err(Refusal::Away { record: Box::new(view.record) });
+        };
+        self.dispatch.submit(now, submit, view.record.name, link, &mut self.out);
+        Ok(Submitted::New)
+    }
+
+    pub fn cancel(&mut self, id: &str) -> Cancelled {
+        let link = self.dispatch.agent_of(id).and_then(|agent| self.registry.downlink(agent));
+        self.dispatch.cancel(id, link, &mut self.out)
+    }
+
+    /// Asks a connected agent to shut down. Returns whether it is connected.
+    pub fn stop(&mut self, agent: AgentId, reason: String) -> bool {
+        let Some(link) = self.registry.downlink(agent) else { return false };
+        self.out.send(link.session, Down::Shutdown { reason });
+        true
+    }
+
+    /// Forgets an agent and gives up its commands; answered by [`Effect::Done`] once it is durable.
+    ///
+    /// # Errors
+    /// It is unknown, or connected and `force` is not set.
+    pub fn delete(&mut self, now: Now, agent: AgentId, force: bool, ticket: Ticket) -> Result<(), DeleteRefused> {
+        self.registry.delete(now, agent, force, ticket, &mut self.out)
+    }
+
+    /// See [`Registry::retire`].
+    pub fn retire(&mut self) {
+        self.registry.retire();
+    }
+
+    /// A write is done, or has failed.
+    pub fn stored(&mut self, now: Now, token: Token, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.go_on(now, token.0),
+            Err(error) => self.give_up(now, token.0, error),
+        }
+    }
+
+    fn go_on(&mut self, now: Now, then: Then) {
+        let out = &mut self.out;
+        match then {
+            Then::Nothing => {}
+            Then::Registered { session, conn, replaced } => {
+                if let Some(replaced) = replaced {
+                    self.dispatch.forget_agent(now, replaced, "another agent took the name of its agent", out);
+                }
+                let held = self.held.remove(&conn).unwrap_or_default();
+                if self.registry.registered(now, session, conn, out)
+                    && let Some(link) = self.registry.downlink(session.agent)
+                    && let Some(view) = self.registry.view(session.agent)
+                {
+                    self.dispatch.connected(now, &view.record.name, link, held, out);
+                }
+            }
+            Then::Deleted { agent, ticket } => {
+                if self.registry.deleted(now, agent, ticket, out) {
+                    self.dispatch.forget_agent(now, agent, "its agent was deleted", out);
+                }
+                out.push(Effect::Done { ticket, result: Ok(()) });
+            }
+            Then::Submitted { id } => {
+                let link = self.dispatch.agent_of(&id).and_then(|agent| self.registry.downlink(agent));
+                self.dispatch.submitted(now, &id, link, out);
+            }
+            Then::Changed { id } => self.dispatch.changed(&id, out),
+            Then::Finished { id } => {
+                let link = self.dispatch.agent_of(&id).and_then(|agent| self.registry.downlink(agent));
+                self.dispatch.closed(&id, link, out);
+            }
+        }
+    }
+
+    fn give_up(&mut self, now: Now, then: Then, error: String) {
+        let out = &mut self.out;
+        match then {
+            Then::Nothing => {}
+            Then::Registered { session, conn, .. } => {
+                self.held.remove(&conn);
+                self.registry.not_registered(session, conn, &error, out);
+            }
+            Then::Deleted { agent, ticket } => {
+                self.registry.not_deleted(agent, ticket);
+                out.push(Effect::Done { ticket, result: Err(error) });
+            }
+            Then::Submitted { id } => self.dispatch.not_submitted(&id, &error, out),
+            Then::Changed { id } => self.dispatch.changed(&id, out),
+            Then::Finished { id } => self.dispatch.not_closed(now, &id),
+        }
+    }
+}

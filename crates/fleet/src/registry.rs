@@ -1,0 +1,223 @@
+//! The fleet in memory: by name, by id, by epoch, and when each agent must have been heard of.
+//!
+//! An agent has at most one session. A session is `live` once its registration is durable; Active means that a command
+//! would get through.
+
+mod deadlines;
+mod register;
+mod rejections;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+use crate::{AgentId, AgentRecord, ConnId, Now, SessionId, Status};
+use deadlines::Deadlines;
+use rejections::Rejections;
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    time::Duration,
+};
+
+pub use register::{Register, Timing};
+pub use sessions::{Beat, DeleteRefused, Heard};
+
+/// The reason of an agent that was Active when the master stopped, until it registers.
+pub const REASON_MASTER_RESTARTED: &str = "master_restarted";
+
+/// What an agent last said of its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeStatus {
+    pub load_1m_milli: u32,
+    pub memory_total_kib: u64,
+    pub memory_available_kib: u64,
+    pub disk_total_kib: u64,
+    pub disk_free_kib: u64,
+    pub uptime_s: u64,
+    pub commands_held: u32,
+}
+
+/// One agent, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentView {
+    pub record: AgentRecord,
+    pub node: Option<NodeStatus>,
+}
+
+/// The way down to an agent, while there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downlink {
+    pub session: SessionId,
+    pub spool_id: [u8; 16],
+    /// A command would get through.
+    pub active: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Registry {
+    agents: HashMap<AgentId, Agent>,
+    names: BTreeMap<String, AgentId>,
+    /// Of sessions and of newcomers.
+    connections: HashMap<ConnId, AgentId>,
+    deadlines: Deadlines,
+    rejections: Rejections,
+    /// The master is going: its sessions' ends are no news.
+    retired: bool,
+}
+
+#[derive(Debug)]
+struct Agent {
+    record: AgentRecord,
+    /// The store has it. A new agent is shown only then.
+    stored: bool,
+    session: Option<Session>,
+    /// Another process with this id, held while the session is probed.
+    newcomer: Option<Box<Newcomer>>,
+    node: Option<Box<NodeStatus>>,
+    /// Its deletion is being stored.
+    deleting: Option<crate::Ticket>,
+}
+
+#[derive(Debug)]
+struct Session {
+    conn: ConnId,
+    epoch: u64,
+    instance: [u8; 16],
+    /// Its registration is durable.
+    live: bool,
+    /// Longest silence.
+    patience: Duration,
+    deadline: Duration,
+    /// Highest acknowledgement that the agent has reported.
+    acked: u64,
+    /// Beats in a row without progress of that.
+    stalled: u32,
+    /// An acknowledgement was sent, so that there can be progress.
+    answered: bool,
+    ready: bool,
+}
+
+#[derive(Debug)]
+struct Newcomer {
+    conn: ConnId,
+    register: Register,
+}
+
+impl Registry {
+    /// The fleet as the store knew it. Nobody is Active before it registers.
+    pub fn load(&mut self, now: Now, records: Vec<AgentRecord>) {
+        for mut record in records {
+            if record.status == Status::Active {
+                record.status = Status::Inactive;
+                record.reason = REASON_MASTER_RESTARTED.to_owned();
+                record.detail = "not heard of since the master was started".to_owned();
+                record.since_unix_ms = now.unix_ms;
+            }
+            self.names.insert(record.name.clone(), record.id);
+            let agent = Agent { stored: true, session: None, newcomer: None, node: None, deleting: None, record };
+            self.agents.insert(agent.record.id, agent);
+        }
+    }
+
+    /// By name, else by id in hex.
+    pub fn find(&self, name: &str) -> Option<AgentId> {
+        let id = self.names.get(name).copied().or_else(|| id_from_hex(name))?;
+        self.agents.get(&id).filter(|agent| agent.stored).map(|_| id)
+    }
+
+    pub fn view(&self, id: AgentId) -> Option<AgentView> {
+        self.agents.get(&id).filter(|agent| agent.stored).map(Agent::view)
+    }
+
+    /// Looks at up to `scan` agents by name, from the one after `after` on; returns those that `matches` and the name
+    /// to go on after, if there are more.
+    pub fn page(
+        &self,
+        after: Option<&str>,
+        scan: usize,
+        matches: impl Fn(&AgentRecord) -> bool,
+    ) -> (Vec<AgentView>, Option<String>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rows = Vec::new();
+        let mut last = None;
+        for (name, id) in self.names.range::<str, _>((from, Bound::Unbounded)).take(scan) {
+            last = Some(name);
+            if let Some(agent) = self.agents.get(id)
+                && agent.stored
+                && matches(&agent.record)
+            {
+                rows.push(agent.view());
+            }
+        }
+        let more = last.filter(|last| {
+            self.names.range::<str, _>((Bound::Excluded(last.as_str()), Bound::Unbounded)).next().is_some()
+        });
+        (rows, more.cloned())
+    }
+
+    /// The live session of an agent.
+    pub fn downlink(&self, id: AgentId) -> Option<Downlink> {
+        let agent = self.agents.get(&id)?;
+        let session = agent.session.as_ref().filter(|session| session.live)?;
+        Some(Downlink {
+            session: SessionId { agent: id, epoch: session.epoch },
+            spool_id: agent.record.spool_id,
+            active: agent.record.status == Status::Active,
+        })
+    }
+
+    /// Is this the live session of its agent?
+    pub fn is_live(&self, session: SessionId) -> bool {
+        self.downlink(session.agent).is_some_and(|downlink| downlink.session == session)
+    }
+
+    /// Number of sessions, the registering ones included.
+    pub fn sessions(&self) -> usize {
+        self.agents.values().filter(|agent| agent.session.is_some()).count()
+    }
+
+    /// Next time at which [`timeout`](Self::timeout) may have something to do.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.deadlines.next()
+    }
+}
+
+impl Agent {
+    fn view(&self) -> AgentView {
+        AgentView { record: self.record.clone(), node: self.node.as_deref().copied() }
+    }
+}
+
+impl Session {
+    /// Why a command would not get through, though the session lives.
+    fn weakness(&self) -> Option<(&'static str, &'static str)> {
+        if self.stalled >= STALLED_MAX {
+            return Some(("downlink_dead", "its heartbeats arrive, but nothing that it is sent"));
+        }
+        if !self.ready {
+            return Some(("not_ready", "it cannot record commands: its state directory cannot be written"));
+        }
+        None
+    }
+}
+
+/// So many beats without progress of the acknowledgement, and the way down counts as dead.
+const STALLED_MAX: u32 = 3;
+
+/// An agent id in hex.
+pub fn hex(id: &AgentId) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `None` for anything but 32 hex digits.
+pub fn id_from_hex(text: &str) -> Option<AgentId> {
+    if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut id = [0; 16];
+    for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digits = std::str::from_utf8(digits).expect("hex digits are ASCII");
+        *byte = u8::from_str_radix(digits, 16).expect("two hex digits fit a byte");
+    }
+    Some(id)
+}

@@ -1,0 +1,271 @@
+//! What happens within sessions, and how they end.
+
+use super::{NodeStatus, Registry, deadlines::Due, register::clip};
+use crate::{AgentId, Change, ConnId, Down, Effect, Now, Out, SessionId, Status, Ticket, effect::Then};
+use link::LossReason;
+
+/// A heartbeat, as the agent sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    pub seq: u64,
+    pub last_ack: u64,
+    pub ready: bool,
+    pub node: Option<NodeStatus>,
+}
+
+/// Whether a message counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a session that is not the live one must be closed"]
+pub enum Heard {
+    Live,
+    /// Nobody knows the agent: it should register again.
+    Unknown,
+    /// The session is over; perhaps there is a newer one.
+    Stale,
+}
+
+/// Why an agent was not deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteRefused {
+    Unknown,
+    /// It is connected, and nobody insisted.
+    Connected,
+}
+
+/// Of reasons that agents give for leaving, bytes.
+const REASON_MAX: usize = 64;
+
+impl Registry {
+    /// Any message of a session: the agent is there.
+    pub fn heard<S>(&mut self, now: Now, session: SessionId, out: &mut Out<S>) -> Heard {
+        let Some(agent) = self.agents.get_mut(&session.agent) else { return Heard::Unknown };
+        match &mut agent.session {
+            Some(current) if current.live && current.epoch == session.epoch => {
+                current.deadline = now.monotonic + current.patience;
+            }
+            _ => return Heard::Stale,
+        }
+        if agent.newcomer.is_some() {
+            self.refuse_newcomer(now, session.agent, out);
+        }
+        Heard::Live
+    }
+
+    pub fn heartbeat<S>(&mut self, now: Now, session: SessionId, beat: Beat, out: &mut Out<S>) -> Heard {
+        let heard = self.heard(now, session, out);
+        if heard != Heard::Live {
+            return heard;
+        }
+        let agent = self.agents.get_mut(&session.agent).expect("it was just heard");
+        let current = agent.session.as_mut().expect("it was just heard");
+        if beat.last_ack > current.acked {
+            current.acked = beat.last_ack;
+            current.stalled = 0;
+        } else if current.answered {
+            current.stalled = current.stalled.saturating_add(1);
+        }
+        current.answered = true;
+        current.ready = beat.ready;
+        agent.record.last_heartbeat_unix_ms = now.unix_ms;
+        if let Some(node) = beat.node {
+            agent.node = Some(Box::new(node));
+        }
+        let weakness = current.weakness();
+        out.send(session, Down::HeartbeatAck { seq: beat.seq });
+        match (agent.record.status, weakness) {
+            (Status::Active, Some((reason, detail))) => {
+                self.set_down(now, session.agent, Status::Inactive, reason, detail.to_owned(), out);
+            }
+            (Status::Inactive, None) => self.set_up(now, session.agent, out),
+            (Status::Inactive, Some((reason, detail))) if agent.record.reason != reason => {
+                agent.record.reason = reason.to_owned();
+                agent.record.detail = detail.to_owned();
+            }
+            _ => {}
+        }
+        Heard::Live
+    }
+
+    /// The stream of a connection is over. Does nothing if its session is over already: a reconnection can overtake
+    /// this. Returns whether a live session ended.
+    pub fn closed<S>(&mut self, now: Now, conn: ConnId, reason: LossReason, detail: String, out: &mut Out<S>) -> bool {
+        let Some(id) = self.connections.remove(&conn) else { return false };
+        let Some(agent) = self.agents.get_mut(&id) else { return false };
+        if agent.newcomer.as_ref().is_some_and(|newcomer| newcomer.conn == conn) {
+            agent.newcomer = None;
+            return false;
+        }
+        let Some(session) = agent.session.take_if(|session| session.conn == conn) else { return false };
+        if session.live && !self.retired {
+            self.set_down(now, id, Status::Inactive, reason.word(), detail, out);
+        }
+        self.admit_newcomer(now, id, out);
+        session.live
+    }
+
+    /// The agent leaves on purpose.
+    pub fn goodbye<S>(&mut self, now: Now, session: SessionId, mut reason: String, out: &mut Out<S>) -> Heard {
+        let heard = self.heard(now, session, out);
+        if heard != Heard::Live {
+            return heard;
+        }
+        clip(&mut reason, REASON_MAX);
+        if reason.is_empty() {
+            reason.push_str("goodbye");
+        }
+        self.end_session(session.agent);
+        self.set_down(now, session.agent, Status::Stopped, &reason, "it said goodbye".to_owned(), out);
+        Heard::Live
+    }
+
+    /// Forgets an agent; answered by [`Effect::Done`] once it is durable.
+    pub fn delete<S>(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        force: bool,
+        ticket: Ticket,
+        out: &mut Out<S>,
+    ) -> Result<(), DeleteRefused> {
+        let agent = self.agents.get_mut(&id).filter(|agent| agent.stored).ok_or(DeleteRefused::Unknown)?;
+        if agent.session.is_some() && !force {
+            return Err(DeleteRefused::Connected);
+        }
+        agent.deleting = Some(ticket);
+        let message = format!("{} was forgotten; it was {}", agent.record.name, agent.record.status.word());
+        let event = out.event(now, "agent.deleted", &agent.record, "", message);
+        out.store(vec![Change::DeleteAgent(id), event], Then::Deleted { agent: id, ticket });
+        Ok(())
+    }
+
+    /// The deletion is durable. Returns whether the agent is gone: it may have registered again meanwhile.
+    pub(crate) fn deleted<S>(&mut self, now: Now, id: AgentId, ticket: Ticket, out: &mut Out<S>) -> bool {
+        if self.agents.get(&id).is_none_or(|agent| agent.deleting != Some(ticket)) {
+            return false;
+        }
+        let agent = self.agents.remove(&id).expect("it was just there");
+        self.names.remove(&agent.record.name);
+        if let Some(session) = agent.session {
+            self.connections.remove(&session.conn);
+            let message = "the agent was deleted: register again".to_owned();
+            if session.live {
+                let session = SessionId { agent: id, epoch: session.epoch };
+                out.push(Effect::Close { session, reason: LossReason::UnknownAgent, message });
+            } else {
+                out.reject(session.conn, LossReason::UnknownAgent, message);
+            }
+        }
+        if let Some(mut newcomer) = agent.newcomer {
+            self.connections.remove(&newcomer.conn);
+            // Stays above the session that just ended, which it may not have known of.
+            newcomer.register.highest_epoch = newcomer.register.highest_epoch.max(agent.record.epoch);
+            self.admit(now, newcomer.conn, newcomer.register, out);
+        }
+        true
+    }
+
+    pub(crate) fn not_deleted(&mut self, id: AgentId, ticket: Ticket) {
+        if let Some(agent) = self.agents.get_mut(&id) {
+            agent.deleting.take_if(|deleting| *deleting == ticket);
+        }
+    }
+
+    /// Judges what is due. Returns the agents whose sessions ended.
+    pub fn timeout<S>(&mut self, now: Now, out: &mut Out<S>) -> Vec<AgentId> {
+        let mut lost = Vec::new();
+        while let Some(due) = self.deadlines.pop(now.monotonic) {
+            match due {
+                Due::Silence { agent, epoch } => {
+                    if self.judge_silence(now, agent, epoch, out) {
+                        lost.push(agent);
+                    }
+                }
+                Due::Probe { agent, newcomer } => {
+                    let waits = self.agents.get(&agent).and_then(|agent| agent.newcomer.as_ref());
+                    if waits.is_some_and(|waiting| waiting.conn == newcomer) {
+                        self.admit_newcomer(now, agent, out);
+                    }
+                }
+            }
+        }
+        lost
+    }
+
+    /// From now on the ends of sessions are not recorded: the master itself ends them.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Every live session.
+    pub fn live_sessions(&self) -> Vec<SessionId> {
+        let live = |(id, agent): (&AgentId, &super::Agent)| {
+            let session = agent.session.as_ref().filter(|session| session.live)?;
+            Some(SessionId { agent: *id, epoch: session.epoch })
+        };
+        self.agents.iter().filter_map(live).collect()
+    }
+
+    fn judge_silence<S>(&mut self, now: Now, id: AgentId, epoch: u64, out: &mut Out<S>) -> bool {
+        let Some(agent) = self.agents.get(&id) else { return false };
+        let Some(session) = agent.session.as_ref().filter(|session| session.epoch == epoch) else { return false };
+        if session.deadline > now.monotonic {
+            self.deadlines.push(session.deadline, Due::Silence { agent: id, epoch });
+            return false;
+        }
+        let silence = format!("nothing was heard of it for {:.1} s", session.patience.as_secs_f64());
+        self.end_session(id);
+        let session = SessionId { agent: id, epoch };
+        let reason = LossReason::HeartbeatTimeout;
+        out.push(Effect::Close { session, reason, message: silence.clone() });
+        self.set_down(now, id, Status::Inactive, reason.word(), silence, out);
+        self.admit_newcomer(now, id, out);
+        true
+    }
+
+    fn end_session(&mut self, id: AgentId) {
+        if let Some(session) = self.agents.get_mut(&id).and_then(|agent| agent.session.take()) {
+            self.connections.remove(&session.conn);
+        }
+    }
+
+    /// The agent is not Active any more, or not for the same reason: recorded and told.
+    pub(super) fn set_down<S>(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        status: Status,
+        reason: &str,
+        detail: String,
+        out: &mut Out<S>,
+    ) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        let record = &mut agent.record;
+        record.status = status;
+        record.reason = reason.to_owned();
+        record.detail = detail;
+        record.since_unix_ms = now.unix_ms;
+        if agent.deleting.is_some() {
+            return;
+        }
+        let kind = if status == Status::Stopped { "agent.stopped" } else { "agent.lost" };
+        let event = out.event(now, kind, record, reason, record.detail.clone());
+        out.store(vec![Change::PutAgent(agent.record.clone()), event], Then::Nothing);
+    }
+
+    /// A session that was alive but of no use is of use again.
+    fn set_up<S>(&mut self, now: Now, id: AgentId, out: &mut Out<S>) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        let record = &mut agent.record;
+        let message = format!("commands get through again after {}", record.reason);
+        record.status = Status::Active;
+        record.reason.clear();
+        record.detail.clear();
+        record.since_unix_ms = now.unix_ms;
+        out.push(Effect::Active { agent: id });
+        if agent.deleting.is_some() {
+            return;
+        }
+        let event = out.event(now, "agent.connected", record, "recovered", message);
+        out.store(vec![Change::PutAgent(agent.record.clone()), event], Then::Nothing);
+    }
+}

@@ -1,0 +1,354 @@
+use super::*;
+use crate::{testing::*, *};
+use link::LossReason;
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+fn closed(effects: &[Effect<u32>]) -> Vec<(SessionId, LossReason)> {
+    let close = |effect: &Effect<u32>| match effect {
+        Effect::Close { session, reason, .. } => Some((*session, *reason)),
+        _ => None,
+    };
+    effects.iter().filter_map(close).collect()
+}
+
+#[test]
+fn registered_is_said_only_once_it_is_durable() {
+    let mut bench = Bench::new();
+    bench.fleet.register(bench.now, ConnId(1), register(1, 1, "a"), vec![]);
+    assert_eq!(bench.effects(), []);
+    assert!(bench.fleet.registry().view(id(1)).is_none(), "not shown before");
+    assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Stale, "no session before");
+    bench.answer_write(Ok(()));
+    assert_eq!(bench.effects(), [registered(1, 1, 1), Effect::Active { agent: id(1) }]);
+    assert_eq!(bench.status(1), (Status::Active, String::new()));
+    assert_eq!(bench.last_event().0, "agent.connected");
+}
+
+#[test]
+fn a_registration_that_cannot_be_recorded_comes_again_later_and_leaves_nothing() {
+    let mut bench = Bench::new();
+    bench.fleet.register(bench.now, ConnId(1), register(1, 1, "a"), vec![]);
+    bench.effects();
+    bench.answer_write(Err("disk full".to_owned()));
+    let answer = Answer::RetryLater {
+        after: Duration::from_secs(5),
+        reason: "the master cannot record the registration: disk full".to_owned(),
+    };
+    assert_eq!(bench.effects(), [Effect::Answer { conn: ConnId(1), answer }]);
+    assert_eq!(bench.fleet.registry().find("a"), None);
+    assert_eq!(bench.register(2, register(2, 1, "a"))[0], registered(2, 2, 1), "the name is free");
+}
+
+#[test]
+fn the_epoch_is_above_the_masters_and_the_agents() {
+    let mut bench = Bench::new();
+    let with = |highest_epoch| Register { highest_epoch, ..register(1, 1, "a") };
+    assert!(bench.register(1, with(41)).contains(&registered(1, 1, 42)));
+    assert!(bench.register(2, with(7)).contains(&registered(2, 1, 43)));
+    assert!(bench.register(3, with(u64::MAX)).contains(&registered(3, 1, (1 << 62) + 1)));
+    assert!(bench.register(4, with(u64::MAX)).contains(&registered(4, 1, (1 << 62) + 2)));
+}
+
+#[test]
+fn silence_of_twenty_seconds_is_a_loss_and_any_message_a_sign_of_life() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.advance(MS(10_000));
+    assert_eq!(bench.fleet.heard(bench.now, session(1, 1)), Heard::Live);
+    bench.advance(MS(19_999));
+    assert_eq!(bench.timeout(), []);
+    assert_eq!(bench.status(1).0, Status::Active);
+    assert_eq!(bench.fleet.poll_timeout(), Some(bench.now.monotonic + MS(1)));
+    bench.advance(MS(1));
+    assert_eq!(closed(&bench.timeout()), [(session(1, 1), LossReason::HeartbeatTimeout)]);
+    assert_eq!(bench.status(1), (Status::Inactive, "heartbeat_timeout".to_owned()));
+    assert_eq!(bench.last_event(), ("agent.lost".to_owned(), "heartbeat_timeout".to_owned()));
+    assert_eq!(bench.beat(session(1, 1), 9, 0), Heard::Stale, "what comes later is void");
+    assert_eq!(bench.close(1), [], "and its stream's end is no second loss");
+}
+
+#[test]
+fn what_agents_say_of_their_timing_is_clamped() {
+    let patience = |interval, timeout, max_failures| {
+        Timing { interval: MS(interval), timeout: MS(timeout), max_failures }.patience()
+    };
+    assert_eq!(patience(5_000, 5_000, 3), MS(20_000));
+    assert_eq!(patience(0, 0, 0), MS(20_000));
+    assert_eq!(patience(1, 1, 1), MS(200));
+    assert_eq!(patience(1_000, 9_000, 2), MS(3_000));
+    assert_eq!(patience(u64::MAX, u64::MAX, u32::MAX), Duration::from_secs(3_600 * 101));
+}
+
+#[test]
+fn beats_without_progress_of_the_acknowledgement_make_an_agent_inactive_until_it_progresses() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    for seq in 1..=3 {
+        assert_eq!(bench.beat(session(1, 1), seq, 0), Heard::Live);
+        assert_eq!(bench.status(1).0, Status::Active, "beat {seq}");
+    }
+    let _ = bench.beat(session(1, 1), 4, 0);
+    assert_eq!(bench.status(1), (Status::Inactive, "downlink_dead".to_owned()));
+    assert!(bench.fleet.registry().is_live(session(1, 1)), "the session goes on");
+    assert!(!bench.settle().contains(&Effect::Active { agent: id(1) }));
+    let _ = bench.beat(session(1, 1), 5, 1);
+    assert_eq!(bench.status(1).0, Status::Active);
+    assert!(bench.settle().contains(&Effect::Active { agent: id(1) }));
+    assert_eq!(bench.last_event(), ("agent.connected".to_owned(), "recovered".to_owned()));
+}
+
+#[test]
+fn an_agent_that_cannot_take_commands_is_not_active() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    let beat = Beat { seq: 1, last_ack: 0, ready: false, node: None };
+    assert_eq!(bench.fleet.heartbeat(bench.now, session(1, 1), beat), Heard::Live);
+    assert_eq!(bench.settle(), [Effect::Send { session: session(1, 1), message: Down::HeartbeatAck { seq: 1 } }]);
+    assert_eq!(bench.status(1), (Status::Inactive, "not_ready".to_owned()));
+    let submit = Submit { id: "c".to_owned(), agent: "a".to_owned(), spec: 1 };
+    assert!(matches!(bench.fleet.submit(bench.now, submit, None), Err(Refusal::Away { .. })));
+}
+
+#[test]
+fn the_same_process_supersedes_itself_at_once() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    let effects = bench.register(2, register(1, 1, "a"));
+    assert_eq!(closed(&effects), [(session(1, 1), LossReason::Superseded)]);
+    assert!(effects.contains(&registered(2, 1, 2)));
+    assert_eq!(bench.close(1), [], "the old stream's drop is overtaken");
+    assert_eq!(bench.status(1).0, Status::Active);
+    assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Stale);
+    assert_eq!(bench.beat(session(1, 2), 1, 0), Heard::Live);
+}
+
+#[test]
+fn a_copy_of_an_agent_is_refused_when_the_original_answers() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    let copy = Register { host: "elsewhere".to_owned(), ..register(1, 2, "a") };
+    let probe = Effect::Send { session: session(1, 1), message: Down::Probe };
+    assert_eq!(bench.register(2, copy), [probe]);
+    bench.advance(MS(1_999));
+    assert_eq!(bench.fleet.heard(bench.now, session(1, 1)), Heard::Live);
+    let (reason, message) = rejection(&bench.settle(), 2).expect("a rejection");
+    assert_eq!(reason, LossReason::DuplicateId);
+    assert!(message.contains("host1") && message.contains("elsewhere"), "{message}");
+    bench.advance(MS(5_000));
+    assert_eq!(bench.timeout(), []);
+    assert_eq!(bench.status(1).0, Status::Active);
+}
+
+#[test]
+fn a_silent_original_is_superseded_after_two_seconds() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(1, 2, "a"));
+    bench.advance(MS(1_999));
+    assert_eq!(bench.timeout(), []);
+    bench.advance(MS(1));
+    let effects = bench.timeout();
+    assert_eq!(closed(&effects), [(session(1, 1), LossReason::Superseded)]);
+    assert!(effects.contains(&registered(2, 1, 2)));
+}
+
+#[test]
+fn a_restarted_agent_waits_no_longer_than_its_old_stream_lives() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(1, 2, "a"));
+    bench.advance(MS(10));
+    assert!(bench.close(1).contains(&registered(2, 1, 2)));
+    assert_eq!(bench.timeout(), []);
+}
+
+#[test]
+fn a_newcomer_that_leaves_while_it_waits_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(1, 2, "a"));
+    bench.close(2);
+    bench.advance(MS(2_000));
+    assert_eq!(bench.timeout(), []);
+    assert_eq!(bench.status(1).0, Status::Active);
+    assert!(bench.fleet.registry().is_live(session(1, 1)));
+}
+
+#[test]
+fn an_original_that_is_being_recorded_is_asked_when_it_can_answer() {
+    let mut bench = Bench::new();
+    bench.fleet.register(bench.now, ConnId(1), register(1, 1, "a"), vec![]);
+    bench.fleet.register(bench.now, ConnId(2), register(1, 2, "a"), vec![]);
+    let effects = bench.settle();
+    assert_eq!(effects[0], registered(1, 1, 1));
+    assert_eq!(effects[1], Effect::Send { session: session(1, 1), message: Down::Probe });
+}
+
+#[test]
+fn a_name_belongs_to_the_agent_that_is_connected() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    let (reason, message) = rejection(&bench.register(2, register(2, 1, "a")), 2).expect("a rejection");
+    assert_eq!(reason, LossReason::NameTaken);
+    assert!(message.contains("host1") && message.contains("host2"), "{message}");
+    assert_eq!(bench.last_event(), ("agent.rejected".to_owned(), "name_taken".to_owned()));
+    let events = bench.events().len();
+    bench.register(3, register(2, 1, "a"));
+    assert_eq!(bench.events().len(), events, "told once a minute");
+}
+
+#[test]
+fn the_name_of_a_lost_agent_goes_to_the_next_with_an_event() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.close(1);
+    assert!(bench.register(2, register(2, 1, "a")).contains(&registered(2, 2, 1)));
+    assert_eq!(bench.fleet.registry().find("a"), Some(id(2)));
+    assert!(bench.fleet.registry().view(id(1)).is_none());
+    assert!(bench.durable.contains(&Change::DeleteAgent(id(1))));
+    assert!(bench.events().contains(&("agent.replaced".to_owned(), "name_taken".to_owned())));
+}
+
+#[test]
+fn a_renamed_agent_frees_its_old_name() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(1, 1, "b"));
+    assert_eq!(bench.fleet.registry().find("a"), None);
+    assert_eq!(bench.fleet.registry().find("b"), Some(id(1)));
+    assert!(bench.register(3, register(2, 1, "a")).contains(&registered(3, 2, 1)));
+}
+
+#[test]
+fn names_that_break_the_rule_are_refused_with_the_rule() {
+    for name in ["", "a b", "a\nb", "ä", &"x".repeat(64)] {
+        let (reason, message) = rejection(&Bench::new().register(1, register(1, 1, name)), 1).expect("a rejection");
+        assert_eq!(reason, LossReason::Protocol);
+        assert!(message.contains("1 to 63 of letters"), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+    assert_eq!(rejection(&Bench::new().register(1, register(1, 1, &"x".repeat(63))), 1), None);
+}
+
+#[test]
+fn an_agent_that_says_goodbye_is_stopped_with_its_reason() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    assert_eq!(bench.fleet.goodbye(bench.now, session(1, 1), "sigterm".to_owned()), Heard::Live);
+    bench.settle();
+    assert_eq!(bench.status(1), (Status::Stopped, "sigterm".to_owned()));
+    assert_eq!(bench.last_event(), ("agent.stopped".to_owned(), "sigterm".to_owned()));
+    bench.close(1);
+    bench.advance(MS(60_000));
+    assert_eq!(bench.timeout(), []);
+    assert_eq!(bench.status(1).0, Status::Stopped);
+}
+
+#[test]
+fn deleting_a_connected_agent_needs_force_and_ends_its_session_once_it_is_durable() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    assert_eq!(bench.fleet.delete(bench.now, id(1), false, 7), Err(DeleteRefused::Connected));
+    assert_eq!(bench.fleet.delete(bench.now, id(9), true, 7), Err(DeleteRefused::Unknown));
+    assert_eq!(bench.fleet.delete(bench.now, id(1), true, 7), Ok(()));
+    assert_eq!(bench.effects(), []);
+    assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Live);
+    let effects = bench.settle();
+    assert_eq!(closed(&effects), [(session(1, 1), LossReason::UnknownAgent)]);
+    assert_eq!(effects.last(), Some(&Effect::Done { ticket: 7, result: Ok(()) }));
+    assert_eq!(bench.beat(session(1, 1), 2, 0), Heard::Unknown);
+    assert!(bench.register(2, register(1, 1, "a")).contains(&registered(2, 1, 1)), "it comes back as new");
+}
+
+#[test]
+fn a_deletion_that_fails_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.fleet.delete(bench.now, id(1), true, 7).unwrap();
+    bench.effects();
+    bench.answer_write(Err("locked".to_owned()));
+    assert_eq!(bench.effects(), [Effect::Done { ticket: 7, result: Err("locked".to_owned()) }]);
+    assert_eq!(bench.status(1).0, Status::Active);
+    bench.close(1);
+    assert_eq!(bench.last_event().0, "agent.lost", "its changes are recorded again");
+}
+
+#[test]
+fn an_agent_that_registers_while_it_is_deleted_stays() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.fleet.delete(bench.now, id(1), true, 7).unwrap();
+    let effects = bench.register(2, register(1, 1, "a"));
+    assert!(effects.contains(&registered(2, 1, 2)));
+    assert!(effects.contains(&Effect::Done { ticket: 7, result: Ok(()) }));
+    assert_eq!(bench.status(1).0, Status::Active);
+}
+
+#[test]
+fn a_connection_that_breaks_while_it_registers_leaves_an_inactive_agent() {
+    let mut bench = Bench::new();
+    bench.fleet.register(bench.now, ConnId(1), register(1, 1, "a"), vec![]);
+    let effects = bench.close(1);
+    assert_eq!(effects, []);
+    assert_eq!(bench.status(1), (Status::Inactive, "stream_closed".to_owned()));
+    let Some(Change::PutAgent(last)) = bench.durable.iter().rfind(|change| matches!(change, Change::PutAgent(_)))
+    else {
+        panic!("the record is put")
+    };
+    assert_eq!(last.status, Status::Inactive);
+}
+
+#[test]
+fn after_a_restart_everybody_is_known_and_nobody_active() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(2, 1, "b"));
+    let _ = bench.fleet.goodbye(bench.now, session(2, 1), "sigterm".to_owned());
+    bench.settle();
+    let records = [1, 2].map(|n| bench.fleet.registry().view(id(n)).unwrap().record).to_vec();
+    let mut bench = Bench { fleet: Fleet::new(bench.now, records, vec![], 9), ..Bench::new() };
+    assert_eq!(bench.status(1), (Status::Inactive, REASON_MASTER_RESTARTED.to_owned()));
+    assert_eq!(bench.status(2), (Status::Stopped, "sigterm".to_owned()));
+    assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Stale);
+    assert!(bench.register(1, register(1, 1, "a")).contains(&registered(1, 1, 2)), "the epoch goes on");
+    assert!(matches!(&bench.durable[1], Change::AddEvent(event) if event.seq == 9), "and so do the events");
+}
+
+#[test]
+fn pages_give_every_agent_once_in_order_of_names() {
+    let mut bench = Bench::new();
+    for n in 0..25 {
+        bench.register(n.into(), register(n, 1, &format!("agent-{n:02}")));
+    }
+    let mut names = Vec::new();
+    let mut after = None;
+    loop {
+        let (rows, next) = bench.fleet.registry().page(after.as_deref(), 10, |record| record.name != "agent-03");
+        names.extend(rows.into_iter().map(|row| row.record.name));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<String> = (0..25).filter(|n| *n != 3).map(|n| format!("agent-{n:02}")).collect();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn deadlines_of_ended_sessions_do_not_pile_up() {
+    let mut bench = Bench::new();
+    for conn in 0..20_000 {
+        bench.register(conn, register(1, 1, "a"));
+        bench.durable.clear();
+    }
+    assert!(bench.fleet.registry().deadlines.len() < 5_000, "{}", bench.fleet.registry().deadlines.len());
+}
+
+#[test]
+fn ids_are_read_as_they_are_written() {
+    assert_eq!(id_from_hex(&hex(&id(0xa7))), Some(id(0xa7)));
+    for bad in ["", "a7", &"g".repeat(32), &"é".repeat(16), "+7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7"] {
+        assert_eq!(id_from_hex(bad), None, "{bad}");
+    }
+}

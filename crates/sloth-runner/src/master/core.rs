@@ -1,0 +1,343 @@
+//! The pure half behind one lock, and the hands that carry out what it decides.
+//!
+//! Decisions are made under the lock, effects are carried out after it is released: by one thread at a time, so that
+//! they keep their order; whoever finds another one at it leaves its own effects to that one.
+
+use super::{
+    clock::Clock,
+    hub::Hub,
+    ports::{Change, Outputs, Record, Spec, Store},
+    wires::Wires,
+};
+use fleet::{
+    AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
+};
+use proto::{
+    CancelCommand, FinishedAck, HeartbeatAck, Probe, Registered, Rejected, RetryLater, RunCommand, Shutdown,
+    master_message::Kind, rejected::Reason,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// Everything that the master's services share.
+pub struct Core {
+    state: Mutex<State>,
+    pub wires: Wires,
+    pub store: Arc<dyn Store>,
+    pub outputs: Arc<dyn Outputs>,
+    clock: Box<dyn Clock>,
+    name: String,
+    /// The unfinished commands that somebody deals with.
+    hubs: Mutex<HashMap<String, Arc<Hub>>>,
+    /// Requests that wait for the store.
+    tickets: Mutex<Tickets>,
+    /// Those who wait for an agent to become Active.
+    arrivals: Mutex<HashMap<AgentId, Arc<Notify>>>,
+    /// The newest durable event.
+    pub events: watch::Sender<u64>,
+    /// The next deadline has moved nearer.
+    pub rearm: Notify,
+    /// The master is going.
+    pub ending: watch::Sender<bool>,
+}
+
+struct State {
+    fleet: Fleet<Spec>,
+    carrying: bool,
+    /// What the timer sleeps until.
+    armed: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Tickets {
+    last: Ticket,
+    waiting: HashMap<Ticket, oneshot::Sender<Result<(), String>>>,
+}
+
+impl Core {
+    pub fn new(
+        fleet: Fleet<Spec>,
+        next_event_seq: u64,
+        store: Arc<dyn Store>,
+        outputs: Arc<dyn Outputs>,
+        clock: Box<dyn Clock>,
+        name: String,
+    ) -> Self {
+        Self {
+            state: Mutex::new(State { fleet, carrying: false, armed: None }),
+            wires: Wires::default(),
+            store,
+            outputs,
+            clock,
+            name,
+            hubs: Mutex::default(),
+            tickets: Mutex::default(),
+            arrivals: Mutex::default(),
+            events: watch::Sender::new(next_event_seq.saturating_sub(1)),
+            rearm: Notify::new(),
+            ending: watch::Sender::new(false),
+        }
+    }
+
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// Returns when the master goes.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn ended(&self) {
+        let mut ending = self.ending.subscribe();
+        let _ = ending.wait_for(|ending| *ending).await.map(drop); // the sender lives as long as this
+    }
+
+    /// Looks at the state, and changes nothing.
+    pub fn read<R>(&self, look: impl FnOnce(&Fleet<Spec>) -> R) -> R {
+        look(&self.state.lock().expect("no holder of this lock panics").fleet)
+    }
+
+    /// Lets the pure half decide, then carries out what it decided.
+    pub fn decide<R>(self: &Arc<Self>, decision: impl FnOnce(&mut Fleet<Spec>, Now) -> R) -> R {
+        let (result, rearm) = {
+            let mut state = self.state.lock().expect("no holder of this lock panics");
+            let now = self.clock.now();
+            let result = decision(&mut state.fleet, now);
+            let next = state.fleet.poll_timeout();
+            let rearm = next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed));
+            if rearm {
+                state.armed = next;
+            }
+            (result, rearm)
+        };
+        if rearm {
+            self.rearm.notify_one();
+        }
+        self.carry_out();
+        result
+    }
+
+    /// When the timer should look again.
+    pub fn arm(&self) -> Option<Duration> {
+        let mut state = self.state.lock().expect("no holder of this lock panics");
+        state.armed = state.fleet.poll_timeout();
+        state.armed
+    }
+
+    /// Takes a new command, or attaches to a known one. With a new one the hub is there before anything happens to it.
+    pub fn submit(self: &Arc<Self>, submit: Submit<Spec>, stored: Option<Record>) -> Result<Submitted<Spec>, Refusal> {
+        self.decide(|fleet, now| {
+            let id = submit.id.clone();
+            let submitted = fleet.submit(now, submit, stored)?;
+            if submitted == Submitted::New {
+                let hub = Arc::new(Hub::new(id.clone(), None, true));
+                self.hubs.lock().expect("no holder of this lock panics").insert(id, hub);
+            }
+            Ok(submitted)
+        })
+    }
+
+    /// The meeting place of an unfinished command; `None` for all others.
+    pub fn hub(&self, id: &str) -> Option<Arc<Hub>> {
+        let state = self.state.lock().expect("no holder of this lock panics");
+        let (record, committed) = state.fleet.dispatch().unfinished(id)?;
+        let mut hubs = self.hubs.lock().expect("no holder of this lock panics");
+        let hub = hubs.entry(id.to_owned()).or_insert_with(|| {
+            Arc::new(Hub::new(id.to_owned(), committed.then(|| View::Record(record.clone())), false))
+        });
+        Some(hub.clone())
+    }
+
+    /// A number for a request, and its answer.
+    pub fn ticket(&self) -> (Ticket, oneshot::Receiver<Result<(), String>>) {
+        let (sender, receiver) = oneshot::channel();
+        let mut tickets = self.tickets.lock().expect("no holder of this lock panics");
+        tickets.last += 1;
+        let ticket = tickets.last;
+        tickets.waiting.insert(ticket, sender);
+        (ticket, receiver)
+    }
+
+    pub fn drop_ticket(&self, ticket: Ticket) {
+        self.tickets.lock().expect("no holder of this lock panics").waiting.remove(&ticket);
+    }
+
+    /// Notified when this agent becomes Active.
+    pub fn arrival(&self, agent: AgentId) -> Arc<Notify> {
+        self.arrivals.lock().expect("no holder of this lock panics").entry(agent).or_default().clone()
+    }
+
+    /// Runs something that reads the store or a disk where it may block.
+    ///
+    /// # Errors
+    /// What `work` returned, as an error that people can read.
+    pub async fn blocking<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<R, String> + Send + 'static,
+    ) -> Result<R, String> {
+        let core = self.clone();
+        match tokio::task::spawn_blocking(move || work(&core)).await {
+            Ok(result) => result,
+            Err(error) => Err(format!("a task of the master ended early: {error}")),
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>) {
+        loop {
+            let mut effects = Vec::new();
+            {
+                let mut state = self.state.lock().expect("no holder of this lock panics");
+                if state.carrying {
+                    return;
+                }
+                while let Some(effect) = state.fleet.poll_effect() {
+                    effects.push(effect);
+                }
+                if effects.is_empty() {
+                    return;
+                }
+                state.carrying = true;
+            }
+            for effect in effects {
+                self.carry(effect);
+            }
+            self.state.lock().expect("no holder of this lock panics").carrying = false;
+        }
+    }
+
+    fn carry(self: &Arc<Self>, effect: Effect<Spec>) {
+        match effect {
+            Effect::Store { changes, token } => self.write(changes, token),
+            Effect::Answer { conn, answer } => self.answer(conn, answer),
+            Effect::Send { session, message } => {
+                if let Some(outbox) = self.wires.session(session) {
+                    outbox.push(down(message));
+                }
+            }
+            Effect::Close { session, reason, message } => {
+                log::info!("session {} of agent {} closed: {reason}: {message}", session.epoch, hex(session));
+                if let Some(outbox) = self.wires.end(session) {
+                    outbox.push(rejected(reason, message));
+                    outbox.close();
+                }
+            }
+            Effect::Active { agent } => {
+                let waiting = self.arrivals.lock().expect("no holder of this lock panics").remove(&agent);
+                if let Some(waiting) = waiting {
+                    waiting.notify_waiters();
+                }
+            }
+            Effect::Show { id, view } => self.show(&id, view),
+            Effect::Done { ticket, result } => {
+                let waiting = self.tickets.lock().expect("no holder of this lock panics").waiting.remove(&ticket);
+                if let Some(waiting) = waiting {
+                    let _ = waiting.send(result); // who asked may be gone
+                }
+            }
+        }
+    }
+
+    fn write(self: &Arc<Self>, changes: Vec<Change>, token: Token) {
+        for change in &changes {
+            if let Change::AddEvent(event) = change {
+                log::info!("{} {} {} {}", event.kind, event.agent, event.reason, event.message);
+            }
+        }
+        let newest = changes.iter().filter_map(|change| match change {
+            Change::AddEvent(event) => Some(event.seq),
+            _ => None,
+        });
+        let newest = newest.max();
+        let core = self.clone();
+        let done = move |result: Result<(), String>| {
+            match (&result, newest) {
+                (Ok(()), Some(seq)) => {
+                    core.events.send_if_modified(|newest| {
+                        let grows = seq > *newest;
+                        *newest = seq.max(*newest);
+                        grows
+                    });
+                }
+                (Err(error), _) => log::error!("the store failed: {error}"),
+                _ => {}
+            }
+            core.decide(|fleet, now| fleet.stored(now, token, result));
+        };
+        self.store.write(changes, Box::new(done));
+    }
+
+    fn answer(&self, conn: ConnId, answer: Answer) {
+        match answer {
+            Answer::Registered { session } => {
+                if let Some(outbox) = self.wires.register(conn, session) {
+                    outbox.push(Kind::Registered(Registered {
+                        epoch: session.epoch,
+                        master_name: self.name.clone(),
+                        master_version: env!("CARGO_PKG_VERSION").to_owned(),
+                        interval_ms: 0,
+                        time_unix_ms: self.clock.now().unix_ms,
+                    }));
+                }
+            }
+            Answer::Rejected { reason, message } => self.dismiss(conn, rejected(reason, message)),
+            Answer::RetryLater { after, reason } => {
+                let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                self.dismiss(conn, Kind::RetryLater(RetryLater { retry_after_ms, reason }));
+            }
+        }
+    }
+
+    fn dismiss(&self, conn: ConnId, last: Kind) {
+        if let Some(outbox) = self.wires.connection(conn) {
+            outbox.push(last);
+            outbox.close();
+        }
+    }
+
+    fn show(&self, id: &str, view: View<Spec>) {
+        let over = match &view {
+            View::Record(record) => record.outcome.is_some(),
+            View::Failed(_) => true,
+        };
+        let mut hubs = self.hubs.lock().expect("no holder of this lock panics");
+        let hub = if over { hubs.remove(id) } else { hubs.get(id).cloned() };
+        drop(hubs);
+        if let Some(hub) = hub {
+            hub.view.send_replace(Some(view));
+        }
+    }
+}
+
+fn hex(session: SessionId) -> String {
+    fleet::hex(&session.agent)
+}
+
+/// The last message of a connection that is not wanted.
+pub fn rejected(reason: link::LossReason, message: String) -> Kind {
+    use link::LossReason;
+    let reason = match reason {
+        LossReason::Unauthorized => Reason::Unauthorized,
+        LossReason::DuplicateId => Reason::DuplicateId,
+        LossReason::NameTaken => Reason::NameTaken,
+        LossReason::UnknownAgent => Reason::UnknownAgent,
+        LossReason::Superseded => Reason::Superseded,
+        LossReason::HeartbeatTimeout => Reason::Deadline,
+        _ => Reason::Invalid,
+    };
+    Kind::Rejected(Rejected { reason: reason.into(), message })
+}
+
+fn down(message: Down<Spec>) -> Kind {
+    match message {
+        Down::HeartbeatAck { seq } => Kind::HeartbeatAck(HeartbeatAck { seq, interval_ms: 0 }),
+        Down::Probe => Kind::Probe(Probe {}),
+        Down::Run { id, spec } => Kind::RunCommand(RunCommand { id, spec: Some(spec) }),
+        Down::Cancel { id } => Kind::CancelCommand(CancelCommand { id }),
+        Down::FinishedAck { id } => Kind::FinishedAck(FinishedAck { id }),
+        Down::Shutdown { reason } => Kind::Shutdown(Shutdown { reason }),
+    }
+}

@@ -1,0 +1,177 @@
+//! The operators' service.
+
+mod events;
+mod follow;
+mod list;
+mod run;
+
+use super::{core::Core, ports::Record, rows};
+use fleet::{AgentId, Cancelled, CommandState, DeleteRefused};
+use proto::{
+    AgentRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventsReply, EventsRequest, GetCommandRequest,
+    GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest, LogsRequest, RunReply, RunRequest, StopReply,
+    StopRequest,
+};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Replies on their way to a tool that does not read them.
+const REPLIES_MAX: usize = 16;
+
+type Replies<T> = mpsc::Sender<Result<T, Status>>;
+type ReplyStream<T> = ReceiverStream<Result<T, Status>>;
+
+pub struct FleetService {
+    pub core: Arc<Core>,
+}
+
+#[tonic::async_trait]
+impl proto::fleet_server::Fleet for FleetService {
+    type ListStream = list::List;
+    type EventsStream = ReplyStream<EventsReply>;
+    type RunStream = ReplyStream<RunReply>;
+    type LogsStream = ReplyStream<RunReply>;
+    type ListCommandsStream = ReplyStream<ListCommandsReply>;
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+        Ok(Response::new(list::List::new(self.core.clone(), request.into_inner())?))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<AgentRow>, Status> {
+        let id = self.find(&request.get_ref().name)?;
+        let view = self.core.read(|fleet| fleet.registry().view(id));
+        view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&request.get_ref().name))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
+        let DeleteRequest { name, force } = request.into_inner();
+        let id = self.find(&name)?;
+        let (ticket, answer) = self.core.ticket();
+        let asked = self.core.decide(|fleet, now| fleet.delete(now, id, force, ticket));
+        if let Err(refused) = asked {
+            self.core.drop_ticket(ticket);
+            return Err(match refused {
+                DeleteRefused::Unknown => no_agent(&name),
+                DeleteRefused::Connected => Status::failed_precondition(format!(
+                    "agent {name} is connected: stop it first, or delete it with --force"
+                )),
+            });
+        }
+        match answer.await {
+            Ok(Ok(())) => Ok(Response::new(DeleteReply { message: format!("agent {name} deleted") })),
+            Ok(Err(error)) => Err(Status::internal(format!("the master cannot record the deletion: {error}"))),
+            Err(_) => Err(Status::unavailable("the master is shutting down")),
+        }
+    }
+
+    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        let name = request.into_inner().name;
+        let id = self.find(&name)?;
+        if self.core.decide(|fleet, _| fleet.stop(id, "stopped by an operator".to_owned())) {
+            return Ok(Response::new(StopReply { message: format!("agent {name} was asked to shut down") }));
+        }
+        let view = self.core.read(|fleet| fleet.registry().view(id)).ok_or_else(|| no_agent(&name))?;
+        Err(away(&view.record))
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let request = request.into_inner();
+        let agent = match request.name.as_str() {
+            "" => None,
+            name => Some(self.find(name).or_else(|error| fleet::id_from_hex(name).ok_or(error))?),
+        };
+        let (sender, receiver) = mpsc::channel(REPLIES_MAX);
+        tokio::spawn(events::send(self.core.clone(), request, agent, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn run(&self, request: Request<Streaming<RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
+        let receiver = run::start(self.core.clone(), request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let LogsRequest { id, from_offset, follow } = request.into_inner();
+        let target = follow::Target::find(&self.core, &id).await?;
+        let (sender, receiver) = mpsc::channel(REPLIES_MAX);
+        let core = self.core.clone();
+        tokio::spawn(async move { follow::send(core, target, from_offset, follow, sender).await });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn list_commands(
+        &self,
+        request: Request<ListCommandsRequest>,
+    ) -> Result<Response<Self::ListCommandsStream>, Status> {
+        let receiver = list::commands(self.core.clone(), request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn get_command(&self, request: Request<GetCommandRequest>) -> Result<Response<CommandRow>, Status> {
+        let record = record(&self.core, &request.into_inner().id).await?;
+        Ok(Response::new(row(&self.core, &record)))
+    }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
+        let id = request.into_inner().id;
+        let asked = self.core.decide(|fleet, _| fleet.cancel(&id));
+        if asked == Cancelled::Asked {
+            log::info!("command {id}: cancellation asked by an operator");
+        }
+        let record = record(&self.core, &id).await?;
+        Ok(Response::new(row(&self.core, &record)))
+    }
+}
+
+impl FleetService {
+    fn find(&self, name: &str) -> Result<AgentId, Status> {
+        self.core.read(|fleet| fleet.registry().find(name)).ok_or_else(|| no_agent(name))
+    }
+}
+
+/// A command, unfinished or not.
+async fn record(core: &Arc<Core>, id: &str) -> Result<Record, Status> {
+    if let Some(record) = core.read(|fleet| fleet.dispatch().unfinished(id).map(|(record, _)| record.clone())) {
+        return Ok(record);
+    }
+    stored(core, id).await?.ok_or_else(|| no_command(id))
+}
+
+async fn stored(core: &Arc<Core>, id: &str) -> Result<Option<Record>, Status> {
+    let key = id.to_owned();
+    core.blocking(move |core| core.store.command(&key)).await.map_err(|error| unreadable(&error))
+}
+
+fn row(core: &Core, record: &Record) -> CommandRow {
+    let received = match record.state {
+        CommandState::Finished => 0,
+        _ => core.hub(&record.id).map_or(0, |hub| *hub.received.borrow()),
+    };
+    rows::command(record, received)
+}
+
+fn no_agent(name: &str) -> Status {
+    Status::not_found(format!("no agent {name:?}: `sloth-runner agent list` shows all"))
+}
+
+fn no_command(id: &str) -> Status {
+    Status::not_found(format!("no command {id:?}: `sloth-runner command list` shows all"))
+}
+
+fn unreadable(error: &str) -> Status {
+    Status::internal(format!("the master's database cannot be read: {error}"))
+}
+
+/// Since when an agent is away, and why.
+fn away(record: &fleet::AgentRecord) -> Status {
+    let since = rows::time(record.since_unix_ms);
+    let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
+    Status::failed_precondition(format!(
+        "agent {} is {} since {since} ({}{detail})",
+        record.name,
+        record.status.word(),
+        record.reason
+    ))
+}

@@ -1,0 +1,170 @@
+//! The output of a command, from its file: readers stall nobody.
+
+use super::{Replies, no_command, stored};
+use crate::master::{
+    core::Core,
+    hub::Hub,
+    ports::{Piece, Record, Spec},
+    rows,
+};
+use fleet::View;
+use proto::{RunReply, run_reply::Kind};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tonic::Status;
+
+/// Read at once.
+const READ_MAX: usize = 256 * 1024;
+
+/// A command that somebody wants to follow.
+pub enum Target {
+    Unfinished(Arc<Hub>),
+    Finished(Box<Record>),
+}
+
+impl Target {
+    /// # Errors
+    /// There is no such command, or the store cannot be read.
+    pub async fn find(core: &Arc<Core>, id: &str) -> Result<Self, Status> {
+        if let Some(hub) = core.hub(id) {
+            return Ok(Self::Unfinished(hub));
+        }
+        stored(core, id).await?.map(|record| Self::Finished(Box::new(record))).ok_or_else(|| no_command(id))
+    }
+}
+
+/// Nobody reads it any more.
+pub struct Gone;
+
+/// Sends the row and the output from an offset on (`u64::MAX`: none); with `follow` until the outcome, which is in the
+/// last row.
+pub async fn send(core: Arc<Core>, target: Target, from: u64, follow: bool, replies: Replies<RunReply>) {
+    let following = async {
+        match target {
+            Target::Finished(record) => finished(&core, &record, from, &replies).await,
+            Target::Unfinished(hub) => unfinished(&core, &hub, from, follow, &replies).await,
+        }
+    };
+    let _ = tokio::select! {
+        result = following => result,
+        () = core.ended() => {
+            reply(&replies, Err(Status::unavailable("the master is shutting down"))).await
+        }
+    };
+}
+
+async fn finished(core: &Arc<Core>, record: &Record, from: u64, replies: &Replies<RunReply>) -> Result<(), Gone> {
+    let row = || Ok(Kind::Command(rows::command(record, record.output_bytes)));
+    reply(replies, row()).await?;
+    if from >= record.output_bytes {
+        return Ok(());
+    }
+    let id = record.id.clone();
+    let log = match core.blocking(move |core| core.outputs.open(&id).map_err(|e| e.to_string())).await {
+        Ok(log) => log,
+        Err(error) => return reply(replies, Err(no_output(&record.id, &error))).await,
+    };
+    let mut offset = from;
+    while drain(core, &log, &record.id, &mut offset, replies).await? {}
+    reply(replies, row()).await
+}
+
+async fn unfinished(
+    core: &Arc<Core>,
+    hub: &Arc<Hub>,
+    from: u64,
+    follow: bool,
+    replies: &Replies<RunReply>,
+) -> Result<(), Gone> {
+    let mut view = hub.view.subscribe();
+    let mut received = hub.received.subscribe();
+    let opened = hub.clone();
+    let wants_output = from != u64::MAX;
+    let log = match wants_output {
+        false => None,
+        true => {
+            match core.blocking(move |core| opened.open_log(core.outputs.as_ref()).map_err(|e| e.to_string())).await {
+                Ok(log) => Some(log),
+                Err(error) => return reply(replies, Err(no_output(&hub.id, &error))).await,
+            }
+        }
+    };
+    let mut offset = from;
+    let mut shown: Option<Record> = None;
+    loop {
+        let (seen, over) = look(&mut view);
+        match seen {
+            Some(View::Failed(error)) => return reply(replies, Err(Status::internal(error))).await,
+            Some(View::Record(record)) if shown.is_none() || (!over && shown.as_ref() != Some(&record)) => {
+                let bytes = *received.borrow();
+                reply(replies, Ok(Kind::Command(rows::command(&record, bytes)))).await?;
+                shown = Some(record);
+            }
+            _ => {}
+        }
+        received.mark_unchanged();
+        if let Some(log) = &log {
+            // With an outcome all output is here: one read to the end after it is seen gives everything.
+            while drain(core, log, &hub.id, &mut offset, replies).await? {}
+        }
+        if over {
+            let last = hub.view.borrow().clone();
+            if let Some(View::Record(record)) = last {
+                reply(replies, Ok(Kind::Command(rows::command(&record, record.output_bytes)))).await?;
+            }
+            return Ok(());
+        }
+        if !follow && shown.is_some() {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = view.changed() => {}
+            _ = received.changed(), if wants_output => {}
+            () = replies.closed() => return Err(Gone),
+        }
+    }
+}
+
+/// The command as it stands, and whether it is over.
+fn look(view: &mut watch::Receiver<Option<View<Spec>>>) -> (Option<View<Spec>>, bool) {
+    let seen = view.borrow_and_update().clone();
+    let over = matches!(&seen, Some(View::Record(record)) if record.outcome.is_some());
+    (seen, over)
+}
+
+/// Sends the next part of the output. `false`: there is no more for now.
+async fn drain(
+    core: &Arc<Core>,
+    log: &Arc<dyn crate::master::ports::OutputLog>,
+    id: &str,
+    offset: &mut u64,
+    replies: &Replies<RunReply>,
+) -> Result<bool, Gone> {
+    if log.received() <= *offset {
+        return Ok(false);
+    }
+    let (reader, from) = (log.clone(), *offset);
+    let read = core.blocking(move |_| reader.read(from, READ_MAX).map_err(|error| error.to_string())).await;
+    let pieces: Vec<Piece> = match read {
+        Ok(pieces) => pieces,
+        Err(error) => {
+            reply(replies, Err(no_output(id, &error))).await?;
+            return Err(Gone);
+        }
+    };
+    let any = !pieces.is_empty();
+    for piece in pieces {
+        let (kind, end) = rows::output(piece);
+        reply(replies, Ok(kind)).await?;
+        *offset = end;
+    }
+    Ok(any)
+}
+
+fn no_output(id: &str, error: &str) -> Status {
+    Status::internal(format!("the output of {id} cannot be read: {error}"))
+}
+
+pub async fn reply(replies: &Replies<RunReply>, kind: Result<Kind, Status>) -> Result<(), Gone> {
+    replies.send(kind.map(|kind| RunReply { kind: Some(kind) })).await.map_err(|_| Gone)
+}

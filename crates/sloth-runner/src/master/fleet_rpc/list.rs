@@ -1,0 +1,105 @@
+//! Lists, in messages of bounded size.
+
+use super::{REPLIES_MAX, row, unreadable};
+use crate::master::{core::Core, rows};
+use fleet::{AgentRecord, Status as AgentStatus};
+use proto::{ListCommandsReply, ListCommandsRequest, ListReply, ListRequest};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// Rows in one message, and agents looked at under one lock.
+const ROWS: usize = 200;
+const COMMANDS_DEFAULT: usize = 100;
+const COMMANDS_MAX: usize = 10_000;
+/// Specifications can be long.
+const COMMAND_ROWS: usize = 20;
+
+/// The fleet by name, page by page as it is read.
+pub struct List {
+    core: Arc<Core>,
+    labels: HashMap<String, String>,
+    status: Option<AgentStatus>,
+    after: Option<String>,
+    done: bool,
+}
+
+impl List {
+    /// # Errors
+    /// There is no such status.
+    pub fn new(core: Arc<Core>, request: ListRequest) -> Result<Self, Status> {
+        let status = match request.status.as_str() {
+            "" => None,
+            word => Some(rows::status_from(word).ok_or_else(|| {
+                Status::invalid_argument(format!("no status {word:?}: use Active, Inactive or Stopped"))
+            })?),
+        };
+        Ok(Self { core, labels: request.labels, status, after: None, done: false })
+    }
+
+    fn matches(&self, record: &AgentRecord) -> bool {
+        self.status.is_none_or(|status| record.status == status)
+            && self.labels.iter().all(|(key, value)| record.labels.get(key) == Some(value))
+    }
+}
+
+impl Stream for List {
+    type Item = Result<ListReply, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while !self.done {
+            let (views, after) = self
+                .core
+                .read(|fleet| fleet.registry().page(self.after.as_deref(), ROWS, |record| self.matches(record)));
+            self.done = after.is_none();
+            self.after = after;
+            if !views.is_empty() {
+                let agents = views.into_iter().map(rows::agent).collect();
+                return Poll::Ready(Some(Ok(ListReply { agents })));
+            }
+        }
+        Poll::Ready(None)
+    }
+}
+
+/// Commands, newest first.
+///
+/// # Errors
+/// There is no such state, or the store cannot be read.
+pub async fn commands(
+    core: Arc<Core>,
+    request: ListCommandsRequest,
+) -> Result<mpsc::Receiver<Result<ListCommandsReply, Status>>, Status> {
+    let state = match request.state.as_str() {
+        "" => None,
+        word => Some(rows::state_from(word).ok_or_else(|| {
+            Status::invalid_argument(format!("no state {word:?}: use queued, sent, accepted or finished"))
+        })?),
+    };
+    let limit = match request.limit {
+        0 => COMMANDS_DEFAULT,
+        limit => (limit as usize).min(COMMANDS_MAX),
+    };
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    let (agent, before) = (given(request.agent), given(request.before_id));
+    let records = core
+        .blocking(move |core| core.store.commands(agent.as_deref(), state, before.as_deref(), limit))
+        .await
+        .map_err(|error| unreadable(&error))?;
+    let (sender, receiver) = mpsc::channel(REPLIES_MAX);
+    tokio::spawn(async move {
+        for records in records.chunks(COMMAND_ROWS) {
+            let commands = records.iter().map(|record| row(&core, record)).collect();
+            if sender.send(Ok(ListCommandsReply { commands })).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,207 @@
+//! `Run`: start or attach, follow, feed standard input, cancel.
+
+use super::{REPLIES_MAX, Replies, away, follow, no_agent, stored};
+use crate::master::{
+    core::Core,
+    hub::Hub,
+    ports::Record,
+    stdin::{Fed, FeedError},
+};
+use fleet::{Refusal, Submit, Submitted, View};
+use prost::Message;
+use proto::{RunReply, RunRequest, RunStart, StdinChunk, run_reply, run_request::Kind};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+use tonic::{Status, Streaming};
+
+/// A tool that opens the call says what it wants within this.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for an agent that is away.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Arguments, environment and the rest of a command: an agent that returns lists all that it holds in one message.
+const SPEC_MAX: usize = 128 * 1024;
+/// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled: it is
+/// never given a false end of its input.
+const ABANDONED_AFTER: Duration = Duration::from_secs(10);
+
+/// Starts the command, or attaches to it. Errors of the start are the call's; what comes later is in the stream.
+///
+/// # Errors
+/// The request is wrong, the agent is unknown or away, the id has other content, or the command cannot be recorded.
+pub async fn start(
+    core: Arc<Core>,
+    mut requests: Streaming<RunRequest>,
+) -> Result<mpsc::Receiver<Result<RunReply, Status>>, Status> {
+    let start = match timeout(START_TIMEOUT, requests.message()).await {
+        Ok(Ok(Some(RunRequest { kind: Some(Kind::Start(start)) }))) => start,
+        Ok(Err(status)) => return Err(status),
+        Ok(Ok(_)) => return Err(Status::invalid_argument("the first request must be start")),
+        Err(_) => return Err(Status::deadline_exceeded("the first request did not come within 10 s")),
+    };
+    let spec = start.spec.clone().unwrap_or_default();
+    if spec.argv.is_empty() == spec.shell.is_empty() {
+        return Err(Status::invalid_argument("a command is either argv or shell"));
+    }
+    let bytes = spec.encoded_len();
+    if bytes > SPEC_MAX {
+        return Err(Status::invalid_argument(format!(
+            "arguments and environment are {bytes} bytes, more than {SPEC_MAX}: send the rest as standard input"
+        )));
+    }
+    let target = match submit(&core, &start).await? {
+        Some(record) if record.outcome.is_some() => follow::Target::Finished(Box::new(record)),
+        _ => follow::Target::find(&core, &start.id).await?,
+    };
+    if let follow::Target::Unfinished(hub) = &target {
+        recorded(hub).await?;
+    }
+    let (sender, receiver) = mpsc::channel(REPLIES_MAX);
+    if let follow::Target::Unfinished(hub) = &target {
+        tokio::spawn(listen(core.clone(), hub.clone(), spec.stdin, requests, sender.clone()));
+    }
+    tokio::spawn(async move { follow::send(core, target, start.from_offset, true, sender).await });
+    Ok(receiver)
+}
+
+/// The record, if the command was known and is durable.
+async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<Option<Record>, Status> {
+    let deadline = Instant::now() + Duration::from_millis(start.wait_ms).min(WAIT_MAX);
+    loop {
+        let known = core.read(|fleet| fleet.dispatch().unfinished(&start.id).is_some());
+        let stored = if known { None } else { stored(core, &start.id).await? };
+        let submit =
+            Submit { id: start.id.clone(), agent: start.agent.clone(), spec: start.spec.clone().unwrap_or_default() };
+        // Whom to wait for is known before the answer is, so that no arrival in between is missed.
+        let arrival = core.read(|fleet| fleet.registry().find(&start.agent)).map(|agent| core.arrival(agent));
+        let mut arrived = arrival.as_ref().map(|arrival| Box::pin(arrival.notified()));
+        if let Some(arrived) = &mut arrived {
+            arrived.as_mut().enable();
+        }
+        let refusal = match core.submit(submit, stored) {
+            Ok(Submitted::New) => return Ok(None),
+            Ok(Submitted::Attached(record)) => return Ok(record),
+            Err(refusal) => refusal,
+        };
+        match refusal {
+            Refusal::LookAgain => tokio::task::yield_now().await,
+            Refusal::InvalidId => {
+                return Err(Status::invalid_argument(format!(
+                    "the command id {:?} is not 1 to 128 of letters, digits, '.', '_' and '-'",
+                    start.id
+                )));
+            }
+            Refusal::OtherContent => {
+                return Err(Status::already_exists(format!("command {} exists with other content", start.id)));
+            }
+            Refusal::UnknownAgent => return Err(no_agent(&start.agent)),
+            Refusal::Away { record } => {
+                let Some(arrived) = arrived else { return Err(away(&record)) };
+                if timeout_at(deadline, arrived).await.is_err() {
+                    return Err(away(&record));
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the command is durable.
+async fn recorded(hub: &Hub) -> Result<(), Status> {
+    let mut view = hub.view.subscribe();
+    let seen = view.wait_for(Option::is_some).await.map_err(|_| Status::unavailable("the master is shutting down"))?;
+    match &*seen {
+        Some(View::Failed(error)) => Err(Status::internal(error.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Takes standard input and cancellations until the tool has no more to say, or the command is over.
+async fn listen(
+    core: Arc<Core>,
+    hub: Arc<Hub>,
+    with_stdin: bool,
+    mut requests: Streaming<RunRequest>,
+    replies: Replies<RunReply>,
+) {
+    let _feeding = with_stdin.then(|| Feeding::new(core.clone(), hub.clone()));
+    let mut stdin = hub.stdin.subscribe();
+    let mut view = hub.view.subscribe();
+    let mut waiting: Option<StdinChunk> = None;
+    let mut told = None;
+    loop {
+        if let Some(chunk) = waiting.take() {
+            match hub.stdin.feed(&chunk) {
+                Ok(Fed::Taken) => {}
+                Ok(Fed::Full) => waiting = Some(chunk),
+                Err(error) => {
+                    let _ = follow::reply(&replies, Err(feed_error(error))).await; // the tool may be gone
+                    return;
+                }
+            }
+        }
+        let taken = hub.stdin.taken().filter(|_| with_stdin);
+        if taken != told
+            && let Some(taken) = taken
+        {
+            told = Some(taken);
+            if follow::reply(&replies, Ok(run_reply::Kind::StdinReceived(taken))).await.is_err() {
+                return;
+            }
+        }
+        let over = |view: &Option<View<_>>| matches!(view, Some(View::Record(record)) if record.outcome.is_some());
+        tokio::select! {
+            request = requests.message(), if waiting.is_none() => match request {
+                Ok(Some(RunRequest { kind: Some(Kind::Stdin(chunk)) })) if with_stdin => waiting = Some(chunk),
+                Ok(Some(RunRequest { kind: Some(Kind::Cancel(true)) })) => {
+                    core.decide(|fleet, _| fleet.cancel(&hub.id));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            },
+            Ok(()) = stdin.changed(), if with_stdin => {}
+            _ = view.wait_for(over) => return,
+            () = core.ended() => return,
+            () = replies.closed() => return,
+        }
+    }
+}
+
+fn feed_error(error: FeedError) -> Status {
+    Status::invalid_argument(match error {
+        FeedError::Hole { expected } => format!("standard input goes on at {expected}"),
+        FeedError::AfterEof => "standard input has ended already".to_owned(),
+    })
+}
+
+/// A tool that feeds a command. Dropped with the call.
+struct Feeding {
+    core: Arc<Core>,
+    hub: Arc<Hub>,
+}
+
+impl Feeding {
+    fn new(core: Arc<Core>, hub: Arc<Hub>) -> Self {
+        hub.stdin.attach();
+        Self { core, hub }
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        let Some(left) = self.hub.stdin.detach() else { return };
+        let (core, hub) = (self.core.clone(), self.hub.clone());
+        if *core.ending.borrow() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            tokio::time::sleep(ABANDONED_AFTER).await;
+            if hub.stdin.abandoned(left) && !*core.ending.borrow() {
+                log::info!("command {}: its standard input was abandoned, so it is cancelled", hub.id);
+                core.decide(|fleet, _| fleet.cancel(&hub.id));
+            }
+        });
+    }
+}

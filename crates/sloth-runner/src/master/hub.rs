@@ -1,0 +1,58 @@
+//! Where those who deal with one unfinished command meet: who asked for it, who reads its output, and the call that
+//! brings it.
+
+use super::{
+    ports::{OutputLog, Spec},
+    stdin::Stdin,
+};
+use fleet::View;
+use std::sync::{Arc, Mutex, OnceLock};
+use tokio::sync::watch;
+
+/// One unfinished command.
+pub struct Hub {
+    pub id: String,
+    /// As it was last durable; `None` while it is being recorded for the first time.
+    pub view: watch::Sender<Option<View<Spec>>>,
+    /// Output received so far: changes wake the readers.
+    pub received: watch::Sender<u64>,
+    /// All of its output, once the agent has told how much there is: `u64::MAX` before.
+    pub total: watch::Sender<u64>,
+    pub stdin: Stdin,
+    log: OnceLock<Arc<dyn OutputLog>>,
+    opening: Mutex<()>,
+}
+
+impl Hub {
+    /// `fresh`: nothing of it has been sent to an agent yet.
+    pub fn new(id: String, view: Option<View<Spec>>, fresh: bool) -> Self {
+        Self {
+            id,
+            view: watch::Sender::new(view),
+            received: watch::Sender::new(0),
+            total: watch::Sender::new(u64::MAX),
+            stdin: Stdin::new(fresh),
+            log: OnceLock::new(),
+            opening: Mutex::new(()),
+        }
+    }
+
+    /// Its output, opened once. Blocking.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open_log(&self, outputs: &dyn super::ports::Outputs) -> std::io::Result<Arc<dyn OutputLog>> {
+        let _one_at_a_time = self.opening.lock().expect("no holder of this lock panics");
+        if let Some(log) = self.log.get() {
+            return Ok(log.clone());
+        }
+        let log = outputs.open(&self.id)?;
+        self.received.send_replace(log.received());
+        Ok(self.log.get_or_init(|| log).clone())
+    }
+
+    /// Its output, if somebody has opened it.
+    pub fn log(&self) -> Option<&Arc<dyn OutputLog>> {
+        self.log.get()
+    }
+}

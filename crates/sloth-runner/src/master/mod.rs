@@ -1,0 +1,193 @@
+//! The master: agents register here and stay, operators ask here.
+
+mod clock;
+mod core;
+mod fleet_rpc;
+mod hub;
+mod output;
+pub mod ports;
+mod rows;
+mod session;
+mod stdin;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod wires;
+
+use self::core::Core;
+use clock::{BootClock, Clock};
+use ports::{Outputs, Snapshot, Store};
+use proto::{
+    AgentMessage, Goodbye, OutputAck, OutputMessage, agent_registry_server, fleet_server, master_message::Kind,
+};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// What a master is told from outside, besides its ports.
+pub struct Options {
+    /// How it calls itself towards agents.
+    pub name: String,
+}
+
+/// Sessions and calls that are still open get this long when the master goes.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+/// Agents come back after this at the earliest, …
+const RETRY_AFTER_MIN_MS: u64 = 500;
+/// … and spread over so much time that this many come in a second.
+const RETURNS_PER_SECOND: u64 = 1_000;
+
+/// Calls of one agent: its session, 16 outputs, and room to replace them.
+const STREAMS_MAX: u32 = 64;
+const STREAM_WINDOW: u32 = 64 * 1024 - 1;
+/// 18 calls' worth: whoever does not read one call holds up no other.
+const CONNECTION_WINDOW: u32 = 18 * STREAM_WINDOW;
+const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+/// Data that a peer does not acknowledge for so long ends the connection: dead ones are not kept for a quarter of an
+/// hour.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves agents and operators until `shutdown`, then says goodbye to every agent.
+///
+/// # Errors
+/// The server failed. Whatever was answered is durable.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    outputs: Arc<dyn Outputs>,
+    snapshot: Snapshot,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let core = start(store, outputs, snapshot, options);
+    let timer = tokio::spawn(timer::run(core.clone()));
+    let ending = core.clone();
+    let signal = async move { ending.ended().await };
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(None)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .add_service(
+            agent_registry_server::AgentRegistryServer::new(AgentService { core: core.clone() })
+                .max_decoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(
+            fleet_server::FleetServer::new(fleet_rpc::FleetService { core: core.clone() })
+                .max_decoding_message_size(MESSAGE_MAX),
+        )
+        .serve_with_incoming_shutdown(Incoming { listener, pause: None }, signal);
+    tokio::pin!(server);
+    let result = tokio::select! {
+        result = &mut server => result,
+        () = shutdown => {
+            say_goodbye(&core);
+            tokio::time::timeout(SHUTDOWN_MAX, server).await.unwrap_or(Ok(()))
+        }
+    };
+    timer.abort();
+    result
+}
+
+fn start(store: Arc<dyn Store>, outputs: Arc<dyn Outputs>, snapshot: Snapshot, options: Options) -> Arc<Core> {
+    let clock = Box::new(BootClock);
+    let Snapshot { agents, commands, next_event_seq } = snapshot;
+    let unfinished: Vec<String> = commands.iter().map(|record| record.id.clone()).collect();
+    let fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
+    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options.name));
+    if !unfinished.is_empty() {
+        let core = core.clone();
+        // How much of their output is here.
+        tokio::task::spawn_blocking(move || {
+            for id in unfinished {
+                if let Some(hub) = core.hub(&id) {
+                    output::measure(&core, &hub);
+                }
+            }
+        });
+    }
+    core
+}
+
+/// Ends every session, each with its own time to come back.
+fn say_goodbye(core: &Arc<Core>) {
+    core.decide(|fleet, _| fleet.retire());
+    core.ending.send_replace(true);
+    for (n, outbox) in core.wires.all().into_iter().enumerate() {
+        let retry_after_ms = RETRY_AFTER_MIN_MS + n as u64 * 1_000 / RETURNS_PER_SECOND;
+        outbox.push(Kind::Goodbye(Goodbye { reason: "master_shutdown".to_owned(), retry_after_ms }));
+        outbox.close();
+    }
+}
+
+struct AgentService {
+    core: Arc<Core>,
+}
+
+#[tonic::async_trait]
+impl agent_registry_server::AgentRegistry for AgentService {
+    type ConnectStream = session::Session;
+    type SendOutputStream = ReceiverStream<Result<OutputAck, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let remote = request.remote_addr();
+        Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), remote)))
+    }
+
+    async fn send_output(
+        &self,
+        request: Request<Streaming<OutputMessage>>,
+    ) -> Result<Response<Self::SendOutputStream>, Status> {
+        Ok(Response::new(ReceiverStream::new(output::receive(&self.core, request).await?)))
+    }
+}
+
+/// Accepted connections. At the limit of open files accepting pauses; nothing ends it.
+struct Incoming {
+    listener: TcpListener,
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<TcpStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            match std::task::ready!(self.listener.poll_accept(context)) {
+                Ok((socket, _)) => {
+                    prepare(&socket);
+                    return Poll::Ready(Some(Ok(socket)));
+                }
+                // The peer gave up before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    log::error!("cannot accept connections, trying again in 100 ms: {error}");
+                    self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(100))));
+                }
+            }
+        }
+    }
+}
+
+/// Without these settings it works too, so that a failure is no error.
+fn prepare(socket: &TcpStream) {
+    let reference = socket2::SockRef::from(socket);
+    let results = [socket.set_nodelay(true), reference.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))];
+    for error in results.into_iter().filter_map(Result::err) {
+        log::debug!("a socket option was refused: {error}");
+    }
+}

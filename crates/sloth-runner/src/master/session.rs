@@ -1,0 +1,275 @@
+//! A session: one stream that reads what the agent says and writes what it is told, without a task or a channel of its
+//! own.
+
+use super::{
+    core::{Core, rejected},
+    ports::Spec,
+    rows,
+    wires::Outbox,
+};
+use fleet::{Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing};
+use link::{LossReason, Outcome};
+use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command};
+use std::{
+    error::Error,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+/// Messages that one turn reads; then others have theirs.
+const TURN_MAX: usize = 64;
+
+/// The answer to one call of `Connect`. Dropping it is the end of the session.
+pub struct Session {
+    core: Arc<Core>,
+    conn: ConnId,
+    outbox: Arc<Outbox>,
+    inbound: Streaming<AgentMessage>,
+    remote: Option<SocketAddr>,
+    asked: bool,
+    /// Why it ended, once that is known.
+    end: Option<(LossReason, String)>,
+}
+
+impl Session {
+    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, remote: Option<SocketAddr>) -> Self {
+        let (conn, outbox) = core.wires.open();
+        Self { core, conn, outbox, inbound, remote, asked: false, end: None }
+    }
+
+    /// Handles one message. `false`: it was the last.
+    fn receive(&mut self, message: AgentMessage) -> bool {
+        let Some(session) = self.outbox.session() else {
+            return match message.kind {
+                Some(Kind::Register(register)) if !self.asked => {
+                    self.asked = true;
+                    self.register(register)
+                }
+                _ => self.refuse("the first message must be one Register, and nothing else before the answer"),
+            };
+        };
+        let core = &self.core;
+        let heard = match message.kind {
+            Some(Kind::Register(_)) => return self.refuse("a second Register in one session"),
+            Some(Kind::Heartbeat(heartbeat)) => {
+                core.decide(|fleet, now| fleet.heartbeat(now, session, beat(&heartbeat)))
+            }
+            Some(Kind::CommandAccepted(accepted)) => {
+                core.decide(|fleet, now| fleet.accepted(now, session, &accepted.id))
+            }
+            Some(Kind::CommandFinished(finished)) => self.finished(session, finished),
+            Some(Kind::Goodbye(goodbye)) => {
+                let heard = core.decide(|fleet, now| fleet.goodbye(now, session, goodbye.reason));
+                if heard == Heard::Live {
+                    self.core.wires.end(session);
+                    return false;
+                }
+                heard
+            }
+            Some(Kind::ProbeAnswer(_)) | None => core.decide(|fleet, now| fleet.heard(now, session)),
+        };
+        let reason = match heard {
+            Heard::Live => return true,
+            Heard::Unknown => LossReason::UnknownAgent,
+            Heard::Stale => LossReason::Superseded,
+        };
+        self.outbox.push(rejected(reason, "this session is over".to_owned()));
+        self.outbox.close();
+        true
+    }
+
+    fn refuse(&self, rule: &str) -> bool {
+        self.outbox.push(rejected(LossReason::Protocol, rule.to_owned()));
+        self.outbox.close();
+        true
+    }
+
+    fn register(&self, message: proto::Register) -> bool {
+        let ids = (rows::id(&message.agent_id), rows::id(&message.instance_id), rows::id(&message.spool_id));
+        let (Some(id), Some(instance), Some(spool_id)) = ids else {
+            return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
+        };
+        let (register, held) = split(message, id, instance, spool_id, self.remote);
+        let conn = self.conn;
+        let unknown: Vec<String> = self.core.read(|fleet| {
+            let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
+            unknown.map(|held| held.id.clone()).collect()
+        });
+        if unknown.is_empty() {
+            self.core.decide(|fleet, now| fleet.register(now, conn, register, held));
+            return true;
+        }
+        // Commands that only the store may know: looked up first. The stream may be dropped meanwhile, so the
+        // connection is asked for again.
+        let core = self.core.clone();
+        tokio::task::spawn_blocking(move || {
+            let held = look_up(&core, held);
+            if core.wires.connection(conn).is_some() {
+                core.decide(|fleet, now| fleet.register(now, conn, register, held));
+                if core.wires.connection(conn).is_none() {
+                    core.decide(|fleet, now| fleet.closed(now, conn, LossReason::StreamClosed, gone()));
+                }
+            }
+        });
+        true
+    }
+
+    fn finished(&self, session: SessionId, message: CommandFinished) -> Heard {
+        let unknown = || Outcome::Interrupted("its agent told an outcome that this master does not know".to_owned());
+        let outcome = message.outcome.as_ref().and_then(proto::outcome_from).unwrap_or_else(unknown);
+        let finish = Finish {
+            outcome,
+            total_bytes: message.total_bytes,
+            started_unix_ms: message.started_unix_ms,
+            finished_unix_ms: message.finished_unix_ms,
+        };
+        let id = message.id;
+        let heard = self.core.decide(|fleet, now| fleet.finished(now, session, &id, finish));
+        // Output that arrives later is made durable as soon as it is complete; what is here already is, now.
+        if message.total_bytes > 0
+            && let Some(hub) = self.core.hub(&id)
+        {
+            hub.total.send_replace(message.total_bytes);
+            if hub.log().is_none_or(|log| log.received() >= message.total_bytes) {
+                let core = self.core.clone();
+                tokio::task::spawn_blocking(move || super::output::measure(&core, &hub));
+            }
+        }
+        heard
+    }
+
+    fn ended(&mut self, result: Option<Status>) {
+        self.end = Some(match result {
+            None => (LossReason::StreamClosed, "the agent closed the stream without a goodbye".to_owned()),
+            Some(status) if was_reset(&status) => {
+                (LossReason::ConnectionReset, "the agent's side reset the connection".to_owned())
+            }
+            Some(status) => (LossReason::StreamClosed, format!("the connection broke: {}", status.message())),
+        });
+    }
+}
+
+impl Stream for Session {
+    type Item = Result<MasterMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        for _ in 0..TURN_MAX {
+            if let Poll::Ready(message) = self.outbox.poll_next(context) {
+                return Poll::Ready(message.map(Ok));
+            }
+            match Pin::new(&mut self.inbound).poll_next(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(message))) => {
+                    if !self.receive(message) {
+                        return Poll::Ready(None);
+                    }
+                }
+                Poll::Ready(Some(Err(status))) => {
+                    self.ended(Some(status));
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(None) => {
+                    self.ended(None);
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let (reason, detail) = self.end.take().unwrap_or_else(|| (LossReason::ConnectionReset, gone()));
+        self.core.wires.drop_connection(self.conn);
+        let conn = self.conn;
+        self.core.decide(|fleet, now| fleet.closed(now, conn, reason, detail));
+    }
+}
+
+fn gone() -> String {
+    "the connection broke".to_owned()
+}
+
+fn was_reset(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.kind() == std::io::ErrorKind::ConnectionReset;
+        }
+        source = error.source();
+    }
+    false
+}
+
+fn look_up(core: &Core, held: Vec<Held<Spec>>) -> Vec<Held<Spec>> {
+    let look = |mut held: Held<Spec>| {
+        match core.store.command(&held.id) {
+            Ok(record) => {
+                held.finished_here = record.is_some_and(|record| record.state == fleet::CommandState::Finished);
+            }
+            Err(error) => log::error!("command {}: the store cannot be read: {error}", held.id),
+        }
+        held
+    };
+    held.into_iter().map(look).collect()
+}
+
+fn beat(message: &Heartbeat) -> Beat {
+    let node = message.status.map(|status| NodeStatus {
+        load_1m_milli: status.load_1m_milli,
+        memory_total_kib: status.memory_total_kib,
+        memory_available_kib: status.memory_available_kib,
+        disk_total_kib: status.disk_total_kib,
+        disk_free_kib: status.disk_free_kib,
+        uptime_s: status.uptime_s,
+        commands_held: status.commands_held,
+    });
+    Beat { seq: message.seq, last_ack: message.last_ack, ready: message.ready, node }
+}
+
+fn split(
+    message: proto::Register,
+    id: [u8; 16],
+    instance: [u8; 16],
+    spool_id: [u8; 16],
+    remote: Option<SocketAddr>,
+) -> (Register, Vec<Held<Spec>>) {
+    let held = message.held.into_iter().map(|held| Held {
+        state: match held.state() {
+            held_command::State::Accepted => HeldState::Accepted,
+            held_command::State::Running => HeldState::Running,
+            held_command::State::Finished => HeldState::Finished,
+        },
+        id: held.id,
+        spec: held.spec,
+        finished_here: false,
+    });
+    let mut address = message.report_address;
+    if let (true, Some(remote)) = (address.is_empty(), remote) {
+        address = remote.ip().to_string();
+    }
+    let register = Register {
+        id,
+        instance,
+        spool_id,
+        highest_epoch: message.highest_epoch,
+        name: message.name,
+        host: message.host,
+        version: message.version,
+        address,
+        labels: message.labels.into_iter().collect(),
+        timing: Timing {
+            interval: Duration::from_millis(message.interval_ms),
+            timeout: Duration::from_millis(message.timeout_ms),
+            max_failures: message.max_failures,
+        },
+    };
+    (register, held.collect())
+}
