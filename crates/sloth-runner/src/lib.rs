@@ -45,7 +45,5 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
 
 /// Runs the agent in this process; `args` begins with the word `start`.
 fn agent_start(args: Vec<OsString>) -> i32 {
-    // HOOK agent: sloth_agent::cli::run(args.into_iter(), "sloth-runner agent")
-    let _ = args;
-    2
+    sloth_agent::cli::run(args.into_iter(), "sloth-runner agent")
 }
