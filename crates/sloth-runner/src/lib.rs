@@ -3,4 +3,4 @@
 pub mod listen;
 pub mod master;
 pub mod outputs;
-// store
+pub mod store;
