@@ -1,5 +1,14 @@
 //! Configuration: text, then raw, then checked, once. After that nothing is optional that must be there.
 
+mod address;
+mod layers;
+mod load;
+mod phrase;
+pub mod reader;
+mod secret;
+mod settings;
+pub mod units;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -8,14 +17,22 @@ use std::{
     time::Duration,
 };
 
+pub use self::{
+    address::{MASTER_PORT_DEFAULT, check_name},
+    load::{Loaded, Sources, Surroundings, load},
+    settings::log as read_log,
+};
+
 /// The whole configuration of an agent, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// 1 to 63 of letters, digits, `.`, `_`, `-`. Default: the host name.
+    /// 1 to 63 of letters, digits, `.`, `_`, `-`, beginning with a letter or digit. Default: the host name.
     pub name: String,
     /// Never empty. Default: `localhost:50050`.
     pub masters: Vec<MasterAddress>,
+    /// Absolute. Default: `/var/lib/sloth-runner/<name>` as root, else `$XDG_STATE_HOME/sloth-runner/<name>`.
     pub state_dir: PathBuf,
+    /// What the master shows and selects by. Default: none.
     pub labels: BTreeMap<String, String>,
     pub listen: Listen,
     /// For dialling and registering together. Default 10 s.
@@ -170,3 +187,6 @@ pub struct Log {
     /// Default true.
     pub timestamps: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Finding the configuration and putting its layers together.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Config,
+    address::name_from_host,
+    reader::{Layers, Origin, Problem, Problems, Shown},
+    settings,
+};
+
+/// Whether this build speaks TLS. Until it does, a configuration that wants TLS is refused: never silently in the clear.
+const TLS_LINKED: bool = false;
+
+/// What the command line says about the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// Flag, key and value, in the order of the command line; the last of a key counts.
+    pub flags: Vec<(&'static str, &'static str, String)>,
+    /// Each `--master`.
+    pub masters: Vec<String>,
+    /// Each `--label`, `key=value`.
+    pub labels: Vec<String>,
+    /// Each `--set`, `key=value`; they stand above the other flags.
+    pub assignments: Vec<String>,
+}
+
+/// What of the world around the process decides about defaults and layers.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    pub host_name: String,
+    pub root: bool,
+    pub home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub state_home: Option<PathBuf>,
+    /// Files to look for where `--config` names none, best first.
+    pub files: Vec<PathBuf>,
+    /// `SLOTH_RUNNER_MASTER_ADDR`.
+    pub master: Option<OsString>,
+    /// `SLOTH_RUNNER_TOKEN`.
+    pub token: Option<OsString>,
+}
+
+impl Surroundings {
+    /// As they are, for this process.
+    pub fn of_process() -> Self {
+        let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty());
+        Self {
+            host_name: host_name(),
+            // SAFETY: geteuid has no preconditions and cannot fail.
+            root: unsafe { libc::geteuid() } == 0,
+            home: set("HOME").map(PathBuf::from),
+            state_home: set("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()),
+            files: vec!["agent.toml".into(), "/etc/sloth-runner/agent.toml".into()],
+            master: set("SLOTH_RUNNER_MASTER_ADDR"),
+            token: set("SLOTH_RUNNER_TOKEN"),
+        }
+    }
+
+    pub(super) fn default_name(&self) -> String {
+        name_from_host(&self.host_name)
+    }
+
+    pub(super) fn default_state_dir(&self, name: &str) -> PathBuf {
+        let base = if self.root {
+            PathBuf::from("/var/lib")
+        } else if let Some(state_home) = &self.state_home {
+            state_home.clone()
+        } else {
+            self.home.as_deref().unwrap_or(Path::new("/tmp")).join(".local/state")
+        };
+        base.join("sloth-runner").join(name)
+    }
+}
+
+/// A configuration that holds, and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    /// The file that was read; none was found where this is none.
+    pub file: Option<PathBuf>,
+    /// What somebody set, sorted by key; secrets are masked.
+    pub shown: Vec<Shown>,
+}
+
+/// Reads, overlays and checks the whole configuration.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load(sources: &Sources, surroundings: &Surroundings) -> Result<Loaded, Problems> {
+    load_for(sources, surroundings, TLS_LINKED)
+}
+
+pub(super) fn load_for(sources: &Sources, surroundings: &Surroundings, tls_linked: bool) -> Result<Loaded, Problems> {
+    let mut layers = Layers::default();
+    // One that is there and cannot be read is an error, not a reason to look further.
+    let found = || surroundings.files.iter().find(|path| path.symlink_metadata().is_ok()).cloned();
+    let file = sources.file.clone().or_else(found);
+    if let Some(path) = &file {
+        layers.add_file(path);
+    }
+    let mut not_text = Vec::new();
+    let variables = [
+        ("SLOTH_RUNNER_MASTER_ADDR", "master", &surroundings.master),
+        ("SLOTH_RUNNER_TOKEN", "auth.token", &surroundings.token),
+    ];
+    for (variable, key, value) in variables {
+        match value.as_ref().map(|value| value.to_str()) {
+            Some(Some(text)) => layers.add_environment(variable, key, text),
+            Some(None) => not_text.push(Problem {
+                origin: Origin::Environment(variable.into()),
+                text: format!("{key} is not UTF-8: set the variable again, or unset it"),
+            }),
+            None => {}
+        }
+    }
+    for (flag, key, value) in &sources.flags {
+        layers.add_flag(flag, key, value);
+    }
+    if !sources.masters.is_empty() {
+        layers.add_flag_list("--master", "masters", &sources.masters);
+    }
+    for label in &sources.labels {
+        match label.split_once('=') {
+            Some((key, value)) if !key.is_empty() => layers.add_flag("--label", &format!("labels.{key}"), value),
+            _ => not_text.push(Problem {
+                origin: Origin::Flag("--label".into()),
+                text: format!("{label:?} is not a label: write it like --label site=berlin"),
+            }),
+        }
+    }
+    for assignment in &sources.assignments {
+        layers.add_assignment(assignment);
+    }
+    let mut reader = layers.reader();
+    for problem in not_text {
+        reader.problem(&problem.origin, problem.text);
+    }
+    let config = settings::read(&mut reader, surroundings, tls_linked);
+    let shown = reader.finish()?;
+    Ok(Loaded { config, file, shown })
+}
+
+fn host_name() -> String {
+    let mut buffer = [0_u8; 256];
+    // SAFETY: the buffer is writable for the length given, less one byte that stays zero and ends the text.
+    let result = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len() - 1) };
+    if result != 0 {
+        return String::new();
+    }
+    let end = buffer.iter().position(|byte| *byte == 0).unwrap_or(buffer.len());
+    String::from_utf8_lossy(&buffer[..end]).into_owned()
+}

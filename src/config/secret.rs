@@ -1,0 +1,42 @@
+//! Files that hold secrets.
+
+use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path};
+
+use super::{Secret, layers::describe};
+
+/// Longest token, in bytes: the ones that masters make have some hundred.
+const TOKEN_MAX: usize = 4096;
+
+/// Checks a token as it stands in a flag, a variable or a file.
+pub(super) fn check_token(text: &str) -> Result<Secret, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("is empty: give the token that the master printed, or leave it out".into());
+    }
+    if text.len() > TOKEN_MAX {
+        return Err(format!("is longer than {TOKEN_MAX} bytes: give the token that the master printed"));
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("holds spaces or characters that no token has: copy it again".into());
+    }
+    Ok(Secret(text.to_string()))
+}
+
+/// Reads a token from a file that nobody but its owner can read.
+pub(super) fn read_token_file(path: &Path) -> Result<Secret, String> {
+    let shown = path.display();
+    let file = File::open(path).map_err(|error| format!("which cannot be read ({}): check it", describe(&error)))?;
+    let metadata = file.metadata().map_err(|error| format!("which cannot be read ({}): check it", describe(&error)))?;
+    if metadata.is_dir() {
+        return Err("a directory: name the file in it".into());
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("which others can read (mode {mode:04o}): run chmod 600 {shown}"));
+    }
+    let mut text = String::new();
+    file.take(TOKEN_MAX as u64 * 2)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("which cannot be read ({}): check it", describe(&error)))?;
+    check_token(&text).map_err(|rule| format!("whose token {rule}"))
+}
