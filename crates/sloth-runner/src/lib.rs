@@ -2,5 +2,6 @@
 
 pub mod listen;
 pub mod master;
+pub mod master_config;
 pub mod outputs;
 pub mod store;
