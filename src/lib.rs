@@ -2,4 +2,6 @@
 
 pub mod commands;
 pub mod config;
+pub mod logging;
+pub mod state;
 pub mod transport;

@@ -19,6 +19,7 @@ use std::{
 
 pub use self::{
     address::{MASTER_PORT_DEFAULT, check_name},
+    layers::describe,
     load::{Loaded, Sources, Surroundings, load},
     settings::log as read_log,
 };

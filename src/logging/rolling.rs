@@ -1,0 +1,310 @@
+//! A log file of bounded size: when a line would make it too long it is set aside as `.1`, the older ones as `.2` and
+//! so on, and the oldest goes.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::config::describe;
+
+/// A log file that is shared by all that write to it, and held against other processes.
+#[derive(Clone, Debug)]
+pub struct Rolling(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    size_max: u64,
+    /// The current one counted.
+    files_max: u32,
+    /// Standard output and error are this file, too.
+    captures_stdio: bool,
+    /// Lines that could not be written since the last one that could.
+    lost: u64,
+}
+
+/// Why a log file cannot be used.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process writes it.
+    Held(PathBuf),
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(path) => write!(
+                f,
+                "the log file {} is written by another process: give this one its own with log.file",
+                path.display()
+            ),
+            Self::Io(path, error) => write!(
+                f,
+                "cannot write the log file {}: {}; make it writable, or name another with log.file",
+                path.display(),
+                describe(error)
+            ),
+        }
+    }
+}
+
+impl Rolling {
+    /// Opens or creates the file and takes hold of it.
+    ///
+    /// # Errors
+    /// When another process holds it, or it cannot be written.
+    pub fn open(path: &Path, size_max: u64, files_max: u32) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io(path.to_path_buf(), error);
+        let file = open_to_append(path).map_err(failed)?;
+        if !lock(&file).map_err(failed)? {
+            return Err(OpenError::Held(path.to_path_buf()));
+        }
+        let size = file.metadata().map_err(failed)?.len();
+        let (path, captures_stdio, lost) = (path.to_path_buf(), false, 0);
+        Ok(Self(Arc::new(Mutex::new(Inner { path, file, size, size_max, files_max, captures_stdio, lost }))))
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.inner().path.clone()
+    }
+
+    /// Writes one line, its end included. What cannot be written is counted and said once writing works again.
+    pub fn write_line(&self, line: &[u8]) {
+        self.inner().write_line(line);
+    }
+
+    /// From now on standard output and standard error are this file, after each rotation the new one: the message of a
+    /// panic lands here.
+    pub fn capture_stdio(&self) {
+        let mut inner = self.inner();
+        inner.captures_stdio = true;
+        inner.renew_stdio();
+    }
+
+    /// Goes over to the file that stands at the path now: another process of this agent may have set the old one aside.
+    pub fn refresh(&self) {
+        self.inner().refresh();
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic while a line was written leaves nothing that the next line depends on.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn write_line(&mut self, line: &[u8]) {
+        if self.size > 0 && self.size + line.len() as u64 > self.size_max {
+            // What can't be set aside goes on growing; the next try comes after another `size_max`.
+            self.size = 0;
+            let _ = self.rotate();
+        }
+        if self.lost > 0 {
+            let note = format!("({} lines were lost: the log could not be written)\n", self.lost);
+            if self.file.write_all(note.as_bytes()).is_err() {
+                self.lost = self.lost.saturating_add(1);
+                return;
+            }
+            self.size += note.len() as u64;
+            self.lost = 0;
+        }
+        match self.file.write_all(line) {
+            Ok(()) => self.size += line.len() as u64,
+            Err(_) => self.lost = self.lost.saturating_add(1),
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.files_max <= 1 {
+            return self.file.set_len(0);
+        }
+        // Made and locked under another name, so that nobody takes hold of it on the way.
+        let fresh_path = numbered(&self.path, "new");
+        let fresh = open_to_append(&fresh_path)?;
+        fresh.set_len(0)?;
+        lock(&fresh)?;
+        for number in (1..self.files_max - 1).rev() {
+            let (from, to) = (numbered(&self.path, number), numbered(&self.path, number + 1));
+            match std::fs::rename(from, to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::rename(&self.path, numbered(&self.path, 1))?;
+        std::fs::rename(fresh_path, &self.path)?;
+        self.file = fresh;
+        self.renew_stdio();
+        Ok(())
+    }
+
+    fn refresh(&mut self) {
+        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let here = self.file.metadata().map(id).ok();
+        let there = std::fs::metadata(&self.path).map(id).ok();
+        if here != there
+            && let Ok(file) = open_to_append(&self.path)
+        {
+            // Held by a process of this same agent, or by nobody: the answer changes nothing.
+            let _ = lock(&file);
+            self.file = file;
+            self.renew_stdio();
+        }
+        self.size = self.file.metadata().map_or(self.size, |metadata| metadata.len());
+    }
+
+    fn renew_stdio(&self) {
+        if self.captures_stdio {
+            for descriptor in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+                // SAFETY: the file is open; the two descriptors are nobody's property but the process's.
+                unsafe { libc::dup2(self.file.as_raw_fd(), descriptor) };
+            }
+        }
+    }
+}
+
+fn open_to_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+/// Takes the lock on a file, without waiting; false if another process has it.
+pub(crate) fn lock(file: &File) -> io::Result<bool> {
+    loop {
+        // SAFETY: the descriptor is open for as long as `file` lives.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.kind() {
+            io::ErrorKind::WouldBlock => return Ok(false),
+            io::ErrorKind::Interrupted => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+fn numbered(path: &Path, suffix: impl fmt::Display) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(format!(".{suffix}"));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn write(log: &Rolling, lines: &[&str]) {
+        for line in lines {
+            log.write_line(format!("{line}\n").as_bytes());
+        }
+    }
+
+    fn files(folder: &Path) -> Vec<(String, String)> {
+        let read = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+        };
+        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(read).collect();
+        files.sort();
+        files
+    }
+
+    fn owned(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        files.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect()
+    }
+
+    #[test]
+    fn files_are_set_aside_before_a_line_makes_them_too_long_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Rolling::open(&folder.path().join("agent.log"), 10, 3).unwrap();
+        write(&log, &["one", "four", "x", "seven", "eleven", "thirteen-is-too-long", "z"]);
+        let expected = [("agent.log", "z\n"), ("agent.log.1", "thirteen-is-too-long\n"), ("agent.log.2", "eleven\n")];
+        assert_eq!(files(folder.path()), owned(&expected));
+    }
+
+    #[test]
+    fn a_file_may_be_full_to_the_last_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Rolling::open(&folder.path().join("a"), 10, 3).unwrap();
+        write(&log, &["1234", "5678", "9"]);
+        assert_eq!(files(folder.path()), owned(&[("a", "9\n"), ("a.1", "1234\n5678\n")]));
+    }
+
+    #[test]
+    fn what_is_there_already_counts_and_one_file_alone_starts_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "old line\n").unwrap();
+        let log = Rolling::open(&path, 12, 1).unwrap();
+        write(&log, &["12", "next"]);
+        assert_eq!(files(folder.path()), owned(&[("a", "next\n")]));
+    }
+
+    #[test]
+    fn a_held_file_is_refused_also_after_a_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.log");
+        let log = Rolling::open(&path, 10, 3).unwrap();
+        assert!(matches!(Rolling::open(&path, 10, 3), Err(OpenError::Held(_))));
+        write(&log, &["12345678", "12345678"]);
+        let error = Rolling::open(&path, 10, 3).unwrap_err().to_string();
+        let shown = path.display();
+        assert_eq!(
+            error,
+            format!("the log file {shown} is written by another process: give this one its own with log.file")
+        );
+    }
+
+    #[test]
+    fn one_that_cannot_be_opened_says_so_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing/agent.log");
+        let error = Rolling::open(&path, 10, 3).unwrap_err().to_string();
+        let shown = path.display();
+        assert_eq!(
+            error,
+            format!(
+                "cannot write the log file {shown}: no such file or directory; make it writable, or name another with \
+                 log.file"
+            )
+        );
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_does_not_stop_the_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inner/agent.log");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        let log = Rolling::open(&path, 10, 3).unwrap();
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        write(&log, &["12345678", "12345678", "12345678"]);
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        log.refresh();
+        write(&log, &["again"]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "again\n");
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_says_how_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.log");
+        let log = Rolling::open(&path, 1_000, 3).unwrap();
+        let good = std::mem::replace(&mut log.inner().file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+        write(&log, &["lost", "lost as well"]);
+        log.inner().file = good;
+        write(&log, &["found"]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "(2 lines were lost: the log could not be written)\nfound\n");
+    }
+}
