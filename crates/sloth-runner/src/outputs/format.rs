@@ -59,20 +59,24 @@ pub struct Frame {
 /// A buffered look into a file.
 pub struct Window<'a> {
     file: &'a File,
+    size: usize,
     start: u64,
     buffer: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
-    const SIZE: usize = 64 << 10;
+    const SIZE_MIN: usize = 4 << 10;
+    pub const SIZE_MAX: usize = 64 << 10;
 
-    pub fn new(file: &'a File) -> Self {
-        Self { file, start: 0, buffer: Vec::new() }
+    /// As wide as what is about to be read, within reason.
+    pub fn new(file: &'a File, wanted: usize) -> Self {
+        let size = wanted.saturating_add(HEAD as usize).clamp(Self::SIZE_MIN, Self::SIZE_MAX);
+        Self { file, size, start: 0, buffer: Vec::new() }
     }
 
-    /// What stands at a position: `wanted` bytes (at most 64 KiB), fewer only at the file's end.
+    /// What stands at a position: `wanted` bytes (at most the window's width), fewer only at the file's end.
     pub fn peek(&mut self, position: u64, wanted: usize) -> io::Result<&[u8]> {
-        let wanted = wanted.min(Self::SIZE);
+        let wanted = wanted.min(self.size);
         let held = |window: &Self| {
             let skip = position.checked_sub(window.start).and_then(|skip| usize::try_from(skip).ok())?;
             (skip + wanted <= window.buffer.len()).then_some(skip)
@@ -86,9 +90,9 @@ impl<'a> Window<'a> {
 
     fn fill(&mut self, position: u64) -> io::Result<()> {
         self.start = position;
-        self.buffer.resize(Self::SIZE, 0);
+        self.buffer.resize(self.size, 0);
         let mut filled = 0;
-        while filled < Self::SIZE {
+        while filled < self.size {
             match self.file.read_at(&mut self.buffer[filled..], position + filled as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,

@@ -152,7 +152,7 @@ impl Inner {
 
     fn scan(&mut self, file: &File, path: &Path) -> io::Result<()> {
         let length = file.metadata()?.len();
-        let mut window = Window::new(file);
+        let mut window = Window::new(file, Window::SIZE_MAX);
         check_header(window.peek(0, HEADER as usize)?)?;
         if length < HEADER {
             file.set_len(0)?;
@@ -273,9 +273,16 @@ impl OutputLog for FileLog {
                 _ => return Ok(Vec::new()),
             }
         };
-        Reading { window: Window::new(&file), end, last_gap, offset, left: max_bytes.max(1), pieces: Vec::new() }
-            .run(start)
-            .map_err(|error| named(&error, "cannot read the output file", &self.path))
+        Reading {
+            window: Window::new(&file, max_bytes),
+            end,
+            last_gap,
+            offset,
+            left: max_bytes.max(1),
+            pieces: Vec::new(),
+        }
+        .run(start)
+        .map_err(|error| named(&error, "cannot read the output file", &self.path))
     }
 
     fn gaps(&self) -> Vec<(u64, u64)> {
