@@ -2,6 +2,7 @@
 
 pub mod listen;
 pub mod master;
+pub mod master_cli;
 pub mod master_config;
 pub mod outputs;
 pub mod store;
