@@ -66,7 +66,8 @@ impl Surroundings {
         name_from_host(&self.host_name)
     }
 
-    pub(super) fn default_state_dir(&self, name: &str) -> PathBuf {
+    /// Where the state of a program of that name lives unless it is told otherwise.
+    pub fn default_state_dir(&self, name: &str) -> PathBuf {
         let base = if self.root {
             PathBuf::from("/var/lib")
         } else if let Some(state_home) = &self.state_home {

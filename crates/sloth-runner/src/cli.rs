@@ -37,10 +37,9 @@ pub enum Format {
 pub enum Command {
     /// See a master and three agents lose each other and come back, in half a minute, on this machine
     Demo,
-    // HOOK master:
-    // /// The master itself
-    // #[command(subcommand)]
-    // Master(crate::master_cli::MasterCommand),
+    /// Run the master, check its configuration, back up its database
+    #[command(subcommand)]
+    Master(crate::master_cli::MasterCommand),
     /// Agents: list them, look at them, run commands on them
     #[command(subcommand)]
     Agent(AgentCommand),

@@ -2,7 +2,12 @@
 
 pub mod cli;
 pub mod demo;
+pub mod listen;
 pub mod master;
+pub mod master_cli;
+pub mod master_config;
+pub mod outputs;
+pub mod store;
 pub mod tool;
 
 use clap::Parser;
@@ -30,7 +35,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
     };
     match cli.command {
         cli::Command::Demo => demo::run(),
-        // HOOK master: cli::Command::Master(command) => master_cli::run(command),
+        cli::Command::Master(command) => master_cli::run(command),
         cli::Command::Agent(cli::AgentCommand::Start { mut args }) => {
             args.insert(0, "start".into());
             if let Some(master) = cli.master {

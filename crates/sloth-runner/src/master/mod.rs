@@ -15,20 +15,15 @@ mod timer;
 mod wires;
 
 use self::core::Core;
+use crate::listen::Incoming;
 use clock::{BootClock, Clock};
 use ports::{Outputs, Snapshot, Store};
 use proto::{
     AgentMessage, Goodbye, OutputAck, OutputMessage, agent_registry_server, fleet_server, master_message::Kind,
 };
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use std::{sync::Arc, time::Duration};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What a master is told from outside, besides its ports.
@@ -50,9 +45,6 @@ const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 /// 18 calls' worth: whoever does not read one call holds up no other.
 const CONNECTION_WINDOW: u32 = 18 * STREAM_WINDOW;
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
-/// Data that a peer does not acknowledge for so long ends the connection: dead ones are not kept for a quarter of an
-/// hour.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves agents and operators until `shutdown`, then says goodbye to every agent.
 ///
@@ -83,7 +75,7 @@ pub async fn serve(
             fleet_server::FleetServer::new(fleet_rpc::FleetService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),
         )
-        .serve_with_incoming_shutdown(Incoming { listener, pause: None }, signal);
+        .serve_with_incoming_shutdown(Incoming::new(listener), signal);
     tokio::pin!(server);
     let result = tokio::select! {
         result = &mut server => result,
@@ -149,45 +141,5 @@ impl agent_registry_server::AgentRegistry for AgentService {
         request: Request<Streaming<OutputMessage>>,
     ) -> Result<Response<Self::SendOutputStream>, Status> {
         Ok(Response::new(ReceiverStream::new(output::receive(&self.core, request).await?)))
-    }
-}
-
-/// Accepted connections. At the limit of open files accepting pauses; nothing ends it.
-struct Incoming {
-    listener: TcpListener,
-    pause: Option<Pin<Box<tokio::time::Sleep>>>,
-}
-
-impl Stream for Incoming {
-    type Item = io::Result<TcpStream>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(pause) = &mut self.pause {
-                std::task::ready!(pause.as_mut().poll(context));
-                self.pause = None;
-            }
-            match std::task::ready!(self.listener.poll_accept(context)) {
-                Ok((socket, _)) => {
-                    prepare(&socket);
-                    return Poll::Ready(Some(Ok(socket)));
-                }
-                // The peer gave up before it was accepted.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    log::error!("cannot accept connections, trying again in 100 ms: {error}");
-                    self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(100))));
-                }
-            }
-        }
-    }
-}
-
-/// Without these settings it works too, so that a failure is no error.
-fn prepare(socket: &TcpStream) {
-    let reference = socket2::SockRef::from(socket);
-    let results = [socket.set_nodelay(true), reference.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))];
-    for error in results.into_iter().filter_map(Result::err) {
-        log::debug!("a socket option was refused: {error}");
     }
 }

@@ -1,0 +1,268 @@
+//! The master's own listening socket.
+//!
+//! Tokio's default backlog of 128 drops connection attempts when a whole fleet comes back at once; and a server that
+//! stops accepting at the limit of open files, or spins there, takes the fleet down with it.
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, Sleep},
+};
+
+/// Connections that wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// How long accepting pauses when there is no descriptor, or no memory, for another connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Data that a peer does not acknowledge for so long ends the connection: the kernel alone would keep a dead one for a
+/// quarter of an hour. Above the deadline of an agent at the defaults, 20 s, so that the reason is the deadline.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A pause is logged at most so often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Opens the listening socket. An address of `[::]` takes IPv4 connections, too.
+///
+/// # Errors
+/// [`ListenError`], which names the address and what to do.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    try_bind(address).map_err(|error| ListenError { address, error })
+}
+
+fn try_bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // A master that is started again must not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Why the master cannot listen.
+#[derive(Debug)]
+pub struct ListenError {
+    pub address: SocketAddr,
+    pub error: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address;
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {address}: another process has this port; stop it, or take another with --listen"
+            ),
+            io::ErrorKind::AddrNotAvailable => write!(
+                f,
+                "cannot listen on {address}: this host does not have that address; take one of its own with --listen"
+            ),
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot listen on {address}: permission denied; ports below 1024 need root, take a higher one with \
+                 --listen"
+            ),
+            _ => write!(f, "cannot listen on {address}: {}; take another address with --listen", self.error),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+/// Where connections come from: a listener, or a script in tests.
+pub trait Accept {
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>>;
+}
+
+impl Accept for TcpListener {
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        TcpListener::poll_accept(self, context).map_ok(|(stream, _)| stream)
+    }
+}
+
+/// The accepted connections, for tonic's `serve_with_incoming`. Never ends, and never yields an error.
+pub struct Incoming<A = TcpListener> {
+    listener: A,
+    pause: Option<Pin<Box<Sleep>>>,
+    complained: Option<Instant>,
+}
+
+impl<A> Incoming<A> {
+    pub fn new(listener: A) -> Self {
+        Self { listener, pause: None, complained: None }
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.complained.is_some_and(|last| now.duration_since(last) < COMPLAIN_EVERY) {
+            return;
+        }
+        self.complained = Some(now);
+        match error.raw_os_error() {
+            Some(libc::EMFILE) => log::error!(
+                "At the limit of open files: new connections wait. Raise it (ulimit -n, LimitNOFILE= in systemd)"
+            ),
+            _ => log::error!("Cannot accept connections: {error}. Trying again"),
+        }
+    }
+}
+
+impl<A: Accept + Unpin> tokio_stream::Stream for Incoming<A> {
+    type Item = io::Result<TcpStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(pause) = &mut this.pause {
+                std::task::ready!(pause.as_mut().poll(context));
+                this.pause = None;
+            }
+            match std::task::ready!(this.listener.poll_accept(context)) {
+                Ok(stream) => {
+                    prepare(&stream);
+                    return Poll::Ready(Some(Ok(stream)));
+                }
+                Err(error) if belongs_to_one_connection(&error) => {}
+                Err(error) => {
+                    this.complain(&error);
+                    this.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                }
+            }
+        }
+    }
+}
+
+/// What fails here fails on a connection that is gone already, which its first read says better.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
+}
+
+/// That connection is gone, the next may be fine: see the notes on errors in accept(2).
+fn belongs_to_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use tokio_stream::StreamExt;
+
+    const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    struct Script {
+        /// What comes before the connection, last first.
+        errors: Vec<i32>,
+        stream: Option<TcpStream>,
+        asked: u32,
+    }
+
+    impl Accept for Script {
+        fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+            self.asked += 1;
+            match self.errors.pop() {
+                Some(error) => Poll::Ready(Err(io::Error::from_raw_os_error(error))),
+                None => self.stream.take().map_or(Poll::Pending, |stream| Poll::Ready(Ok(stream))),
+            }
+        }
+    }
+
+    async fn connection() -> TcpStream {
+        let listener = TcpListener::bind(ANY_PORT).await.unwrap();
+        TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_limit_of_open_files_accepting_pauses_and_goes_on() {
+        let script = Script { errors: vec![libc::EMFILE, libc::ENFILE], stream: Some(connection().await), asked: 0 };
+        let mut incoming = Incoming::new(script);
+        let start = Instant::now();
+        incoming.next().await.expect("it does not end").expect("it yields no error");
+        assert_eq!(start.elapsed(), Duration::from_millis(200));
+        assert_eq!(incoming.listener.asked, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_gone_already_costs_no_pause() {
+        let script = Script { errors: vec![libc::ECONNABORTED; 5], stream: Some(connection().await), asked: 0 };
+        let start = Instant::now();
+        Incoming::new(script).next().await.unwrap().unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_the_default_backlog_wait_to_be_accepted() {
+        let listener = bind(ANY_PORT).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..300 {
+            // With a full queue the kernel drops the attempt, and the next try comes after a second.
+            let connecting = TcpStream::connect(address);
+            waiting.push(tokio::time::timeout(Duration::from_millis(900), connecting).await.expect("queued").unwrap());
+        }
+        let mut incoming = Incoming::new(listener);
+        for _ in 0..300 {
+            assert!(incoming.next().await.unwrap().unwrap().nodelay().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named_with_its_remedy() {
+        let first = bind(ANY_PORT).unwrap();
+        let address = first.local_addr().unwrap();
+        let message = bind(address).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            format!(
+                "cannot listen on {address}: another process has this port; stop it, or take another with --listen"
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_host_is_named() {
+        let message = bind("192.0.2.1:0".parse().unwrap()).unwrap_err().to_string();
+        assert!(message.starts_with("cannot listen on 192.0.2.1:0: this host does not have that address"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn the_ipv6_wildcard_takes_ipv4_connections_too() {
+        let Ok(listener) = bind("[::]:0".parse().unwrap()) else {
+            eprintln!("skipped: no IPv6 here");
+            return;
+        };
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        TcpStream::connect((std::net::Ipv6Addr::LOCALHOST, port)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_is_free_again_as_soon_as_its_listener_is_gone() {
+        let listener = bind(ANY_PORT).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        // The server's side closes first and stays in TIME_WAIT.
+        drop(listener.accept().await.unwrap());
+        drop((client, listener));
+        bind(address).expect("the old connection is in nobody's way");
+    }
+}

@@ -1,0 +1,298 @@
+//! `sloth-runner master …`: parses, wires, and turns errors into exit codes.
+
+mod daemon;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    listen,
+    master::{self, Options, ports::Outputs},
+    master_config::{Loaded, MasterConfig, Sources, load},
+    outputs::FileOutputs,
+    store::{self, Environment, FileLock, LockError, SqliteStore},
+};
+use sloth_agent::{
+    config::{Log, Surroundings, describe, units::ShowSize},
+    logging::{self, Rolling},
+};
+use std::{
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What the line begins with that says the master is up.
+const STARTED: &str = "Master ";
+
+/// How long reads and fsyncs that still run may take at the end.
+const BLOCKING_GRACE: Duration = Duration::from_secs(5);
+
+/// It did not work.
+const FAILED: i32 = 1;
+/// The configuration is wrong.
+const USAGE: i32 = 2;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum MasterCommand {
+    /// Run the master, until SIGTERM or Ctrl-C
+    Start(StartArgs),
+    /// Say whether the configuration is right, and what it sets
+    Check(CheckArgs),
+    /// Copy the database while the master runs
+    Backup(BackupArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StartArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address and port for agents and operators [default: 127.0.0.1:50050]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Let other hosts in although there is no TLS: whoever reaches the port can run commands on every agent
+    #[arg(long)]
+    insecure: bool,
+    /// Go to the background once it listens
+    #[arg(long)]
+    daemon: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// As for start
+    #[arg(long)]
+    insecure: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Overwrite FILE
+    #[arg(long)]
+    force: bool,
+    /// Where the copy goes
+    file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// Configuration file [default: ./master.toml, then /etc/sloth-runner/master.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where database, outputs and lock live
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// Any key of the configuration, such as commands.keep=7d
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn load(self, listen: Option<String>, insecure: bool) -> Result<Loaded, i32> {
+        let flags = [("--listen", "listen", listen), ("--state-dir", "state_dir", self.state_dir)];
+        let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?))).collect();
+        let sources = Sources { file: self.config, flags, assignments: self.set, insecure };
+        load(&sources, &Surroundings::of_process()).map_err(|problems| {
+            eprintln!("{problems}");
+            USAGE
+        })
+    }
+}
+
+/// Runs one command, and returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration.
+pub fn run(command: MasterCommand) -> i32 {
+    let done = match command {
+        MasterCommand::Start(args) => start(args),
+        MasterCommand::Check(args) => check(args),
+        MasterCommand::Backup(args) => backup(args),
+    };
+    done.err().unwrap_or(0)
+}
+
+fn start(args: StartArgs) -> Result<(), i32> {
+    let loaded = args.config.load(args.listen, args.insecure)?;
+    let failed = |error: String| {
+        eprintln!("cannot start the master: {error}");
+        FAILED
+    };
+    if args.daemon && !daemon::is_child() {
+        return match daemon::start_child() {
+            Ok(0) => Ok(()),
+            Ok(code) => Err(code),
+            Err(error) => Err(failed(format!("cannot go to the background: {}", describe(&error)))),
+        };
+    }
+    let log = open_log(&loaded.config.log, args.daemon).map_err(failed)?;
+    logging::install(&loaded.config.log, log.clone());
+    if !loaded.idle.is_empty() {
+        log::warn!("Without an effect in this version: {}", loaded.idle.join(", "));
+    }
+    let background = log.filter(|_| args.daemon);
+    serve(&loaded.config, background.as_ref()).map_err(failed)
+}
+
+fn check(args: CheckArgs) -> Result<(), i32> {
+    let loaded = args.config.load(None, args.insecure)?;
+    match &loaded.file {
+        Some(file) => println!("{}: valid", file.display()),
+        None => println!("no configuration file: defaults"),
+    }
+    for setting in &loaded.shown {
+        println!("{} = {} ({})", setting.key, setting.value, setting.origin);
+    }
+    if !loaded.idle.is_empty() {
+        println!("without an effect in this version: {}", loaded.idle.join(", "));
+    }
+    let config = &loaded.config;
+    println!(
+        "listens on {}, state in {}, database {}",
+        config.listen,
+        config.state_dir.display(),
+        config.store.display()
+    );
+    Ok(())
+}
+
+fn backup(args: BackupArgs) -> Result<(), i32> {
+    // Where it listens does not matter here.
+    let config = args.config.load(None, true)?.config;
+    let summary = store::backup(&config.store, &args.file, args.force).map_err(|error| {
+        eprintln!("cannot back up: {error}");
+        FAILED
+    })?;
+    let store::Summary { bytes, agents, commands, events } = summary;
+    println!(
+        "{} backed up to {} ({}, checked): {agents} agents, {commands} commands, {events} events; outputs are not part \
+         of it",
+        config.store.display(),
+        args.file.display(),
+        ShowSize(bytes),
+    );
+    Ok(())
+}
+
+/// Opens everything, serves until a signal, closes everything.
+///
+/// With `background` it lets go of the terminal once it listens.
+fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), String> {
+    let _lock = take_state_dir(&config.state_dir)?;
+    let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
+    let outputs = Arc::new(outputs.map_err(|error| error.to_string())?);
+    let environment = Environment { clock: Box::new(unix_ms), remove_output: remover(outputs.clone()) };
+    let (store, snapshot) =
+        SqliteStore::open(&config.store, config.history, environment).map_err(|error| error.to_string())?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no threads, or no timers: {error}"))?;
+    let served = runtime.block_on(async {
+        let listener = listen::bind(config.listen).map_err(|error| error.to_string())?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        // Before the line that says it is up: who reads it may send a signal.
+        let shutdown = Shutdown::listen().map_err(|error| format!("no signals: {error}"))?;
+        if !address.ip().to_canonical().is_loopback() {
+            log::warn!("Neither TLS nor tokens on {address}: whoever reaches it can run commands on every agent");
+        }
+        say_started(address, &config.state_dir);
+        if let Some(log) = background {
+            daemon::detach(log);
+        }
+        let options = Options { name: sloth_agent::config::host_name() };
+        let served = master::serve(listener, Arc::new(store), outputs, snapshot, options, shutdown.wait()).await;
+        served.map_err(|error| format!("the server failed: {error}"))
+    });
+    // The store ends with its last owner, after what waits there is written; a blocking reader that hangs is left.
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    served
+}
+
+/// The line that scripts wait for, with the real port.
+fn say_started(address: SocketAddr, state_dir: &Path) {
+    let (version, state_dir) = (env!("CARGO_PKG_VERSION"), state_dir.display());
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{STARTED}{version} listening on {address} (state in {state_dir})");
+    // A reader that is gone is no reason to end.
+    let _ = written.and_then(|()| stdout.flush());
+}
+
+/// The file that the configuration names; in the background there always is one.
+fn open_log(log: &Log, background: bool) -> Result<Option<Rolling>, String> {
+    let file = log.file.clone().or_else(|| background.then(|| PathBuf::from("master.log")));
+    let open = |path: PathBuf| Rolling::open(&path, log.max_size, log.max_files).map_err(|error| error.to_string());
+    file.map(open).transpose()
+}
+
+/// SIGTERM and SIGINT.
+struct Shutdown {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Shutdown {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn signal(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Until the first signal. A second one ends the process, whatever it still waits for: what was answered is on
+    /// the disk.
+    async fn wait(mut self) {
+        self.signal().await;
+        log::info!("Shutting down");
+        tokio::spawn(async move {
+            self.signal().await;
+            log::warn!("Ended by a second signal");
+            std::process::exit(FAILED);
+        });
+    }
+}
+
+fn take_state_dir(directory: &Path) -> Result<FileLock, String> {
+    let shown = directory.display();
+    let fails = |what: &str, error: &io::Error| {
+        let error = describe(error);
+        format!(
+            "cannot {what} the state directory {shown}: {error}; let this user write it, or name another with --state-dir"
+        )
+    };
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| fails("make", &error))?;
+    FileLock::take(&directory.join("master.lock")).map_err(|error| match error {
+        LockError::Held(pid) => {
+            let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            format!(
+                "another master{pid} holds the state directory {shown}: stop it, or start this one with another \
+                 --state-dir"
+            )
+        }
+        LockError::Io(error) => fails("lock", &error),
+    })
+}
+
+fn remover(outputs: Arc<FileOutputs>) -> Box<dyn FnMut(&str) -> bool + Send> {
+    Box::new(move |id| {
+        let removed = outputs.remove(id);
+        if let Err(error) = &removed {
+            log::warn!("Output of a forgotten command stays: {error}");
+        }
+        removed.is_ok()
+    })
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,261 @@
+//! The real thing, as processes: this test's own program, started again to be a master.
+
+use super::*;
+use clap::Parser;
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The arguments of a child, one a line.
+const ARGUMENTS: &str = "SLOTH_RUNNER_TEST_ARGUMENTS";
+
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: MasterCommand,
+}
+
+/// Not a test: what a child does. On its own it does nothing.
+#[test]
+fn child() {
+    if let Ok(arguments) = std::env::var(ARGUMENTS) {
+        // Whatever goes wrong in a test, nothing stays behind for longer.
+        // SAFETY: alarm takes a number of seconds.
+        unsafe { libc::alarm(60) };
+        // The test harness has begun a line.
+        println!();
+        let cli = Cli::try_parse_from(std::iter::once("master").chain(arguments.lines()));
+        std::process::exit(cli.map_or(USAGE, |cli| run(cli.command)));
+    }
+}
+
+struct World {
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn state(&self) -> String {
+        self.directory.path().join("state").display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "master_cli::tests::child", "--nocapture"])
+            .env(ARGUMENTS, arguments.join("\n"))
+            .env_remove("RUST_LOG")
+            .current_dir(&self.directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Exit code and messages of a start that is to fail.
+    fn refused(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(&[&["start"], arguments].concat());
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn start(&self, arguments: &[&str]) -> Master {
+        let state = self.state();
+        let own = ["start", "--listen", "127.0.0.1:0", "--state-dir", &state];
+        let mut child = self.command(&[&own[..], arguments].concat()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let line = started_line(&mut stdout).unwrap_or_else(|| {
+            let mut errors = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            panic!("it did not start: {errors}")
+        });
+        Master { child, line, _stdout: stdout }
+    }
+}
+
+fn started_line(stdout: &mut BufReader<ChildStdout>) -> Option<String> {
+    stdout.lines().map(Result::unwrap).find(|line| line.starts_with("Master "))
+}
+
+fn port(line: &str) -> u16 {
+    let address = line.split_once("listening on ").unwrap().1.split(' ').next().unwrap();
+    address.parse::<SocketAddr>().unwrap().port()
+}
+
+/// Killed at the latest when the test ends.
+struct Master {
+    child: Child,
+    line: String,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Master {
+    fn end(&mut self, signal: i32) -> i32 {
+        kill(self.child.id(), signal);
+        self.child.wait().unwrap().code().expect("it ends by itself")
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn kill(pid: u32, signal: i32) -> bool {
+    // SAFETY: kill takes two numbers; the process is one that the test has started.
+    unsafe { libc::kill(pid.try_into().unwrap(), signal) == 0 }
+}
+
+#[test]
+fn it_says_where_it_listens_and_ends_gracefully_on_either_signal() {
+    let world = World::new();
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut master = world.start(&[]);
+        let expected = format!(
+            "Master {} listening on 127.0.0.1:{} (state in {})",
+            env!("CARGO_PKG_VERSION"),
+            port(&master.line),
+            world.state()
+        );
+        assert_eq!(master.line, expected);
+        TcpStream::connect(("127.0.0.1", port(&master.line))).expect("it listens when it says so");
+        assert_eq!(master.end(signal), 0);
+    }
+}
+
+#[test]
+fn killed_it_starts_again_on_the_same_directory() {
+    let world = World::new();
+    let mut master = world.start(&[]);
+    kill(master.child.id(), libc::SIGKILL);
+    master.child.wait().unwrap();
+    assert_eq!(world.start(&[]).end(libc::SIGTERM), 0);
+}
+
+#[test]
+fn a_second_master_on_the_same_directory_is_told_who_holds_it() {
+    let world = World::new();
+    let master = world.start(&[]);
+    let (code, message) = world.refused(&["--listen", "127.0.0.1:0", "--state-dir", &world.state()]);
+    assert_eq!(code, 1);
+    let pid = master.child.id();
+    assert!(message.contains(&format!("another master (process {pid}) holds the state directory")), "{message}");
+}
+
+#[test]
+fn a_second_master_on_the_same_database_is_told_so_too() {
+    let world = World::new();
+    let master = world.start(&[]);
+    let store = format!("store={}/sloth.db", world.state());
+    let other = world.directory.path().join("other").display().to_string();
+    let (code, message) = world.refused(&["--listen", "127.0.0.1:0", "--state-dir", &other, "--set", &store]);
+    assert_eq!(code, 1);
+    let pid = master.child.id();
+    assert!(message.contains(&format!("sloth.db is in use by another master (process {pid})")), "{message}");
+}
+
+#[test]
+fn a_port_in_use_is_a_failure_and_names_it() {
+    let world = World::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, message) = world.refused(&["--listen", &address, "--state-dir", &world.state()]);
+    assert_eq!(code, 1);
+    assert!(
+        message
+            .contains(&format!("cannot start the master: cannot listen on {address}: another process has this port")),
+        "{message}"
+    );
+}
+
+#[test]
+fn wrong_configuration_is_exit_2_and_open_doors_have_to_be_asked_for() {
+    let world = World::new();
+    let (code, message) = world.refused(&["--listen", "0.0.0.0:0", "--set", "commands.kep=1d"]);
+    assert_eq!(code, 2);
+    assert!(message.contains("--listen: listen is 0.0.0.0:0, which other hosts can reach"), "{message}");
+    assert!(message.contains("commands.kep is not known: did you mean commands.keep?"), "{message}");
+    std::fs::write(world.directory.path().join("master.toml"), "listen = \"0.0.0.0:0\"").unwrap();
+    let mut master = world.start(&["--set", "listen=0.0.0.0:0", "--insecure", "--set", "http.listen=\"\""]);
+    assert_eq!(master.end(libc::SIGTERM), 0);
+    let mut messages = String::new();
+    master.child.stderr.take().unwrap().read_to_string(&mut messages).unwrap();
+    assert!(messages.contains("WARN  Neither TLS nor tokens on 0.0.0.0:"), "{messages}");
+    assert!(messages.contains("WARN  Without an effect in this version: http.listen"), "{messages}");
+
+    assert_eq!(world.run(&["check"]).status.code(), Some(2), "./master.toml is found");
+    let valid = world.run(&["check", "--insecure"]);
+    assert_eq!(valid.status.code(), Some(0));
+    let text = String::from_utf8(valid.stdout).unwrap();
+    assert!(text.contains("master.toml: valid\nlisten = 0.0.0.0:0 (master.toml:1)"), "{text}");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_is_named() {
+    let world = World::new();
+    std::fs::write(world.directory.path().join("file"), "").unwrap();
+    let state = world.directory.path().join("file/state").display().to_string();
+    let (code, message) = world.refused(&["--listen", "127.0.0.1:0", "--state-dir", &state]);
+    assert_eq!(code, 1);
+    assert!(message.contains(&format!("cannot make the state directory {state}: not a directory")), "{message}");
+}
+
+#[test]
+fn a_running_masters_database_is_backed_up() {
+    let world = World::new();
+    let _master = world.start(&[]);
+    let arguments = ["backup", "--state-dir", &world.state(), "copy.db"];
+    let output = world.run(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("sloth.db backed up to copy.db (") && text.contains("checked): 0 agents"), "{text}");
+    assert!(world.directory.path().join("copy.db").exists());
+    let again = world.run(&arguments);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("cannot back up: copy.db exists already"));
+}
+
+#[test]
+fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
+    let world = World::new();
+    let output = world.run(&["start", "--listen", "127.0.0.1:0", "--state-dir", &world.state(), "--daemon"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Master ")).unwrap();
+    let pid: u32 = text.split("In the background as process ").nth(1).unwrap().trim().parse().unwrap();
+    TcpStream::connect(("127.0.0.1", port(line))).unwrap();
+    // SAFETY: getsid takes a number.
+    assert_eq!(unsafe { libc::getsid(pid as i32) }, pid as i32, "it has a session of its own");
+
+    let refused = world.run(&["start", "--listen", "127.0.0.1:0", "--state-dir", &world.state(), "--daemon"]);
+    assert_eq!(refused.status.code(), Some(1), "the child's exit code is the parent's");
+
+    assert!(kill(pid, libc::SIGTERM));
+    let log = world.directory.path().join("master.log");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // Its parent is gone, so nobody here can wait for it.
+    while !std::fs::read_to_string(&log).unwrap().contains("INFO  Shutting down") {
+        assert!(Instant::now() < deadline, "{}", std::fs::read_to_string(&log).unwrap());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn every_flag_is_wired() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+    let cli = Cli::try_parse_from(["master", "start", "--config", "x", "--insecure", "--set", "a=1", "--set", "b=2"]);
+    let MasterCommand::Start(args) = cli.ok().unwrap().command else { panic!() };
+    assert_eq!(args.config.set, ["a=1", "b=2"]);
+    assert!(args.insecure && !args.daemon);
+}

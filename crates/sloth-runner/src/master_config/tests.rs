@@ -1,0 +1,147 @@
+use super::*;
+use std::{collections::BTreeSet, path::Path};
+
+fn surroundings() -> Surroundings {
+    Surroundings { root: true, ..Surroundings::default() }
+}
+
+fn load_text_with(text: &str, insecure: bool) -> Result<(MasterConfig, Vec<&'static str>), Vec<String>> {
+    let mut layers = Layers::default();
+    layers.add_text("master.toml", text);
+    let mut reader = layers.reader();
+    let read = read(&mut reader, &surroundings(), insecure);
+    match reader.finish() {
+        Ok(_) => Ok(read),
+        Err(problems) => Err(problems.to_string().lines().map(str::to_owned).collect()),
+    }
+}
+
+fn load_text(text: &str) -> Result<(MasterConfig, Vec<&'static str>), Vec<String>> {
+    load_text_with(text, false)
+}
+
+fn shipped() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/master.toml");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Turns lines that begin with `marker` and hold a setting into settings.
+fn uncomment(text: &str, marker: &str) -> String {
+    let key = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let setting = |rest: &&str| rest.split_once(" = ").is_some_and(|(name, _)| key(name));
+    let lines = text.lines().map(|line| line.strip_prefix(marker).filter(setting).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn nothing_set_gives_the_documented_defaults() {
+    let (config, idle) = load_text("").unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:50050");
+    assert_eq!(config.state_dir, Path::new("/var/lib/sloth-runner/master"));
+    assert_eq!(config.store, Path::new("/var/lib/sloth-runner/master/sloth.db"));
+    assert_eq!(config.http_listen.unwrap().to_string(), "127.0.0.1:50080");
+    assert_eq!(config.heartbeats_per_second, 5_000);
+    assert_eq!(config.registrations_per_second, 5_000);
+    assert_eq!(config.history.commands_keep, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(config.history.commands_keep_max, 100_000);
+    assert_eq!(config.history.events_keep, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(config.output_keep, 1 << 30);
+    assert_eq!(config.webhook, None);
+    assert!(idle.is_empty());
+}
+
+#[test]
+fn the_shipped_file_shows_every_default_as_it_is() {
+    let text = uncomment(&shipped(), "#");
+    assert_ne!(text, shipped(), "it was found, and something in it is a comment");
+    assert_eq!(load_text(&text).unwrap().0, load_text("").unwrap().0);
+    assert_eq!(load_text(&shipped()).unwrap(), load_text("").unwrap());
+}
+
+#[test]
+fn the_shipped_file_names_every_key_there_is_and_no_other() {
+    let text = uncomment(&uncomment(&shipped(), "#"), "# ");
+    let mut layers = Layers::default();
+    layers.add_text("master.toml", &text);
+    let mut reader = layers.reader();
+    read(&mut reader, &surroundings(), false);
+    let mut section = String::new();
+    let mut named = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            named.insert(format!("{section}{key}"));
+        }
+    }
+    assert_eq!(named, reader.known().map(str::to_owned).collect());
+    let problems = reader.finish().unwrap_err().to_string();
+    assert!(problems.lines().all(|line| line.contains("asks for TLS")), "{problems}");
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_with_its_line_and_remedy() {
+    let text = "listn = \"x\"\nlisten = \"myhost\"\n[commands]\nkeep = \"-1d\"\nkeep_max = 0\n[events]\nwebhook = \"ftp://x\"\n";
+    assert_eq!(
+        load_text(text).unwrap_err(),
+        [
+            "master.toml:1: listn is not known: did you mean listen?",
+            "master.toml:2: listen is myhost, not an IP address with a port: write it like 127.0.0.1:50050 or \
+             [::1]:50050",
+            "master.toml:4: commands.keep is -1d, negative: write it without the sign",
+            "master.toml:5: commands.keep_max is 0, below 1: use 1 to 100000000",
+            "master.toml:7: events.webhook is ftp://x, not a URL: write it like https://example.com/hook",
+        ]
+    );
+}
+
+#[test]
+fn other_hosts_reach_the_master_only_where_that_is_said_out_loud() {
+    for listen in ["0.0.0.0:50050", "[::]:50050", "192.168.1.15:1", "[::ffff:10.0.0.1]:5"] {
+        let text = format!("listen = \"{listen}\"");
+        let problem = load_text(&text).unwrap_err().remove(0);
+        assert!(problem.starts_with("master.toml:1: listen is ") && problem.contains("add --insecure"), "{problem}");
+        load_text_with(&text, true).unwrap();
+    }
+    for listen in ["127.0.0.1:0", "127.8.0.1:5", "[::1]:50050", "localhost:50051", "[::ffff:127.0.0.1]:5"] {
+        load_text(&format!("listen = \"{listen}\"")).unwrap();
+    }
+}
+
+#[test]
+fn tls_is_refused_and_not_left_out() {
+    let problems = load_text("[tls]\nenabled = true\ncert_file = \"x\"").unwrap_err();
+    assert_eq!(problems.len(), 2);
+    assert!(problems[0].starts_with("master.toml:2: tls.enabled asks for TLS, which this version"), "{problems:?}");
+    assert!(problems[1].starts_with("master.toml:3: tls.cert_file asks for TLS"), "{problems:?}");
+    load_text("[tls]\nenabled = false").unwrap();
+}
+
+#[test]
+fn keys_without_an_effect_yet_are_named() {
+    let text = "[http]\nlisten = \"\"\n[registrations]\nmax_per_second = 7\n[events]\nkeep = \"1d\"";
+    let (config, idle) = load_text(text).unwrap();
+    assert_eq!(idle, ["http.listen", "registrations.max_per_second"]);
+    assert_eq!(config.http_listen, None);
+}
+
+#[test]
+fn flags_override_the_file_and_assignments_the_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.toml");
+    std::fs::write(&file, "listen = \"127.0.0.1:1\"\nstate_dir = \"/a\"\nstore = \"/b/c.db\"").unwrap();
+    let sources = Sources {
+        file: Some(file.clone()),
+        flags: vec![("--listen", "listen", "127.0.0.1:2".into()), ("--state-dir", "state_dir", "/d".into())],
+        assignments: vec!["listen=127.0.0.1:3".into()],
+        insecure: false,
+    };
+    let loaded = load(&sources, &surroundings()).unwrap();
+    assert_eq!(loaded.config.listen.port(), 3);
+    assert_eq!(loaded.config.state_dir, Path::new("/d"));
+    assert_eq!(loaded.config.store, Path::new("/b/c.db"));
+    assert_eq!(loaded.file, Some(file));
+    let missing = Sources { file: Some("/nowhere/m.toml".into()), ..Sources::default() };
+    let problems = load(&missing, &surroundings()).unwrap_err().to_string();
+    assert!(problems.starts_with("cannot read the configuration file /nowhere/m.toml: "), "{problems}");
+}

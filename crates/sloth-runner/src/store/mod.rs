@@ -1,0 +1,238 @@
+//! What must survive a restart of the master, in one SQLite database.
+//!
+//! One thread writes: it takes whatever waits into one transaction and answers all when that is durable, so that the
+//! cost of making durable is shared. Reads go through a connection of their own and see everything that was answered.
+
+mod backup;
+mod error;
+mod lock;
+mod prune;
+mod queue;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use backup::{Summary, backup};
+pub use error::{OpenError, Why};
+pub use lock::{FileLock, LockError};
+pub use prune::History;
+
+use crate::master::ports::{Change, Done, Snapshot, Spec, Store};
+use fleet::{AgentId, CommandRecord, CommandState, Event, Status};
+use queue::{Call, Queue};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, params, params_from_iter, types::Value};
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+/// Why a loaded agent is not Active: who was, when the master ended, has to register again.
+pub const MASTER_RESTARTED: &str = "master_restarted";
+
+/// How long another program's lock is waited for.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the writer needs of the world.
+pub struct Environment {
+    /// Unix milliseconds.
+    pub clock: Box<dyn Fn() -> u64 + Send>,
+    /// Removes the output of a command that is forgotten; false to be asked again later.
+    pub remove_output: Box<dyn FnMut(&str) -> bool + Send>,
+}
+
+/// The database. Dropping it writes what waits, then closes it.
+pub struct SqliteStore {
+    path: PathBuf,
+    queue: Arc<Queue>,
+    writer: Option<JoinHandle<()>>,
+    reader: Mutex<Connection>,
+    _lock: FileLock,
+}
+
+impl SqliteStore {
+    /// Opens the database, or makes it, for this process alone, and starts the writer. Agents that were Active are
+    /// Inactive from now on. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`], for people; the database is unchanged then.
+    pub fn open(path: &Path, history: History, environment: Environment) -> Result<(Self, Snapshot), OpenError> {
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push(".lock");
+        let lock = FileLock::take(Path::new(&lock_path)).map_err(|error| OpenError::lock(path, &error))?;
+        // The WAL takes over these permissions; environments of commands may hold secrets.
+        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        made.map_err(|error| OpenError::io(path, &error))?;
+
+        let fails = |error: rusqlite::Error| OpenError::sqlite(path, &error);
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(fails)?;
+        // Closing after an error must not change the file either.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fails)?;
+        schema::check(&connection).map_err(|why| OpenError::new(path, why))?;
+        let (connection, snapshot) = prepare(connection, (environment.clock)()).map_err(fails)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(fails)?;
+        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fails)?;
+
+        let queue = Arc::new(Queue::default());
+        let writer = writer::Writer {
+            connection,
+            path: path.to_owned(),
+            queue: queue.clone(),
+            history,
+            environment,
+            waiting: Default::default(),
+        };
+        let writer = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || writer.run())
+            .map_err(|error| OpenError::io(path, &error))?;
+        let store =
+            Self { path: path.to_owned(), queue, writer: Some(writer), reader: Mutex::new(reader), _lock: lock };
+        Ok((store, snapshot))
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        // A connection has no state that a panic in a reader could leave half changed.
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn explained<T>(&self, result: rusqlite::Result<T>) -> Result<T, String> {
+        result.map_err(|error| error::explain(&self.path, &error))
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.queue.close("the master is shutting down");
+        if let Some(writer) = self.writer.take()
+            // The last owner may have been a closure that the writer called.
+            && writer.thread().id() != std::thread::current().id()
+        {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn write(&self, changes: Vec<Change>, done: Done) {
+        self.queue.push(Call { changes, done });
+    }
+
+    fn events(&self, agent: Option<AgentId>, after_seq: u64, limit: usize) -> Result<Vec<Event>, String> {
+        let columns = rows::EVENT;
+        let filter = if agent.is_some() { "agent_id = ?3 AND" } else { "" };
+        let sql = format!("SELECT {columns} FROM events WHERE {filter} seq > ?1 ORDER BY seq DESC LIMIT ?2");
+        // Sequence numbers fit into SQLite's: nothing is after one that does not.
+        let mut parameters = vec![Value::from(i64::try_from(after_seq).unwrap_or(i64::MAX)), limit_value(limit)];
+        parameters.extend(agent.map(|id| Value::Blob(id.to_vec())));
+        let reader = self.reader();
+        let read = || {
+            let mut statement = reader.prepare_cached(&sql)?;
+            statement.query_map(params_from_iter(parameters), rows::event)?.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let mut events = self.explained(read())?;
+        events.reverse();
+        Ok(events)
+    }
+
+    fn command(&self, id: &str) -> Result<Option<CommandRecord<Spec>>, String> {
+        let sql = format!("SELECT {} FROM commands WHERE id = ?1", rows::COMMAND);
+        let reader = self.reader();
+        let read = || reader.prepare_cached(&sql)?.query_row([id], rows::command).optional();
+        self.explained(read())
+    }
+
+    fn commands(
+        &self,
+        agent: Option<&str>,
+        state: Option<CommandState>,
+        before_id: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<CommandRecord<Spec>>, String> {
+        let reader = self.reader();
+        let mut sql = format!("SELECT {} FROM commands WHERE 1", rows::COMMAND);
+        let mut parameters = Vec::new();
+        let mut add = |condition: &str, value: Value| {
+            parameters.push(value);
+            sql.push_str(&format!(" AND {condition} ?{}", parameters.len()));
+        };
+        if let Some(id) = before_id {
+            let find = || {
+                let mut statement = reader.prepare_cached("SELECT seq FROM commands WHERE id = ?1")?;
+                statement.query_row([id], |row| row.get::<_, i64>(0)).optional()
+            };
+            let seq = self.explained(find())?.ok_or_else(|| format!("there is no command {id} to go on from"))?;
+            add("seq <", seq.into());
+        }
+        if let Some(agent) = agent {
+            add("agent =", agent.to_owned().into());
+        }
+        if let Some(state) = state {
+            add("state =", state.word().to_owned().into());
+            if state != CommandState::Finished {
+                // Few among very many: for these there is an index.
+                sql.push_str(" AND state <> 'finished'");
+            }
+        }
+        parameters.push(limit_value(limit));
+        sql.push_str(&format!(" ORDER BY seq DESC LIMIT ?{}", parameters.len()));
+        let read = || {
+            let mut statement = reader.prepare_cached(&sql)?;
+            statement.query_map(params_from_iter(parameters), rows::command)?.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        self.explained(read())
+    }
+}
+
+fn limit_value(limit: usize) -> Value {
+    i64::try_from(limit).unwrap_or(i64::MAX).into()
+}
+
+fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Sets up a checked connection for writing, and loads what is there. Only once all of it could be read, something is
+/// changed.
+fn prepare(mut connection: Connection, now_ms: u64) -> rusqlite::Result<(Connection, Snapshot)> {
+    // Answers with the mode that it is in: the change of a database that others hold open is refused.
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // After a burst the WAL is cut to this, in bytes.
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    schema::migrate(&mut connection)?;
+    let mut snapshot = load(&connection)?;
+    let detail = "the master was restarted, and it has not registered since";
+    let lost = "UPDATE agents SET status = ?1, reason = ?2, detail = ?3, since_ms = ?4 WHERE status = ?5";
+    connection.execute(
+        lost,
+        params![Status::Inactive.word(), MASTER_RESTARTED, detail, now_ms as i64, Status::Active.word()],
+    )?;
+    for agent in snapshot.agents.iter_mut().filter(|agent| agent.status == Status::Active) {
+        agent.status = Status::Inactive;
+        agent.reason = MASTER_RESTARTED.to_owned();
+        agent.detail = detail.to_owned();
+        agent.since_unix_ms = now_ms;
+    }
+    Ok((connection, snapshot))
+}
+
+fn load(connection: &Connection) -> rusqlite::Result<Snapshot> {
+    let agents = format!("SELECT {} FROM agents ORDER BY name", rows::AGENT);
+    let agents = connection.prepare(&agents)?.query_map([], rows::agent)?.collect::<Result<_, _>>()?;
+    let commands = format!("SELECT {} FROM commands WHERE state <> 'finished' ORDER BY seq", rows::COMMAND);
+    let commands = connection.prepare(&commands)?.query_map([], rows::command)?.collect::<Result<_, _>>()?;
+    // Numbers go on even where all events are forgotten.
+    let last = "SELECT max((SELECT coalesce(max(seq), 0) FROM events), \
+                coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0))";
+    let last: i64 = connection.query_row(last, [], |row| row.get(0))?;
+    Ok(Snapshot { agents, commands, next_event_seq: last as u64 + 1 })
+}

@@ -1,0 +1,193 @@
+//! Records to rows and back.
+//!
+//! Unsigned numbers keep their bits in SQLite's signed ones: nothing that a peer reports can fail to be stored.
+
+use crate::master::ports::{Change, Spec};
+use fleet::{AgentRecord, CommandRecord, CommandState, Event, Status};
+use prost::Message;
+use rusqlite::{Connection, Row, named_params, params, types::Type};
+
+pub const AGENT: &str = "id, name, host, version, address, labels, spool_id, epoch, status, reason, detail, since_ms, \
+                         last_heartbeat_ms";
+pub const COMMAND: &str = "id, agent_id, agent, spec, state, spool_id, outcome, cancel_asked, created_ms, started_ms, \
+                           finished_ms, output_bytes, gaps";
+pub const EVENT: &str = "seq, time_ms, kind, agent, agent_id, epoch, reason, message";
+
+/// Writes one change. `now_ms` is the master's clock.
+pub fn apply(connection: &Connection, change: &Change, now_ms: u64) -> rusqlite::Result<()> {
+    match change {
+        Change::PutAgent(agent) => put_agent(connection, agent),
+        Change::DeleteAgent(id) => {
+            connection.prepare_cached("DELETE FROM agents WHERE id = ?1")?.execute([&id[..]]).map(drop)
+        }
+        Change::PutCommand(command) => put_command(connection, command, now_ms),
+        Change::AddEvent(event) => add_event(connection, event),
+    }
+}
+
+fn put_agent(connection: &Connection, agent: &AgentRecord) -> rusqlite::Result<()> {
+    let labels = serde_json::to_string(&agent.labels).expect("a map of strings is JSON");
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO agents (id, name, host, version, address, labels, spool_id, epoch, status, reason, \
+             detail, since_ms, last_heartbeat_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        )?
+        .execute(params![
+            &agent.id[..],
+            agent.name,
+            agent.host,
+            agent.version,
+            agent.address,
+            labels,
+            &agent.spool_id[..],
+            agent.epoch as i64,
+            agent.status.word(),
+            agent.reason,
+            agent.detail,
+            agent.since_unix_ms as i64,
+            agent.last_heartbeat_unix_ms as i64,
+        ])
+        .map(drop)
+}
+
+/// An upsert keeps `seq`, the order in which commands were first seen, and the first `ended_ms`.
+fn put_command(connection: &Connection, command: &CommandRecord<Spec>, now_ms: u64) -> rusqlite::Result<()> {
+    let gaps = serde_json::to_string(&command.gaps).expect("a list of numbers is JSON");
+    let outcome = command.outcome.as_ref().map(|outcome| proto::Outcome::from(outcome).encode_to_vec());
+    let ended = (command.state == CommandState::Finished).then_some(now_ms as i64);
+    connection
+        .prepare_cached(
+            "INSERT INTO commands (id, agent_id, agent, spec, state, spool_id, outcome, cancel_asked, created_ms, \
+             started_ms, finished_ms, output_bytes, gaps, ended_ms) \
+             VALUES (:id, :agent_id, :agent, :spec, :state, :spool_id, :outcome, :cancel_asked, :created, :started, \
+             :finished, :output_bytes, :gaps, :ended) \
+             ON CONFLICT (id) DO UPDATE SET agent_id = :agent_id, agent = :agent, spec = :spec, state = :state, \
+             spool_id = :spool_id, outcome = :outcome, cancel_asked = :cancel_asked, created_ms = :created, \
+             started_ms = :started, finished_ms = :finished, output_bytes = :output_bytes, gaps = :gaps, \
+             ended_ms = coalesce(ended_ms, :ended)",
+        )?
+        .execute(named_params! {
+            ":id": command.id,
+            ":agent_id": &command.agent_id[..],
+            ":agent": command.agent,
+            ":spec": command.spec.encode_to_vec(),
+            ":state": command.state.word(),
+            ":spool_id": command.spool_id.as_ref().map(|id| &id[..]),
+            ":outcome": outcome,
+            ":cancel_asked": command.cancel_asked,
+            ":created": command.created_unix_ms as i64,
+            ":started": command.started_unix_ms as i64,
+            ":finished": command.finished_unix_ms as i64,
+            ":output_bytes": command.output_bytes as i64,
+            ":gaps": gaps,
+            ":ended": ended,
+        })
+        .map(drop)
+}
+
+fn add_event(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO events (seq, time_ms, kind, agent, agent_id, epoch, reason, message) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            event.seq as i64,
+            event.time_unix_ms as i64,
+            event.kind,
+            event.agent,
+            &event.agent_id[..],
+            event.epoch as i64,
+            event.reason,
+            event.message,
+        ])
+        .map(drop)
+}
+
+/// A row of [`AGENT`].
+pub fn agent(row: &Row<'_>) -> rusqlite::Result<AgentRecord> {
+    Ok(AgentRecord {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        host: row.get(2)?,
+        version: row.get(3)?,
+        address: row.get(4)?,
+        labels: json(row, 5)?,
+        spool_id: row.get(6)?,
+        epoch: unsigned(row, 7)?,
+        status: word(row, 8, [Status::Active, Status::Inactive, Status::Stopped], Status::word)?,
+        reason: row.get(9)?,
+        detail: row.get(10)?,
+        since_unix_ms: unsigned(row, 11)?,
+        last_heartbeat_unix_ms: unsigned(row, 12)?,
+    })
+}
+
+/// A row of [`COMMAND`].
+pub fn command(row: &Row<'_>) -> rusqlite::Result<CommandRecord<Spec>> {
+    let states = [CommandState::Queued, CommandState::Sent, CommandState::Accepted, CommandState::Finished];
+    let outcome = match row.get_ref(6)?.as_blob_or_null()? {
+        None => None,
+        Some(bytes) => {
+            let message = proto::Outcome::decode(bytes).map_err(|error| unreadable(6, Type::Blob, error))?;
+            let unknown = || unreadable(6, Type::Blob, "unknown kind of outcome");
+            Some(proto::outcome_from(&message).ok_or_else(unknown)?)
+        }
+    };
+    Ok(CommandRecord {
+        id: row.get(0)?,
+        agent_id: row.get(1)?,
+        agent: row.get(2)?,
+        spec: Spec::decode(row.get_ref(3)?.as_blob()?).map_err(|error| unreadable(3, Type::Blob, error))?,
+        state: word(row, 4, states, CommandState::word)?,
+        spool_id: row.get(5)?,
+        outcome,
+        cancel_asked: row.get(7)?,
+        created_unix_ms: unsigned(row, 8)?,
+        started_unix_ms: unsigned(row, 9)?,
+        finished_unix_ms: unsigned(row, 10)?,
+        output_bytes: unsigned(row, 11)?,
+        gaps: json(row, 12)?,
+    })
+}
+
+/// A row of [`EVENT`].
+pub fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        seq: unsigned(row, 0)?,
+        time_unix_ms: unsigned(row, 1)?,
+        kind: row.get(2)?,
+        agent: row.get(3)?,
+        agent_id: row.get(4)?,
+        epoch: unsigned(row, 5)?,
+        reason: row.get(6)?,
+        message: row.get(7)?,
+    })
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|value| value as u64)
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, Type::Text, error))
+}
+
+fn word<T: Copy, const N: usize>(
+    row: &Row<'_>,
+    column: usize,
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str()?;
+    let found = all.into_iter().find(|value| name(*value) == text);
+    found.ok_or_else(|| unreadable(column, Type::Text, format!("unknown word {text:?}")))
+}
+
+fn unreadable(
+    column: usize,
+    kind: Type,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, kind, error.into())
+}

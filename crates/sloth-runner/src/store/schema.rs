@@ -1,0 +1,96 @@
+//! The tables, and how a database of an earlier version becomes one of this.
+
+use super::error::Why;
+use rusqlite::Connection;
+
+/// Tells our databases from those of other programs: "slth".
+const APPLICATION: i64 = 0x736c_7468;
+
+/// Each step leads from its index to the next version. Steps are never changed, only added.
+const STEPS: [&str; 1] = ["
+    CREATE TABLE agents (
+        id BLOB NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL,
+        host TEXT NOT NULL,
+        version TEXT NOT NULL,
+        address TEXT NOT NULL,
+        labels TEXT NOT NULL,            -- JSON object
+        spool_id BLOB NOT NULL,
+        epoch INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        since_ms INTEGER NOT NULL,
+        last_heartbeat_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE commands (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        agent_id BLOB NOT NULL,
+        agent TEXT NOT NULL,
+        spec BLOB NOT NULL,              -- protobuf, agent.CommandSpec
+        state TEXT NOT NULL,
+        spool_id BLOB,
+        outcome BLOB,                    -- protobuf, agent.Outcome
+        cancel_asked INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL,
+        started_ms INTEGER NOT NULL,
+        finished_ms INTEGER NOT NULL,    -- by the agent's clock, which may be wrong
+        output_bytes INTEGER NOT NULL,
+        gaps TEXT NOT NULL,              -- JSON array of [offset, bytes]
+        ended_ms INTEGER                 -- by the master's clock, when it learned of the end
+    ) STRICT;
+    CREATE INDEX commands_by_agent ON commands (agent, seq);
+    CREATE INDEX commands_unfinished ON commands (seq) WHERE state <> 'finished';
+    CREATE INDEX commands_ended ON commands (ended_ms, seq) WHERE ended_ms IS NOT NULL;
+
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        time_ms INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        agent_id BLOB NOT NULL,
+        epoch INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        message TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX events_by_agent ON events (agent_id, seq);
+    CREATE INDEX events_by_time ON events (time_ms);
+
+    -- Output of commands that are forgotten already: the file goes after the row, and a crash between them is made up for.
+    CREATE TABLE outputs_to_remove (id TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+"];
+
+/// The version that this program writes.
+pub const VERSION: i64 = STEPS.len() as i64;
+
+/// Checks without a change that the database is ours, or empty, and not of a later version.
+pub fn check(connection: &Connection) -> Result<(), Why> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(|e| Why::of(&e));
+    let (application, found) = (pragma("application_id")?, pragma("user_version")?);
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    let tables: i64 = connection.query_row(tables, [], |row| row.get(0)).map_err(|e| Why::of(&e))?;
+    if application != APPLICATION && (application != 0 || found != 0 || tables != 0) {
+        return Err(Why::Foreign);
+    }
+    if found > VERSION {
+        return Err(Why::Newer { found, known: VERSION });
+    }
+    Ok(())
+}
+
+/// Brings a checked database to this version, in one transaction.
+pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found == VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for step in &STEPS[usize::try_from(found).unwrap_or(0)..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
