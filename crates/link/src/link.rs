@@ -40,7 +40,7 @@ pub struct Link {
     state: State,
     outputs: VecDeque<Output>,
     session: Session,
-    /// Dials since the last stable session.
+    /// Dials in this outage: since the start, or since a session was lost.
     attempt: u32,
     /// When the last session was lost, until the next is registered.
     lost_at: Option<Duration>,
@@ -117,7 +117,7 @@ impl Link {
         }
     }
 
-    /// Dials since the last stable session, the current one counted.
+    /// Dials since the start or the last loss, the current one counted.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -258,7 +258,6 @@ impl Link {
                 if stable_at.is_some_and(|at| now >= at) {
                     *stable_at = None;
                     self.backoff.reset();
-                    self.attempt = 0;
                     self.report(Report::Stable);
                 }
                 self.judge_beats(now);
@@ -343,6 +342,7 @@ impl Link {
         self.state = State::Disconnected { at: now, wait };
         if let Some(failures) = failures {
             self.lost_at = Some(now);
+            self.attempt = 0;
             self.report(Report::Lost { reason, detail, failures, wait });
         } else {
             let longest = self.backoff.is_longest();
