@@ -131,7 +131,7 @@ fn lost(reason: LossReason, detail: &str, failures: u32, wait: Duration) -> Vec<
     ]
 }
 
-/// The detail, or what the reason means; then the remedy where a person has to act.
+/// The detail, or what the reason means and what a person can do.
 fn fragment(reason: LossReason, detail: &str) -> String {
     let meaning = match reason {
         LossReason::HeartbeatTimeout => "no heartbeat got through",
@@ -151,20 +151,18 @@ fn fragment(reason: LossReason, detail: &str) -> String {
         LossReason::NetworkChanged => "the network changed",
         LossReason::Protocol => "the master does not keep to the protocol",
     };
-    let remedy = match reason {
-        LossReason::DuplicateId => " (a cloned disk? remove `agent-id` from the state directory of one of them)",
-        LossReason::NameTaken => " (set another `name`, or stop the other agent)",
-        LossReason::Unauthorized => " (a person has to mend this)",
-        _ => "",
-    };
+    // A master that says more names both machines and the remedy.
     let text = match (reason, detail) {
+        (LossReason::DuplicateId, "") => {
+            format!("{meaning} (a cloned disk? remove `agent-id` from the state directory of one of them)")
+        }
+        (LossReason::NameTaken, "") => format!("{meaning} (set another `name`, or stop the other agent)"),
         (_, "") => meaning.to_owned(),
         (LossReason::MasterGoodbye, why) => format!("{meaning} ({why})"),
         (_, detail) => detail.to_owned(),
     };
     // What comes from a peer must not make lines of its own.
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("{text}{remedy}")
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn info(text: String) -> Line {

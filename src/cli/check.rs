@@ -24,6 +24,10 @@ pub(super) fn text(loaded: &Loaded) -> String {
     for (title, value) in rows {
         line(format!("  {title:<16} {value}"));
     }
+    let idle = config.idle();
+    if !idle.is_empty() {
+        line(format!("Without an effect in this version: {}", idle.join(", ")));
+    }
     if shown.is_empty() {
         line("Everything is at its default.".into());
         return text;

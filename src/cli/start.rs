@@ -33,6 +33,10 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
     logging::install(&config.log, log.clone());
     state.write_pid();
     state.announce();
+    let idle = config.idle();
+    if !idle.is_empty() {
+        log::warn!("Without an effect in this version: {}", idle.join(", "));
+    }
     let guard = state.guard();
     match log {
         Some(log) if in_background => {

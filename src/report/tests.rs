@@ -100,8 +100,12 @@ fn a_long_outage_is_told_once_in_ten_minutes() {
 
 #[test]
 fn what_a_person_must_mend_is_an_error_with_its_remedy() {
-    for reason in [LossReason::Unauthorized, LossReason::DuplicateId, LossReason::NameTaken] {
+    for (reason, remedy) in [
+        (LossReason::Unauthorized, "refuses this agent"),
+        (LossReason::DuplicateId, "(a cloned disk?"),
+        (LossReason::NameTaken, "(set another `name`"),
+    ] {
         let said = lines(&failed(1, reason, 60, true));
-        assert!(said[0].starts_with("ERROR Cannot connect") && said[0].contains(" ("), "{said:?}");
+        assert!(said[0].starts_with("ERROR Cannot connect") && said[0].contains(remedy), "{said:?}");
     }
 }
