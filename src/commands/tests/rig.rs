@@ -38,6 +38,8 @@ pub struct Received {
     /// Where each call was told to go on from.
     pub calls: Vec<u64>,
     pub stdin: Vec<u8>,
+    /// Number of its latest call.
+    call: u64,
     pub stdin_received: u64,
     pub headers: (String, String),
 }
@@ -93,11 +95,15 @@ impl Master {
         Some(chunk)
     }
 
-    fn take(&self, id: &str, message: OutputMessage) {
+    fn take(&self, id: &str, call: u64, message: OutputMessage) {
         if self.state().lie.is_some() {
             return;
         }
         self.change(id, |command| {
+            // What a call that was cut still had in its buffers comes again on the call after it.
+            if command.call != call {
+                return;
+            }
             command.stdin_received = message.stdin_received;
             if message.data.is_empty() && message.gap == 0 {
                 return;
@@ -121,10 +127,13 @@ impl Master {
         mut messages: Streaming<OutputMessage>,
         acks: mpsc::Sender<Result<OutputAck, Status>>,
     ) {
-        let mut sent = self.change(&id, |command| command.stdin_received);
+        let (mut sent, call) = self.change(&id, |command| {
+            command.call += 1;
+            (command.stdin_received, command.call)
+        });
         let mut done = false;
         while let Ok(Some(message)) = messages.message().await {
-            self.take(&id, message);
+            self.take(&id, call, message);
             if acks.send(Ok(self.ack(&id, None))).await.is_err() {
                 break;
             }
