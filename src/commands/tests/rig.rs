@@ -124,13 +124,11 @@ impl Master {
     async fn serve(
         self,
         id: String,
+        call: u64,
         mut messages: Streaming<OutputMessage>,
         acks: mpsc::Sender<Result<OutputAck, Status>>,
     ) {
-        let (mut sent, call) = self.change(&id, |command| {
-            command.call += 1;
-            (command.stdin_received, command.call)
-        });
+        let mut sent = self.change(&id, |command| command.stdin_received);
         let mut done = false;
         while let Ok(Some(message)) = messages.message().await {
             self.take(&id, call, message);
@@ -174,16 +172,18 @@ impl AgentRegistry for Master {
             state.open += 1;
             state.open_max = state.open_max.max(state.open);
         }
-        self.change(&id, |command| {
+        let call = self.change(&id, |command| {
             command.calls.push(command.bytes);
             command.stdin_received = first.stdin_received;
             command.headers = headers;
+            command.call += 1;
+            command.call
         });
         let (acks, receiver) = mpsc::channel(16);
         let mut sent = first.stdin_received;
         let stdin = self.stdin_chunk(&id, &mut sent, &mut false);
         acks.send(Ok(self.ack(&id, stdin))).await.unwrap();
-        tokio::spawn(self.clone().serve(id, messages, acks));
+        tokio::spawn(self.clone().serve(id, call, messages, acks));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
