@@ -35,6 +35,15 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct Options {
     /// How it calls itself towards agents.
     pub name: String,
+    /// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled:
+    /// it is never given a false end of its input. Default 10 s.
+    pub stdin_grace: Duration,
+}
+
+impl Options {
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), stdin_grace: Duration::from_secs(10) }
+    }
 }
 
 /// Sessions and calls that are still open get this long when the master goes.
@@ -51,8 +60,8 @@ const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 const CONNECTION_WINDOW: u32 = 18 * STREAM_WINDOW;
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 /// Data that a peer does not acknowledge for so long ends the connection: dead ones are not kept for a quarter of an
-/// hour.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// hour, and a tool may be stopped for a while.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Serves agents and operators until `shutdown`, then says goodbye to every agent.
 ///
@@ -101,7 +110,7 @@ fn start(store: Arc<dyn Store>, outputs: Arc<dyn Outputs>, snapshot: Snapshot, o
     let Snapshot { agents, commands, next_event_seq } = snapshot;
     let unfinished: Vec<String> = commands.iter().map(|record| record.id.clone()).collect();
     let fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
-    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options.name));
+    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options));
     if !unfinished.is_empty() {
         let core = core.clone();
         // How much of their output is here.
@@ -140,6 +149,9 @@ impl agent_registry_server::AgentRegistry for AgentService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        if *self.core.ending.borrow() {
+            return Err(Status::unavailable("the master is shutting down"));
+        }
         let remote = request.remote_addr();
         Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), remote)))
     }

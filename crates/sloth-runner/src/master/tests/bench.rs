@@ -23,6 +23,8 @@ use tonic::{Request, Status, Streaming, transport::Channel};
 /// Nothing in these tests takes longer, unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+pub const STDIN_GRACE: Duration = Duration::from_millis(300);
+
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it takes too long")
 }
@@ -45,7 +47,7 @@ impl Master {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (snapshot, options) = (store.snapshot(), Options { name: "test".to_owned() });
+        let (snapshot, options) = (store.snapshot(), Options { stdin_grace: STDIN_GRACE, ..Options::new("test") });
         let (for_store, for_outputs) = (store.clone(), outputs.clone());
         let task = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
@@ -121,15 +123,6 @@ pub struct Agent {
 impl Agent {
     pub async fn send(&self, kind: Up) {
         self.up.send(AgentMessage { kind: Some(kind) }).await.unwrap();
-    }
-
-    pub fn try_send(&self, kind: Up) -> Result<(), ()> {
-        self.up.try_send(AgentMessage { kind: Some(kind) }).map_err(|_| ())
-    }
-
-    /// The next message, however long it takes.
-    pub async fn next_in_time(&mut self) -> Option<Down> {
-        self.down.message().await.ok().flatten().and_then(|message| message.kind)
     }
 
     /// The next message; `None` when the stream has ended.
