@@ -303,3 +303,68 @@ async fn output_of_a_finished_command_is_let_go() {
     upload.send_output(0, b"late").await;
     upload.durable(4).await;
 }
+
+#[tokio::test]
+async fn a_tool_that_does_not_read_holds_up_neither_the_agent_nor_another_tool() {
+    static CHUNK: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+    const CHUNKS: u64 = 256;
+    const TOTAL: u64 = CHUNKS * CHUNK.len() as u64;
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut idle = master.run(start("c", "a")).await.unwrap();
+    let mut reader = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    for n in 0..CHUNKS {
+        upload.send_output(n * CHUNK.len() as u64, &CHUNK).await;
+        upload.next().await;
+    }
+    agent.finish("c", TOTAL, 0).await;
+    upload.durable(TOTAL).await;
+    agent.next().await;
+    agent.beat(1).await;
+    for tool in [&mut reader, &mut idle] {
+        let (output, last) = tool.rest().await;
+        assert_eq!((output.len() as u64, last.output_bytes), (TOTAL, TOTAL));
+        assert!(output.iter().all(|byte| *byte == b'x'));
+    }
+}
+
+#[tokio::test]
+async fn gaps_are_passed_on_and_recorded() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"ab").await;
+    upload.send(proto::OutputMessage { offset: 2, gap: 10, ..Default::default() }).await;
+    upload.send_output(12, b"cd").await;
+    agent.finish("c", 14, 0).await;
+    upload.durable(14).await;
+    assert_eq!(tool.output().await.data.as_ref(), b"ab");
+    let gap = tool.output().await;
+    assert_eq!((gap.offset, gap.gap), (2, 10));
+    let (output, last) = tool.rest().await;
+    assert_eq!(output, b"cd");
+    assert_eq!(last.gaps, [proto::Gap { offset: 2, bytes: 10 }]);
+}
+
+#[tokio::test]
+async fn a_hole_in_the_output_ends_the_call_and_leaves_the_command() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let _tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(5, b"late").await;
+    let error = loop {
+        match upload.try_next().await {
+            Ok(ack) => assert!(ack.is_some(), "it ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(error.code(), Code::Internal);
+    agent.beat(1).await;
+    assert_eq!(agent.upload("c", 0).await.unwrap().1.received, 0);
+}

@@ -213,3 +213,36 @@ async fn a_master_that_goes_says_goodbye_and_knows_everybody_when_it_is_back() {
     assert_eq!((shown.status.as_str(), shown.reason.as_str()), ("Inactive", "master_restarted"));
     assert_eq!(master.agent(register(1, "a")).await.epoch, 2);
 }
+
+#[tokio::test]
+async fn a_silent_agent_is_told_that_its_time_is_over() {
+    let master = Master::start().await;
+    let quick = proto::Register { interval_ms: 100, timeout_ms: 100, max_failures: 2, ..register(1, "a") };
+    let mut agent = master.agent(quick).await;
+    assert_eq!(agent.rejected().await.reason(), Reason::Deadline);
+    assert_eq!(agent.next().await, None);
+    assert_eq!(event(&master, "a", "agent.lost").await.reason, "heartbeat_timeout");
+}
+
+#[tokio::test]
+async fn events_are_given_in_order_and_the_newest_where_only_some_are_wanted() {
+    let master = Master::start().await;
+    for n in 1..=3 {
+        let agent = master.agent(register(n, &format!("a{n}"))).await;
+        drop(agent);
+        event(&master, &format!("a{n}"), "agent.lost").await;
+    }
+    let mut fleet = master.fleet().await;
+    let mut seqs = async |request: EventsRequest| {
+        let mut events = soon(fleet.events(request)).await.unwrap().into_inner();
+        let mut seqs = Vec::new();
+        while let Some(reply) = soon(events.message()).await.unwrap() {
+            seqs.extend(reply.events.into_iter().map(|row| row.seq));
+        }
+        seqs
+    };
+    assert_eq!(seqs(EventsRequest::default()).await, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(seqs(EventsRequest { last: 2, ..Default::default() }).await, [5, 6]);
+    assert_eq!(seqs(EventsRequest { after_seq: 4, ..Default::default() }).await, [5, 6]);
+    assert_eq!(seqs(EventsRequest { name: "a2".to_owned(), ..Default::default() }).await, [3, 4]);
+}
