@@ -368,3 +368,24 @@ async fn a_hole_in_the_output_ends_the_call_and_leaves_the_command() {
     agent.beat(1).await;
     assert_eq!(agent.upload("c", 0).await.unwrap().1.received, 0);
 }
+
+#[tokio::test]
+async fn a_command_finished_before_a_restart_is_not_adopted_again() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    agent.finish("c", 0, 3).await;
+    let (_, row) = tool.rest().await;
+    let (store, outputs) = (master.store.clone(), master.outputs.clone());
+    drop((agent, tool)); // the acknowledgement is lost
+    master.stop().await;
+
+    let master = Master::restart(store, outputs).await;
+    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    assert!(matches!(agent.next().await, Some(Down::CancelCommand(cancel)) if cancel.id == "c"));
+    agent.finish("c", 0, 4).await;
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))));
+    let request = GetCommandRequest { id: "c".to_owned() };
+    assert_eq!(master.fleet().await.get_command(request).await.unwrap().into_inner(), row);
+}
