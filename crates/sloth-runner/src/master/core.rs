@@ -4,7 +4,6 @@
 //! they keep their order; whoever finds another one at it leaves its own effects to that one.
 
 use super::{
-    Options,
     clock::Clock,
     hub::Hub,
     ports::{Change, Outputs, Record, Spec, Store},
@@ -68,7 +67,8 @@ impl Core {
         store: Arc<dyn Store>,
         outputs: Arc<dyn Outputs>,
         clock: Box<dyn Clock>,
-        options: Options,
+        name: String,
+        stdin_grace: Duration,
     ) -> Self {
         Self {
             state: Mutex::new(State { fleet, carrying: false, armed: None }),
@@ -76,8 +76,8 @@ impl Core {
             store,
             outputs,
             clock,
-            name: options.name,
-            stdin_grace: options.stdin_grace,
+            name,
+            stdin_grace,
             hubs: Mutex::default(),
             tickets: Mutex::default(),
             arrivals: Mutex::default(),

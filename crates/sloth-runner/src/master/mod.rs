@@ -35,16 +35,11 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct Options {
     /// How it calls itself towards agents.
     pub name: String,
-    /// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled:
-    /// it is never given a false end of its input. Default 10 s.
-    pub stdin_grace: Duration,
 }
 
-impl Options {
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), stdin_grace: Duration::from_secs(10) }
-    }
-}
+/// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled: it is
+/// never given a false end of its input.
+const STDIN_GRACE: Duration = Duration::from_secs(10);
 
 /// Sessions and calls that are still open get this long when the master goes.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
@@ -60,8 +55,8 @@ const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 const CONNECTION_WINDOW: u32 = 18 * STREAM_WINDOW;
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 /// Data that a peer does not acknowledge for so long ends the connection: dead ones are not kept for a quarter of an
-/// hour, and a tool may be stopped for a while.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(120);
+/// hour.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves agents and operators until `shutdown`, then says goodbye to every agent.
 ///
@@ -75,7 +70,14 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let core = start(store, outputs, snapshot, options);
+    serve_core(listener, start(store, outputs, snapshot, options, STDIN_GRACE), shutdown).await
+}
+
+async fn serve_core(
+    listener: TcpListener,
+    core: Arc<Core>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
     let timer = tokio::spawn(timer::run(core.clone()));
     let ending = core.clone();
     let signal = async move { ending.ended().await };
@@ -105,12 +107,18 @@ pub async fn serve(
     result
 }
 
-fn start(store: Arc<dyn Store>, outputs: Arc<dyn Outputs>, snapshot: Snapshot, options: Options) -> Arc<Core> {
+fn start(
+    store: Arc<dyn Store>,
+    outputs: Arc<dyn Outputs>,
+    snapshot: Snapshot,
+    options: Options,
+    stdin_grace: Duration,
+) -> Arc<Core> {
     let clock = Box::new(BootClock);
     let Snapshot { agents, commands, next_event_seq } = snapshot;
     let unfinished: Vec<String> = commands.iter().map(|record| record.id.clone()).collect();
     let fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
-    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options));
+    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options.name, stdin_grace));
     if !unfinished.is_empty() {
         let core = core.clone();
         // How much of their output is here.

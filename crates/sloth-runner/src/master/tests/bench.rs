@@ -3,7 +3,7 @@
 use crate::master::{
     Options,
     ports::memory::{MemoryOutputs, MemoryStore},
-    serve,
+    serve_core, start as start_core,
 };
 use proto::{
     AgentMessage, CommandSpec, MasterMessage, OutputAck, OutputMessage, Register, Registered, RunReply, RunRequest,
@@ -47,11 +47,12 @@ impl Master {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (snapshot, options) = (store.snapshot(), Options { stdin_grace: STDIN_GRACE, ..Options::new("test") });
+        let (snapshot, options) = (store.snapshot(), Options { name: "test".to_owned() });
         let (for_store, for_outputs) = (store.clone(), outputs.clone());
         let task = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            serve(listener, for_store, for_outputs, snapshot, options, shutdown).await.unwrap();
+            let core = start_core(for_store, for_outputs, snapshot, options, STDIN_GRACE);
+            serve_core(listener, core, shutdown).await.unwrap();
         });
         Self { address, store, outputs, stop, task }
     }
