@@ -11,7 +11,9 @@ pub mod health {
     include!("generated/grpc.health.v1.rs");
 }
 
+mod codec;
 mod convert;
 
 pub use agent::*;
+pub use codec::SmallCodec;
 pub use convert::*;

@@ -10,6 +10,7 @@ fn generated_code_is_what_the_proto_files_make() {
     let out = tempdir();
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::SmallCodec")
         .bytes(".agent.OutputMessage.data")
         .bytes(".agent.OutputChunk.data")
         .bytes(".agent.StdinChunk.data")

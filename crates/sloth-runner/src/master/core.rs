@@ -41,6 +41,8 @@ pub struct Core {
     pub events: watch::Sender<u64>,
     /// The next deadline has moved nearer.
     pub rearm: Notify,
+    /// How long unfinished standard input waits for a tool to come back.
+    pub stdin_grace: Duration,
     /// The master is going.
     pub ending: watch::Sender<bool>,
 }
@@ -66,6 +68,7 @@ impl Core {
         outputs: Arc<dyn Outputs>,
         clock: Box<dyn Clock>,
         name: String,
+        stdin_grace: Duration,
     ) -> Self {
         Self {
             state: Mutex::new(State { fleet, carrying: false, armed: None }),
@@ -74,6 +77,7 @@ impl Core {
             outputs,
             clock,
             name,
+            stdin_grace,
             hubs: Mutex::default(),
             tickets: Mutex::default(),
             arrivals: Mutex::default(),
@@ -128,26 +132,35 @@ impl Core {
         state.armed
     }
 
-    /// Takes a new command, or attaches to a known one. With a new one the hub is there before anything happens to it.
-    pub fn submit(self: &Arc<Self>, submit: Submit<Spec>, stored: Option<Record>) -> Result<Submitted<Spec>, Refusal> {
+    /// Takes a new command, or attaches to a known one; with the meeting place of an unfinished one, which is there
+    /// before anything happens to it.
+    ///
+    /// # Errors
+    /// See [`Fleet::submit`].
+    pub fn submit(
+        self: &Arc<Self>,
+        submit: Submit<Spec>,
+        stored: Option<Record>,
+    ) -> Result<(Submitted<Spec>, Option<Arc<Hub>>), Refusal> {
         self.decide(|fleet, now| {
             let id = submit.id.clone();
             let submitted = fleet.submit(now, submit, stored)?;
-            if submitted == Submitted::New {
-                let hub = Arc::new(Hub::new(id.clone(), None, true));
-                self.hubs.lock().expect("no holder of this lock panics").insert(id, hub);
-            }
-            Ok(submitted)
+            let fresh = submitted == Submitted::New;
+            Ok((submitted, self.hub_in(fleet, &id, fresh)))
         })
     }
 
     /// The meeting place of an unfinished command; `None` for all others.
     pub fn hub(&self, id: &str) -> Option<Arc<Hub>> {
-        let state = self.state.lock().expect("no holder of this lock panics");
-        let (record, committed) = state.fleet.dispatch().unfinished(id)?;
+        self.read(|fleet| self.hub_in(fleet, id, false))
+    }
+
+    /// Under the lock of the state, so that no end of the command is missed.
+    fn hub_in(&self, fleet: &Fleet<Spec>, id: &str, fresh: bool) -> Option<Arc<Hub>> {
+        let (record, committed) = fleet.dispatch().unfinished(id)?;
         let mut hubs = self.hubs.lock().expect("no holder of this lock panics");
         let hub = hubs.entry(id.to_owned()).or_insert_with(|| {
-            Arc::new(Hub::new(id.to_owned(), committed.then(|| View::Record(record.clone())), false))
+            Arc::new(Hub::new(id.to_owned(), committed.then(|| View::Record(record.clone())), fresh))
         });
         Some(hub.clone())
     }

@@ -133,7 +133,11 @@ impl FleetService {
 
 /// A command, unfinished or not.
 async fn record(core: &Arc<Core>, id: &str) -> Result<Record, Status> {
-    if let Some(record) = core.read(|fleet| fleet.dispatch().unfinished(id).map(|(record, _)| record.clone())) {
+    let durable = core.read(|fleet| {
+        let unfinished = fleet.dispatch().unfinished(id).filter(|(_, committed)| *committed);
+        unfinished.map(|(record, _)| record.clone())
+    });
+    if let Some(record) = durable {
         return Ok(record);
     }
     stored(core, id).await?.ok_or_else(|| no_command(id))

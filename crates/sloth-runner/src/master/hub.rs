@@ -16,6 +16,8 @@ pub struct Hub {
     pub view: watch::Sender<Option<View<Spec>>>,
     /// Output received so far: changes wake the readers.
     pub received: watch::Sender<u64>,
+    /// Output made durable by others than the call that brings it.
+    pub durable: watch::Sender<u64>,
     /// All of its output, once the agent has told how much there is: `u64::MAX` before.
     pub total: watch::Sender<u64>,
     pub stdin: Stdin,
@@ -30,6 +32,7 @@ impl Hub {
             id,
             view: watch::Sender::new(view),
             received: watch::Sender::new(0),
+            durable: watch::Sender::new(0),
             total: watch::Sender::new(u64::MAX),
             stdin: Stdin::new(fresh),
             log: OnceLock::new(),

@@ -32,6 +32,10 @@ pub struct Options {
     pub name: String,
 }
 
+/// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled: it is
+/// never given a false end of its input.
+const STDIN_GRACE: Duration = Duration::from_secs(10);
+
 /// Sessions and calls that are still open get this long when the master goes.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// Agents come back after this at the earliest, …
@@ -58,7 +62,14 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let core = start(store, outputs, snapshot, options);
+    serve_core(listener, start(store, outputs, snapshot, options, STDIN_GRACE), shutdown).await
+}
+
+async fn serve_core(
+    listener: TcpListener,
+    core: Arc<Core>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
     let timer = tokio::spawn(timer::run(core.clone()));
     let ending = core.clone();
     let signal = async move { ending.ended().await };
@@ -88,12 +99,18 @@ pub async fn serve(
     result
 }
 
-fn start(store: Arc<dyn Store>, outputs: Arc<dyn Outputs>, snapshot: Snapshot, options: Options) -> Arc<Core> {
+fn start(
+    store: Arc<dyn Store>,
+    outputs: Arc<dyn Outputs>,
+    snapshot: Snapshot,
+    options: Options,
+    stdin_grace: Duration,
+) -> Arc<Core> {
     let clock = Box::new(BootClock);
     let Snapshot { agents, commands, next_event_seq } = snapshot;
     let unfinished: Vec<String> = commands.iter().map(|record| record.id.clone()).collect();
     let fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
-    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options.name));
+    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options.name, stdin_grace));
     if !unfinished.is_empty() {
         let core = core.clone();
         // How much of their output is here.
@@ -132,6 +149,9 @@ impl agent_registry_server::AgentRegistry for AgentService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        if *self.core.ending.borrow() {
+            return Err(Status::unavailable("the master is shutting down"));
+        }
         let remote = request.remote_addr();
         Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), remote)))
     }

@@ -65,7 +65,10 @@ pub async fn receive(
 /// Makes what is here of a command durable, and tells. Blocking.
 pub fn measure(core: &Arc<Core>, hub: &Hub) {
     match hub.open_log(core.outputs.as_ref()).and_then(|log| log.sync().map(|durable| (durable, log.gaps()))) {
-        Ok((durable, gaps)) => core.decide(|fleet, now| fleet.durable(now, &hub.id, durable, gaps)),
+        Ok((durable, gaps)) => {
+            core.decide(|fleet, now| fleet.durable(now, &hub.id, durable, gaps));
+            hub.durable.send_replace(durable);
+        }
         Err(error) => log::error!("the output of command {} cannot be written: {error}", hub.id),
     }
 }
@@ -127,12 +130,14 @@ enum Turn {
     Stdin,
     SyncDue,
     Synced(Result<u64, String>),
+    SyncedElsewhere,
     Gone,
 }
 
 impl Upload {
     async fn serve(mut self, mut inbound: Streaming<OutputMessage>) {
         let mut stdin = self.hub.stdin.subscribe();
+        let mut elsewhere = self.hub.durable.subscribe();
         let mut open = true;
         let mut result = self.acknowledge().await;
         while result.is_ok() && (open || self.sync.is_busy()) {
@@ -142,6 +147,7 @@ impl Upload {
                 durable = synced(&mut self.sync.running) => Turn::Synced(durable),
                 () = sleep_until(due), if waiting => Turn::SyncDue,
                 Ok(()) = stdin.changed(), if open && self.stdin.is_some() => Turn::Stdin,
+                Ok(()) = elsewhere.changed(), if open => Turn::SyncedElsewhere,
                 () = self.sender.closed(), if open => Turn::Gone,
             };
             result = match turn {
@@ -158,6 +164,7 @@ impl Upload {
                     Ok(())
                 }
                 Turn::Synced(durable) => self.synced(durable).await,
+                Turn::SyncedElsewhere => self.synced_elsewhere().await,
             };
         }
         if let Err(status) = result {
@@ -239,6 +246,14 @@ impl Upload {
             }
             Err(error) => Err(self.disk_error(&error)),
         }
+    }
+
+    async fn synced_elsewhere(&mut self) -> Result<(), Status> {
+        if self.log.durable() >= self.log.received() {
+            self.sync.dirty_since = None;
+            self.sync.dirty_bytes = 0;
+        }
+        self.acknowledge().await
     }
 
     fn disk_error(&self, error: &dyn std::fmt::Display) -> Status {

@@ -38,7 +38,7 @@ pub struct Session {
 
 impl Session {
     pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, remote: Option<SocketAddr>) -> Self {
-        let (conn, outbox) = core.wires.open();
+        let (conn, outbox) = core.wires.open(core.now().monotonic);
         Self { core, conn, outbox, inbound, remote, asked: false, end: None }
     }
 

@@ -1,1 +1,5 @@
+//! The whole master over loopback, with scripted agents and tools.
 
+mod bench;
+mod commands;
+mod sessions;

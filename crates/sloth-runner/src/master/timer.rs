@@ -1,6 +1,10 @@
 //! The only timer of the fleet: looks when something is due.
 
-use super::core::Core;
+use super::{
+    core::{Core, rejected},
+    wires::REGISTER_TIMEOUT,
+};
+use link::LossReason;
 use std::{sync::Arc, time::Duration};
 
 /// It looks at least this often, to notice that the process was paused.
@@ -21,6 +25,11 @@ pub async fn run(core: Arc<Core>) {
         if core.now().monotonic > now + wait + PAUSE_MIN {
             log::warn!("this process was paused: reading what came meanwhile before judging any agent");
             tokio::time::sleep(READ_FIRST).await;
+        }
+        for outbox in core.wires.overdue(core.now().monotonic) {
+            let message = format!("not registered within {} s", REGISTER_TIMEOUT.as_secs());
+            outbox.push(rejected(LossReason::Protocol, message));
+            outbox.close();
         }
         let due = core.now().monotonic;
         if core.read(|fleet| fleet.poll_timeout()).is_some_and(|at| at <= due) {

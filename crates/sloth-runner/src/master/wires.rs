@@ -6,10 +6,14 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, OnceLock},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 /// An agent that leaves so many messages unread is closed.
 pub const UNREAD_MAX: usize = 1_000;
+
+/// A connection that is no session after this is closed.
+pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What one connection is still to be told.
 #[derive(Default)]
@@ -92,18 +96,32 @@ pub struct Wires {
 #[derive(Default)]
 struct Table {
     last: u64,
+    /// When each connection was opened that may not be registered yet.
+    young: VecDeque<(Duration, ConnId)>,
     connections: HashMap<ConnId, Arc<Outbox>>,
     sessions: HashMap<AgentId, (SessionId, Arc<Outbox>)>,
 }
 
 impl Wires {
-    pub fn open(&self) -> (ConnId, Arc<Outbox>) {
+    pub fn open(&self, now: Duration) -> (ConnId, Arc<Outbox>) {
         let mut table = self.table.lock().expect("no holder of this lock panics");
         table.last += 1;
         let conn = ConnId(table.last);
         let outbox = Arc::new(Outbox::default());
         table.connections.insert(conn, outbox.clone());
+        table.young.push_back((now, conn));
         (conn, outbox)
+    }
+
+    /// Connections that are old enough to be registered, and are not.
+    pub fn overdue(&self, now: Duration) -> Vec<Arc<Outbox>> {
+        let mut table = self.table.lock().expect("no holder of this lock panics");
+        let mut overdue = Vec::new();
+        while table.young.front().is_some_and(|(opened, _)| *opened + REGISTER_TIMEOUT <= now) {
+            let (_, conn) = table.young.pop_front().expect("there is a first one");
+            overdue.extend(table.connections.get(&conn).filter(|outbox| outbox.session().is_none()).cloned());
+        }
+        overdue
     }
 
     /// The connection is a session from now on. `None` if it is gone.
@@ -144,11 +162,91 @@ impl Wires {
         }
     }
 
-    pub fn count(&self) -> usize {
-        self.table.lock().expect("no holder of this lock panics").connections.len()
-    }
-
     pub fn all(&self) -> Vec<Arc<Outbox>> {
         self.table.lock().expect("no holder of this lock panics").connections.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::FinishedAck;
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn message(n: usize) -> Kind {
+        Kind::FinishedAck(FinishedAck { id: n.to_string() })
+    }
+
+    #[test]
+    fn messages_leave_in_order_and_the_end_comes_after_them() {
+        let (outbox, count) = (Outbox::default(), Arc::new(Count::default()));
+        let waker = count.clone().into();
+        let mut context = Context::from_waker(&waker);
+        assert_eq!(outbox.poll_next(&mut context), Poll::Pending);
+        outbox.push(message(1));
+        outbox.push(message(2));
+        assert_eq!(count.0.load(Ordering::Relaxed), 1, "woken once");
+        outbox.close();
+        outbox.push(message(3));
+        for n in 1..=2 {
+            let expected = MasterMessage { kind: Some(message(n)) };
+            assert_eq!(outbox.poll_next(&mut context), Poll::Ready(Some(expected)));
+        }
+        assert_eq!(outbox.poll_next(&mut context), Poll::Ready(None));
+    }
+
+    #[test]
+    fn an_agent_that_reads_nothing_is_closed_and_its_messages_dropped() {
+        let outbox = Outbox::default();
+        for n in 0..UNREAD_MAX {
+            outbox.push(message(n));
+        }
+        assert_eq!(outbox.queue.lock().unwrap().messages.len(), UNREAD_MAX);
+        outbox.push(message(UNREAD_MAX));
+        assert_eq!(outbox.poll_next(&mut Context::from_waker(Waker::noop())), Poll::Ready(None));
+    }
+
+    #[test]
+    fn connections_that_never_register_are_overdue_once() {
+        let wires = Wires::default();
+        let at = Duration::from_secs;
+        let (registered, _first) = wires.open(at(0));
+        let (_, silent) = wires.open(at(0));
+        let (gone, _third) = wires.open(at(0));
+        wires.open(at(1));
+        wires.register(registered, SessionId { agent: [1; 16], epoch: 1 }).unwrap();
+        wires.drop_connection(gone);
+        assert!(wires.overdue(at(29)).is_empty());
+        let overdue = wires.overdue(at(30));
+        assert!(overdue.len() == 1 && Arc::ptr_eq(&overdue[0], &silent));
+        assert!(wires.overdue(at(30)).is_empty());
+    }
+
+    #[test]
+    fn the_end_of_an_old_session_does_not_touch_the_new_one() {
+        let wires = Wires::default();
+        let (old, _) = wires.open(Duration::ZERO);
+        let (new, _) = wires.open(Duration::ZERO);
+        let session = |epoch| SessionId { agent: [1; 16], epoch };
+        wires.register(old, session(1)).unwrap();
+        wires.register(new, session(2)).unwrap();
+        assert!(wires.session(session(1)).is_none());
+        assert!(wires.end(session(1)).is_none());
+        wires.drop_connection(old);
+        assert!(wires.session(session(2)).is_some());
+        wires.drop_connection(new);
+        assert!(wires.session(session(2)).is_none());
     }
 }

@@ -4,7 +4,6 @@ use super::{REPLIES_MAX, Replies, away, follow, no_agent, stored};
 use crate::master::{
     core::Core,
     hub::Hub,
-    ports::Record,
     stdin::{Fed, FeedError},
 };
 use fleet::{Refusal, Submit, Submitted, View};
@@ -23,10 +22,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Arguments, environment and the rest of a command: an agent that returns lists all that it holds in one message.
 const SPEC_MAX: usize = 128 * 1024;
-/// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled: it is
-/// never given a false end of its input.
-const ABANDONED_AFTER: Duration = Duration::from_secs(10);
-
 /// Starts the command, or attaches to it. Errors of the start are the call's; what comes later is in the stream.
 ///
 /// # Errors
@@ -51,10 +46,7 @@ pub async fn start(
             "arguments and environment are {bytes} bytes, more than {SPEC_MAX}: send the rest as standard input"
         )));
     }
-    let target = match submit(&core, &start).await? {
-        Some(record) if record.outcome.is_some() => follow::Target::Finished(Box::new(record)),
-        _ => follow::Target::find(&core, &start.id).await?,
-    };
+    let target = submit(&core, &start).await?;
     if let follow::Target::Unfinished(hub) = &target {
         recorded(hub).await?;
     }
@@ -66,8 +58,7 @@ pub async fn start(
     Ok(receiver)
 }
 
-/// The record, if the command was known and is durable.
-async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<Option<Record>, Status> {
+async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, Status> {
     let deadline = Instant::now() + Duration::from_millis(start.wait_ms).min(WAIT_MAX);
     loop {
         let known = core.read(|fleet| fleet.dispatch().unfinished(&start.id).is_some());
@@ -81,8 +72,9 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<Option<Record>, St
             arrived.as_mut().enable();
         }
         let refusal = match core.submit(submit, stored) {
-            Ok(Submitted::New) => return Ok(None),
-            Ok(Submitted::Attached(record)) => return Ok(record),
+            Ok((_, Some(hub))) => return Ok(follow::Target::Unfinished(hub)),
+            Ok((Submitted::Attached(Some(record)), None)) => return Ok(follow::Target::Finished(Box::new(record))),
+            Ok((_, None)) => Refusal::LookAgain,
             Err(refusal) => refusal,
         };
         match refusal {
@@ -197,7 +189,7 @@ impl Drop for Feeding {
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
-            tokio::time::sleep(ABANDONED_AFTER).await;
+            tokio::time::sleep(core.stdin_grace).await;
             if hub.stdin.abandoned(left) && !*core.ending.borrow() {
                 log::info!("command {}: its standard input was abandoned, so it is cancelled", hub.id);
                 core.decide(|fleet, _| fleet.cancel(&hub.id));

@@ -1,0 +1,391 @@
+use super::bench::*;
+use proto::{
+    CancelRequest, CommandAccepted, CommandSpec, GetCommandRequest, HeldCommand, LogsRequest, OutputStream, Register,
+    RunStart, agent_message::Kind as Up, held_command, master_message::Kind as Down, outcome, run_request,
+};
+use tonic::Code;
+
+async fn accept(agent: &Agent, id: &str) {
+    agent.send(Up::CommandAccepted(CommandAccepted { id: id.to_owned() })).await;
+}
+
+fn with_stdin(id: &str) -> RunStart {
+    let spec = CommandSpec { argv: vec![b"cat".to_vec()], stdin: true, ..CommandSpec::default() };
+    RunStart { spec: Some(spec), ..start(id, "a") }
+}
+
+/// An agent that holds this command.
+fn holding(id: &str, state: held_command::State) -> Register {
+    let held = HeldCommand { id: id.to_owned(), state: state.into(), spec: start(id, "a").spec, spooled_bytes: 0 };
+    Register { held: vec![held], ..register(1, "a") }
+}
+
+#[tokio::test]
+async fn a_command_runs_and_its_output_and_code_arrive() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    let run = agent.told_to_run().await;
+    assert_eq!((run.id.as_str(), run.spec.unwrap().argv), ("c", vec![b"true".to_vec()]));
+    accept(&agent, "c").await;
+    let (mut upload, first) = agent.upload("c", 0).await.unwrap();
+    assert_eq!((first.received, first.durable), (0, 0));
+    upload.send_output(0, b"hel").await;
+    assert_eq!(tool.output().await.data.as_ref(), b"hel", "live, before the end");
+    let stderr = OutputStream::Stderr.into();
+    upload.send(proto::OutputMessage { offset: 3, stream: stderr, data: "lo".into(), ..Default::default() }).await;
+    agent.finish("c", 5, 7).await;
+    upload.durable(5).await;
+    let (output, last) = tool.rest().await;
+    assert_eq!(output, b"lo");
+    assert_eq!((last.state.as_str(), last.outcome.as_ref().unwrap().code, last.output_bytes), ("finished", 7, 5));
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(ack)) if ack.id == "c"));
+    // Who asks later gets the same.
+    let mut fleet = master.fleet().await;
+    let shown = fleet.get_command(GetCommandRequest { id: "c".to_owned() }).await.unwrap().into_inner();
+    assert_eq!((&shown, shown.agent.as_str()), (&last, "a"));
+    let mut again = master.run(RunStart { from_offset: 1, ..start("c", "a") }).await.unwrap();
+    assert_eq!(again.rest().await, (b"ello".to_vec(), last));
+}
+
+#[tokio::test]
+async fn output_goes_on_at_the_byte_after_the_link_was_lost() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"before").await;
+    upload.durable(6).await;
+    drop((upload, agent));
+    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    let (mut upload, first) = agent.upload("c", 0).await.unwrap();
+    assert_eq!((first.received, first.durable), (6, 6));
+    upload.send_output(4, b"re and after").await; // an overlap is cut
+    agent.finish("c", 16, 0).await;
+    upload.durable(16).await;
+    assert_eq!(tool.rest().await.0, b"before and after");
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))), "and nothing is run again");
+}
+
+#[tokio::test]
+async fn the_end_is_held_until_all_output_is_here() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    agent.finish("c", 4, 0).await;
+    agent.beat(1).await; // no FinishedAck before this
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"tail").await;
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))));
+    upload.durable(4).await;
+    assert_eq!(tool.rest().await.0, b"tail");
+}
+
+#[tokio::test]
+async fn a_call_of_an_older_session_is_void() {
+    let master = Master::start().await;
+    let mut old = master.agent(register(1, "a")).await;
+    let _tool = master.run(start("c", "a")).await.unwrap();
+    old.told_to_run().await;
+    accept(&old, "c").await;
+    let (mut upload, _) = old.upload("c", 0).await.unwrap();
+    let mut new = master.agent(holding("c", held_command::State::Running)).await;
+    upload.send_output(0, b"stale").await;
+    let refused = loop {
+        match upload.try_next().await {
+            Ok(Some(ack)) => assert_eq!(ack.received, 0),
+            Ok(None) => panic!("it ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let refused = old.upload("c", 0).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(new.upload("c", 0).await.unwrap().1.received, 0);
+}
+
+#[tokio::test]
+async fn the_same_id_attaches_and_other_content_is_refused() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut first = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let mut second = master.run(start("c", "a")).await.unwrap();
+    let other = RunStart { spec: Some(CommandSpec { shell: "x".to_owned(), ..Default::default() }), ..start("c", "a") };
+    assert_eq!(master.run(other.clone()).await.err().unwrap().code(), Code::AlreadyExists);
+    agent.finish("c", 0, 3).await;
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))), "it was sent once");
+    for tool in [&mut first, &mut second] {
+        assert_eq!(tool.rest().await.1.outcome.unwrap().code, 3);
+    }
+    assert_eq!(master.run(other).await.err().unwrap().code(), Code::AlreadyExists, "also after its end");
+}
+
+#[tokio::test]
+async fn a_run_for_an_agent_that_is_away_says_since_when_and_why() {
+    let master = Master::start().await;
+    assert_eq!(master.run(start("c", "a")).await.err().unwrap().code(), Code::NotFound);
+    let agent = master.agent(register(1, "a")).await;
+    agent.send(Up::Goodbye(proto::Goodbye { reason: "sigterm".to_owned(), retry_after_ms: 0 })).await;
+    let refused = loop {
+        // The goodbye is on its way: until it arrives the run is accepted.
+        match master.run(start(&format!("c{}", rand()), "a")).await {
+            Err(status) => break status,
+            Ok(_) => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("agent a is Stopped since 2") && refused.message().contains("sigterm"));
+}
+
+fn rand() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
+#[tokio::test]
+async fn a_run_may_wait_for_the_return_of_its_agent() {
+    let master = Master::start().await;
+    drop(master.agent(register(1, "a")).await);
+    let mut fleet = master.fleet().await;
+    loop {
+        let row = fleet.get(proto::GetRequest { name: "a".to_owned() }).await.unwrap().into_inner();
+        if row.status == "Inactive" {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let waiting = RunStart { wait_ms: 9_000, ..start("c", "a") };
+    let (tool, agent) = tokio::join!(master.run(waiting), async {
+        let mut agent = master.agent(register(1, "a")).await;
+        agent.told_to_run().await;
+        agent.finish("c", 0, 0).await;
+        agent
+    });
+    assert_eq!(tool.unwrap().rest().await.1.outcome.unwrap().code, 0);
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_wish_to_cancel_reaches_the_agent_and_the_outcome_the_tool() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    tool.send(run_request::Kind::Cancel(true)).await;
+    assert!(matches!(agent.next().await, Some(Down::CancelCommand(cancel)) if cancel.id == "c"));
+    let mut fleet = master.fleet().await;
+    soon(fleet.cancel(CancelRequest { id: "c".to_owned() })).await.unwrap();
+    assert!(matches!(agent.next().await, Some(Down::CancelCommand(_))));
+    let outcome = Some(proto::Outcome { kind: outcome::Kind::Cancelled.into(), ..Default::default() });
+    agent.send(Up::CommandFinished(proto::CommandFinished { id: "c".to_owned(), outcome, ..Default::default() })).await;
+    assert_eq!(tool.rest().await.1.outcome.unwrap().kind(), outcome::Kind::Cancelled);
+    let missing = fleet.cancel(CancelRequest { id: "none".to_owned() }).await.unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn standard_input_reaches_the_command_and_goes_on_at_the_byte() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(with_stdin("c")).await.unwrap();
+    assert_eq!(tool.stdin_received().await, 0);
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    tool.stdin(0, b"hello", false).await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    let chunk = upload.stdin().await;
+    assert_eq!((chunk.offset, chunk.data.as_ref(), chunk.eof), (0, b"hello".as_ref(), false));
+    upload.send(proto::OutputMessage { stdin_received: 3, ..Default::default() }).await;
+    assert_eq!(tool.stdin_received().await, 3);
+    // The call breaks: the next one goes on where the agent was.
+    drop(upload);
+    let (mut upload, _) = agent.upload("c", 3).await.unwrap();
+    assert_eq!(upload.stdin().await.data.as_ref(), b"lo");
+    // Another tool with the same id takes over, and repeats what it thinks is missing.
+    let mut second = master.run(with_stdin("c")).await.unwrap();
+    drop(tool);
+    assert_eq!(second.stdin_received().await, 3);
+    second.stdin(3, b"lo!", true).await;
+    let chunk = upload.stdin().await;
+    assert_eq!((chunk.offset, chunk.data.as_ref(), chunk.eof), (5, b"!".as_ref(), true));
+    agent.finish("c", 0, 0).await;
+    assert_eq!(second.rest().await.1.outcome.unwrap().code, 0);
+}
+
+#[tokio::test]
+async fn a_vanished_tool_changes_nothing_unless_its_input_is_unfinished() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    drop(master.run(start("plain", "a")).await.unwrap());
+    agent.told_to_run().await;
+    drop(master.run(with_stdin("fed")).await.unwrap());
+    agent.told_to_run().await;
+    let before = std::time::Instant::now();
+    assert!(matches!(agent.next().await, Some(Down::CancelCommand(cancel)) if cancel.id == "fed"));
+    assert!(before.elapsed() >= STDIN_GRACE * 9 / 10, "not before the grace is over");
+    let unfinished = agent.upload("plain", 0).await.unwrap();
+    drop(unfinished);
+}
+
+#[tokio::test]
+async fn a_restarted_master_goes_on_with_its_commands() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"one ").await;
+    upload.durable(4).await;
+    let (store, outputs) = (master.store.clone(), master.outputs.clone());
+    drop((upload, agent, tool));
+    master.stop().await;
+
+    let master = Master::restart(store, outputs).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    let (mut upload, first) = agent.upload("c", 0).await.unwrap();
+    assert_eq!(first.received, 4);
+    upload.send_output(4, b"two").await;
+    agent.finish("c", 7, 0).await;
+    upload.durable(7).await;
+    assert_eq!(tool.rest().await.0, b"one two");
+}
+
+#[tokio::test]
+async fn a_master_that_has_lost_its_memory_adopts_what_agents_hold() {
+    let master = Master::start().await;
+    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    let (mut upload, first) = agent.upload("c", 0).await.unwrap();
+    assert_eq!(first.received, 0);
+    upload.send_output(0, b"kept").await;
+    agent.finish("c", 4, 0).await;
+    upload.durable(4).await;
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))));
+    let logs = LogsRequest { id: "c".to_owned(), from_offset: 0, follow: true };
+    let mut replies = soon(master.fleet().await.logs(logs)).await.unwrap().into_inner();
+    let mut output = Vec::new();
+    while let Some(reply) = soon(replies.message()).await.unwrap() {
+        if let Some(proto::run_reply::Kind::Output(chunk)) = reply.kind {
+            output.extend(chunk.data);
+        }
+    }
+    assert_eq!(output, b"kept");
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_recorded_is_refused_and_never_sent() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    master.store.fail(Some("disk full"));
+    let refused = master.run(start("c", "a")).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Internal);
+    assert!(refused.message().contains("disk full"), "{}", refused.message());
+    agent.beat(1).await;
+    master.store.fail(None);
+    master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+}
+
+#[tokio::test]
+async fn output_of_a_finished_command_is_let_go() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let _tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    agent.finish("c", 0, 0).await;
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))));
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"late").await;
+    upload.durable(4).await;
+}
+
+#[tokio::test]
+async fn a_tool_that_does_not_read_holds_up_neither_the_agent_nor_another_tool() {
+    static CHUNK: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+    const CHUNKS: u64 = 256;
+    const TOTAL: u64 = CHUNKS * CHUNK.len() as u64;
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut idle = master.run(start("c", "a")).await.unwrap();
+    let mut reader = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    for n in 0..CHUNKS {
+        upload.send_output(n * CHUNK.len() as u64, &CHUNK).await;
+        upload.next().await;
+    }
+    agent.finish("c", TOTAL, 0).await;
+    upload.durable(TOTAL).await;
+    agent.next().await;
+    agent.beat(1).await;
+    for tool in [&mut reader, &mut idle] {
+        let (output, last) = tool.rest().await;
+        assert_eq!((output.len() as u64, last.output_bytes), (TOTAL, TOTAL));
+        assert!(output.iter().all(|byte| *byte == b'x'));
+    }
+}
+
+#[tokio::test]
+async fn gaps_are_passed_on_and_recorded() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"ab").await;
+    upload.send(proto::OutputMessage { offset: 2, gap: 10, ..Default::default() }).await;
+    upload.send_output(12, b"cd").await;
+    agent.finish("c", 14, 0).await;
+    upload.durable(14).await;
+    assert_eq!(tool.output().await.data.as_ref(), b"ab");
+    let gap = tool.output().await;
+    assert_eq!((gap.offset, gap.gap), (2, 10));
+    let (output, last) = tool.rest().await;
+    assert_eq!(output, b"cd");
+    assert_eq!(last.gaps, [proto::Gap { offset: 2, bytes: 10 }]);
+}
+
+#[tokio::test]
+async fn a_hole_in_the_output_ends_the_call_and_leaves_the_command() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let _tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(5, b"late").await;
+    let error = loop {
+        match upload.try_next().await {
+            Ok(ack) => assert!(ack.is_some(), "it ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(error.code(), Code::Internal);
+    agent.beat(1).await;
+    assert_eq!(agent.upload("c", 0).await.unwrap().1.received, 0);
+}
+
+#[tokio::test]
+async fn a_command_finished_before_a_restart_is_not_adopted_again() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    agent.finish("c", 0, 3).await;
+    let (_, row) = tool.rest().await;
+    let (store, outputs) = (master.store.clone(), master.outputs.clone());
+    drop((agent, tool)); // the acknowledgement is lost
+    master.stop().await;
+
+    let master = Master::restart(store, outputs).await;
+    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    assert!(matches!(agent.next().await, Some(Down::CancelCommand(cancel)) if cancel.id == "c"));
+    agent.finish("c", 0, 4).await;
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))));
+    let request = GetCommandRequest { id: "c".to_owned() };
+    assert_eq!(master.fleet().await.get_command(request).await.unwrap().into_inner(), row);
+}
