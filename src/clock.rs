@@ -48,7 +48,7 @@ impl BootClock {
         // The constructor of a C struct that may have padding on some targets.
         // SAFETY: all-zero is a valid itimerspec.
         let mut spec: libc::itimerspec = unsafe { std::mem::zeroed() };
-        spec.it_value.tv_sec = libc::time_t::try_from(at.as_secs()).unwrap_or(libc::time_t::MAX);
+        spec.it_value.tv_sec = at.as_secs().try_into().unwrap_or(i32::MAX.into());
         // Zero would disarm it.
         spec.it_value.tv_nsec = at.subsec_nanos().max(1) as _;
         // SAFETY: the descriptor is open, the pointer is to a local.

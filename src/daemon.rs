@@ -190,7 +190,7 @@ impl Signals {
         let signal = match timeout {
             Some(timeout) => {
                 let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-                spec.tv_sec = timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+                spec.tv_sec = timeout.as_secs().try_into().unwrap_or(i32::MAX.into());
                 spec.tv_nsec = timeout.subsec_nanos() as _;
                 // SAFETY: set and time are initialised; nothing is asked about the sender.
                 unsafe { libc::sigtimedwait(&raw const self.set, std::ptr::null_mut(), &raw const spec) }
