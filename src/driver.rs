@@ -93,6 +93,8 @@ enum Event {
     Session(session::Event),
     Command(Up),
     Signal(Signal),
+    /// The session takes messages of commands again.
+    Room,
     Timer,
 }
 
@@ -142,12 +144,14 @@ impl<C: Clock> Driver<C> {
             let due = self.link.poll_timeout();
             let event = {
                 let wake = due.map(|due| read_first_until.map_or(due, |at| due.max(at)));
-                let room = self.session.as_ref().is_none_or(Session::has_room);
+                let full = self.session.as_ref().filter(|session| !session.has_room()).map(Session::room);
+                let (has_room, room) = (full.is_none(), wait_for(full));
                 tokio::select! {
                     biased;
                     event = next_of(&mut self.session) => Event::Session(event),
                     signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Shutdown)),
-                    kind = self.commands.next(), if room => Event::Command(kind),
+                    kind = self.commands.next(has_room) => Event::Command(kind),
+                    () = room => Event::Room,
                     () = self.clock.sleep_until(wake) => Event::Timer,
                 }
             };
@@ -159,6 +163,7 @@ impl<C: Clock> Driver<C> {
                     }
                 }
                 Event::Signal(Signal::Shutdown) => self.shut_down(),
+                Event::Room => {}
                 Event::Signal(Signal::Reconnect) => self.tell(Input::Woken(WakeReason::Operator)),
                 Event::Timer => {
                     let now = self.clock.now();
@@ -373,6 +378,14 @@ impl<C: Clock> Driver<C> {
 async fn next_of(session: &mut Option<Session>) -> session::Event {
     match session {
         Some(session) => session.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never, for none.
+async fn wait_for(future: Option<impl Future<Output = ()>>) {
+    match future {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
 }

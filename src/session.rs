@@ -18,9 +18,12 @@ use std::{
 use tokio::sync::{Mutex, mpsc};
 use tonic::{Status, Streaming};
 
-/// Messages that may wait for the connection: heartbeats, and what is said of commands. More than the commands that an
-/// agent can hold at once have to say; a session that does not take them is lost by its heartbeats first.
-const OUTBOX: usize = 1024;
+/// Messages that may wait for the connection. Few: a heartbeat stands behind them, on a slow link for as long as they
+/// take. What is said of commands waits in a queue of its own for more room.
+const OUTBOX: usize = 64;
+
+/// Of these, what is kept free for heartbeats, answers to probes and the goodbye.
+const RESERVED: usize = OUTBOX / 4;
 
 /// After a stream ended, so long for the connection itself to say why.
 const VERDICT_GRACE: Duration = Duration::from_millis(50);
@@ -105,7 +108,20 @@ impl Session {
 
     /// Room for one more message beside the heartbeats.
     pub fn has_room(&self) -> bool {
-        self.outbox.capacity() > OUTBOX / 4
+        self.outbox.capacity() > RESERVED
+    }
+
+    /// Returns when there is room again; never once the session is over.
+    ///
+    /// # Cancel safety
+    /// Safe: it holds nothing.
+    pub fn room(&self) -> impl Future<Output = ()> + Send + use<> {
+        let outbox = self.outbox.clone();
+        async move {
+            if outbox.reserve_many(RESERVED + 1).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// What happens next. After a failure it never returns again.

@@ -257,14 +257,15 @@ impl Commands {
         self.ledger.is_empty()
     }
 
-    /// The next message for the session. While there is no session, processes and their output are served all the
-    /// same, and nothing is returned.
+    /// The next message for the session. While there is no session, or `has_room` says that it takes none, processes
+    /// and their output are served all the same, and nothing is returned.
     ///
     /// # Cancel safety
     /// Safe: nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> Kind {
+    pub async fn next(&mut self, has_room: bool) -> Kind {
         loop {
-            if self.session.is_some()
+            if has_room
+                && self.session.is_some()
                 && let Some(kind) = self.outbox.pop_front()
             {
                 return kind;

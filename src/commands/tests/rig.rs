@@ -241,7 +241,7 @@ impl Rig {
                     return result;
                 }
                 tokio::select! {
-                    kind = self.commands.next() => self.messages.push(kind),
+                    kind = self.commands.next(true) => self.messages.push(kind),
                     () = self.master.changed.notified() => {}
                 }
             }
