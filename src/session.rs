@@ -6,7 +6,7 @@ use crate::{
     transport::{self, Client, Dialled, Failure, Resolver},
 };
 use futures_core::Stream;
-use link::{Reply, Session as Number};
+use link::{LossReason, Reply, Session as Number};
 use proto::{AgentMessage, MasterMessage, agent_message, master_message::Kind as Down};
 use std::{
     net::SocketAddr,
@@ -15,7 +15,10 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, timeout_at},
+};
 use tonic::{Status, Streaming};
 
 /// Messages that may wait for the connection. Few: a heartbeat stands behind them, on a slow link for as long as they
@@ -62,6 +65,11 @@ enum Stage {
     Dialled,
     Calling(Boxed<Result<Streaming<MasterMessage>, Status>>),
     Open(Streaming<MasterMessage>),
+    /// The stream is over. The connection may tell the cause until then.
+    Ending {
+        said: Failure,
+        until: Instant,
+    },
     Ended,
 }
 
@@ -144,15 +152,24 @@ impl Session {
                 }
                 Stage::Calling(calling) => match calling.await {
                     Ok(stream) => self.stage = Stage::Open(stream),
-                    Err(status) => return self.ended(Some(status)).await,
+                    Err(status) => self.ends(transport::classify_status(&status)),
                 },
                 Stage::Open(stream) => match stream.message().await {
                     Ok(Some(MasterMessage { kind: Some(kind) })) => return self.event(kind),
                     // Of a newer protocol: not for us.
                     Ok(Some(MasterMessage { kind: None })) => {}
-                    Ok(None) => return self.ended(None).await,
-                    Err(status) => return self.ended(Some(status)).await,
+                    Ok(None) => self.ends(Failure::new(LossReason::StreamClosed, "stream closed by master")),
+                    Err(status) => self.ends(transport::classify_status(&status)),
                 },
+                Stage::Ending { said, until } => {
+                    // An error on the connection is the cause of what the stream says.
+                    let beneath = match &mut self.dialled {
+                        Some(dialled) => timeout_at(*until, dialled.ended()).await.ok().flatten(),
+                        None => None,
+                    };
+                    let failure = beneath.unwrap_or_else(|| said.clone());
+                    return Event::Reply(self.failed(failure));
+                }
                 Stage::Dialled | Stage::Ended => std::future::pending().await,
             }
         }
@@ -197,19 +214,8 @@ impl Session {
         })
     }
 
-    async fn ended(&mut self, status: Option<Status>) -> Event {
-        self.stage = Stage::Ended;
-        let said = status.as_ref().map_or_else(
-            || Failure::new(link::LossReason::StreamClosed, "stream closed by master"),
-            transport::classify_status,
-        );
-        // An error on the connection is the cause of what the stream says.
-        let beneath = match &mut self.dialled {
-            Some(dialled) => tokio::time::timeout(VERDICT_GRACE, dialled.ended()).await.ok().flatten(),
-            None => None,
-        };
-        let failure = beneath.unwrap_or(said);
-        Event::Reply(Reply::Failed { reason: failure.reason, detail: failure.detail })
+    fn ends(&mut self, said: Failure) {
+        self.stage = Stage::Ending { said, until: Instant::now() + VERDICT_GRACE };
     }
 
     fn failed(&mut self, failure: Failure) -> Reply {
@@ -228,3 +234,6 @@ impl Stream for Outgoing {
         self.0.poll_recv(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;
