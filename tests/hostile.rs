@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Agent, PATIENCE, master::Master};
+use common::{
+    Agent, PATIENCE,
+    master::{Master, Session},
+};
 use proto::{agent_message::Kind as Up, master_message::Kind as Down};
 use std::collections::HashSet;
 use tokio::time::timeout;
@@ -13,13 +16,8 @@ fn run(id: String, argv: &[&str]) -> Down {
     Down::RunCommand(proto::RunCommand { id, spec })
 }
 
-#[tokio::test]
-async fn a_burst_of_answers_does_not_wait_for_the_next_heartbeat() {
-    let mut master = Master::start().await;
-    let settings =
-        ["commands.enabled=false", "heartbeat.interval=\"1h\"", "heartbeat.timeout=\"1h\"", "log.level=\"warn\""];
-    let _agent = Agent::start(&master.address(), &settings);
-    let mut session = master.active(1).await;
+/// Sends so many commands at once, and waits until each of them is refused.
+async fn refuses_a_burst(mut session: Session) {
     const COMMANDS: usize = 4_000;
     let mut answered = HashSet::new();
     let all = async {
@@ -34,4 +32,23 @@ async fn a_burst_of_answers_does_not_wait_for_the_next_heartbeat() {
     };
     let done = timeout(PATIENCE, all).await;
     assert!(done.is_ok(), "{} of {COMMANDS} answers came", answered.len());
+}
+
+/// No heartbeat comes to the help of what is stuck.
+const SELDOM: [&str; 3] = ["commands.enabled=false", "heartbeat.interval=\"1h\"", "heartbeat.timeout=\"1h\""];
+
+#[tokio::test]
+async fn a_burst_of_answers_does_not_wait_for_the_next_heartbeat() {
+    let mut master = Master::start().await;
+    let _agent = Agent::start(&master.address(), &[SELDOM.as_slice(), &["log.level=\"warn\""]].concat());
+    refuses_a_burst(master.active(1).await).await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    let mut master = Master::start().await;
+    let mut agent = Agent::start(&master.address(), &SELDOM);
+    // It says a line of each command: more than a pipe takes.
+    refuses_a_burst(master.active(1).await).await;
+    agent.line("lines were left out: they were not read in time").await;
 }
