@@ -31,6 +31,9 @@ const RESERVED: usize = OUTBOX / 4;
 /// After a stream ended, so long for the connection itself to say why.
 const VERDICT_GRACE: Duration = Duration::from_millis(50);
 
+/// Of what a master says to people so much is kept, characters: it goes into the log and the status file.
+const SAID_MAX: usize = 300;
+
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What a session brings.
@@ -198,13 +201,13 @@ impl Session {
             Down::RunCommand(run) => return Event::Run(run),
             Down::CancelCommand(cancel) => return Event::Cancel(cancel.id),
             Down::FinishedAck(ack) => return Event::FinishedAck(ack.id),
-            Down::Shutdown(shutdown) => return Event::Shutdown(shutdown.reason),
+            Down::Shutdown(shutdown) => return Event::Shutdown(said(shutdown.reason)),
             Down::HeartbeatAck(ack) => Reply::Ack { seq: ack.seq, interval: interval(ack.interval_ms) },
             Down::RetryLater(later) => {
-                Reply::RetryLater { after: Duration::from_millis(later.retry_after_ms), reason: later.reason }
+                Reply::RetryLater { after: Duration::from_millis(later.retry_after_ms), reason: said(later.reason) }
             }
             Down::Goodbye(goodbye) => {
-                Reply::Goodbye { after: Duration::from_millis(goodbye.retry_after_ms), reason: goodbye.reason }
+                Reply::Goodbye { after: Duration::from_millis(goodbye.retry_after_ms), reason: said(goodbye.reason) }
             }
             Down::Probe(_) => return Event::Probe,
             Down::Rejected(rejected) => {
@@ -220,8 +223,16 @@ impl Session {
 
     fn failed(&mut self, failure: Failure) -> Reply {
         self.stage = Stage::Ended;
-        Reply::Failed { reason: failure.reason, detail: failure.detail }
+        Reply::Failed { reason: failure.reason, detail: said(failure.detail) }
     }
+}
+
+fn said(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(SAID_MAX) {
+        text.replace_range(end.., "…");
+        text.shrink_to_fit();
+    }
+    text
 }
 
 /// The stream that the call reads its messages from.
