@@ -206,22 +206,28 @@ impl<C: Clock> Driver<C> {
     }
 
     fn session_event(&mut self, event: session::Event) {
+        use session::Event;
+        let registered = matches!(self.link.state(), Phase::Registered | Phase::Active);
         match event {
-            session::Event::Reply(reply) => {
+            Event::Run(_) | Event::Cancel(_) | Event::FinishedAck(_) | Event::Shutdown(_) if !registered => {
+                let detail = "master speaks before it has registered the agent".to_owned();
+                self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
+            }
+            Event::Reply(reply) => {
                 if let (Reply::Dialled, Some((local, _))) = (&reply, self.session.as_ref().and_then(Session::addresses))
                 {
                     self.report_address = self.reported(local);
                 }
                 self.reply(reply);
             }
-            session::Event::Registered(registered) => self.registered(&registered),
-            session::Event::Run(run) => self.commands.run(run),
-            session::Event::Cancel(id) => self.commands.cancel(&id),
-            session::Event::FinishedAck(id) => self.commands.finished_ack(&id),
-            session::Event::Probe => {
+            Event::Registered(registered) => self.registered(&registered),
+            Event::Run(run) => self.commands.run(run),
+            Event::Cancel(id) => self.commands.cancel(&id),
+            Event::FinishedAck(id) => self.commands.finished_ack(&id),
+            Event::Probe => {
                 self.send_session(|session| _ = session.send(Up::ProbeAnswer(proto::ProbeAnswer {})));
             }
-            session::Event::Shutdown(reason) => {
+            Event::Shutdown(reason) => {
                 let why = if reason.is_empty() { "asked for by the master" } else { &reason };
                 self.keeper.line(Line::Log(log::Level::Info, format!("Shutdown: {why}")));
                 self.shut_down();

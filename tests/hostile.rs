@@ -52,3 +52,32 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     refuses_a_burst(master.active(1).await).await;
     agent.line("lines were left out: they were not read in time").await;
 }
+
+#[tokio::test]
+async fn what_a_master_says_is_one_short_line() {
+    let mut master = Master::start().await;
+    let mut agent = Agent::start(&master.address(), &[]);
+    let mut session = master.session().await;
+    session.registration().await;
+    let reason = format!("busy\nERROR Lost connection{}", "!".repeat(1_000_000));
+    session.send(Down::RetryLater(proto::RetryLater { retry_after_ms: 100, reason: reason.clone() })).await;
+    let line = agent.line("asks to come back").await;
+    assert!(line.contains("(busy ERROR Lost connection!!!") && line.len() < 500, "{line}");
+    let mut session = master.session().await;
+    session.registration().await;
+    session.reject(proto::rejected::Reason::NameTaken, &reason).await;
+    let line = agent.line("Cannot connect to master").await;
+    assert!(line.contains("busy ERROR Lost connection!!!") && line.len() < 600, "{line}");
+}
+
+#[tokio::test]
+async fn nothing_is_run_for_a_master_that_has_not_registered_the_agent() {
+    let mut master = Master::start().await;
+    let mut agent = Agent::start(&master.address(), &[]);
+    let mut session = master.session().await;
+    session.registration().await;
+    session.send(run("early".into(), &["true"])).await;
+    agent.line("(attempt 1): master speaks before it has registered the agent").await;
+    assert!(master.session().await.registration().await.held.is_empty());
+    assert_eq!(agent.count("Command early"), 0);
+}
