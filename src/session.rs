@@ -61,7 +61,6 @@ pub struct Session {
     dialled: Option<Dialled>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Stage {
     Dialling(Boxed<Result<Dialled, Failure>>),
     /// Connected; the call begins with the registration.
