@@ -4,7 +4,7 @@ use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
     config::Config,
-    node::Node,
+    node::{Disk, Node},
     report::{Context, Line, Lines},
     session::{self, Session},
     transport::Resolver,
@@ -45,6 +45,8 @@ pub trait Keeper: Send {
     fn highest_epoch(&self) -> u64;
     fn keep_epoch(&mut self, epoch: u64);
     fn keep_status(&mut self, status: &Status);
+    /// Room where the state directory is, at the last look; has it looked at anew for the next time.
+    fn disk(&mut self) -> Disk;
     fn line(&mut self, line: Line);
 }
 
@@ -120,7 +122,7 @@ impl<C: Clock> Driver<C> {
         };
         Self {
             link: Link::new(params(&config), seed),
-            node: Node::new(&config.state_dir),
+            node: Node::new(),
             config,
             identity,
             clock,
@@ -267,7 +269,9 @@ impl<C: Clock> Driver<C> {
                     self.send_session(|session| session.register(register));
                 }
                 Output::Heartbeat { seq, last_ack, .. } => {
-                    let status = seq.is_multiple_of(STATUS_EVERY).then(|| self.node.status(self.commands.count()));
+                    let status = seq
+                        .is_multiple_of(STATUS_EVERY)
+                        .then(|| self.node.status(self.commands.count(), self.keeper.disk()));
                     let ready = self.commands.ready();
                     let beat = Up::Heartbeat(proto::Heartbeat { seq, last_ack, ready, status });
                     self.send_session(|session| _ = session.send(beat));
