@@ -190,7 +190,6 @@ impl Keeper for Files {
             ("master", Field::Text(&status.master)),
             ("report_address", Field::Text(&status.report_address)),
             ("attempt", Field::Number(status.attempt.into())),
-            ("commands_held", Field::Number(status.commands_held as u64)),
         ];
         if status.next_attempt_unix_ms > 0 {
             fields.push(("next_attempt", Field::Text(&next_attempt)));
