@@ -61,7 +61,6 @@ pub struct Status {
     /// Of the next attempt; 0: none is waited for.
     pub next_attempt_unix_ms: u64,
     pub last_loss: Option<(LossReason, String, u64)>,
-    pub commands_held: usize,
 }
 
 /// From outside the link.
@@ -118,7 +117,6 @@ impl<C: Clock> Driver<C> {
             attempt: 0,
             next_attempt_unix_ms: 0,
             last_loss: None,
-            commands_held: 0,
         };
         Self {
             link: Link::new(params(&config), seed),
@@ -227,7 +225,10 @@ impl<C: Clock> Driver<C> {
             Event::Cancel(id) => self.commands.cancel(&id),
             Event::FinishedAck(id) => self.commands.finished_ack(&id),
             Event::Probe => {
-                self.send_session(|session| _ = session.send(Up::ProbeAnswer(proto::ProbeAnswer {})));
+                // Where there is no room, answers enough are under way.
+                if let Some(session) = self.session.as_mut().filter(|session| session.has_room()) {
+                    session.send(Up::ProbeAnswer(proto::ProbeAnswer {}));
+                }
             }
             Event::Shutdown(reason) => {
                 let why = if reason.is_empty() { "asked for by the master" } else { &reason };
@@ -379,7 +380,6 @@ impl<C: Clock> Driver<C> {
         status.since_unix_ms = unix_ms();
         status.attempt = self.link.attempt();
         status.report_address.clone_from(&self.report_address);
-        status.commands_held = self.commands.count();
         self.keeper.keep_status(status);
     }
 }

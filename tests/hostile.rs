@@ -81,3 +81,41 @@ async fn nothing_is_run_for_a_master_that_has_not_registered_the_agent() {
     assert!(master.session().await.registration().await.held.is_empty());
     assert_eq!(agent.count("Command early"), 0);
 }
+
+#[tokio::test]
+async fn a_flood_keeps_neither_heartbeats_nor_commands_nor_signals_waiting() {
+    let floods = [
+        Down::Probe(proto::Probe {}),
+        Down::HeartbeatAck(proto::HeartbeatAck { seq: u64::MAX, interval_ms: 0 }),
+        Down::CancelCommand(proto::CancelCommand { id: "none".into() }),
+    ];
+    for flood in floods {
+        let mut master = Master::start().await;
+        let mut agent =
+            Agent::start(&master.address(), &["heartbeat.interval=\"500ms\"", "heartbeat.timeout=\"500ms\""]);
+        let mut session = master.active(1).await;
+        let flooding = session.flood(flood);
+        session.send(run("c".into(), &["true"])).await;
+        let (mut beats, mut finished) = (0, false);
+        while beats < 3 || !finished {
+            match session.next().await {
+                Some(Up::Heartbeat(beat)) => {
+                    beats += 1;
+                    session.ack(beat.seq).await;
+                }
+                Some(Up::CommandFinished(_)) => {
+                    finished = true;
+                    session.send(Down::FinishedAck(proto::FinishedAck { id: "c".into() })).await;
+                }
+                Some(_) => {}
+                None => panic!("the session is over:\n{}", agent.log.join("\n")),
+            }
+        }
+        agent.signal(libc::SIGTERM);
+        let said = timeout(PATIENCE, session.serve()).await.expect("the agent leaves");
+        assert!(said.iter().any(|kind| matches!(kind, Up::Goodbye(_))));
+        flooding.abort();
+        assert_eq!(agent.exit().await, 0);
+        assert_eq!(agent.count("Heartbeat failed"), 0, "{:#?}", agent.log);
+    }
+}
