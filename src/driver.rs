@@ -29,6 +29,10 @@ const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 /// Two signals to shut down within this time are one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
+/// A kept epoch above this is taken for this, as the master does with a reported one: whoever gave it, and whatever
+/// became of the file, there is always a next one.
+const EPOCH_MAX: u64 = 1 << 62;
+
 /// Who this agent is, for the registration.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -239,7 +243,7 @@ impl<C: Clock> Driver<C> {
     }
 
     fn registered(&mut self, registered: &proto::Registered) {
-        if registered.epoch <= self.keeper.highest_epoch() {
+        if registered.epoch <= self.keeper.highest_epoch().min(EPOCH_MAX) {
             let detail = format!("master gave epoch {}, which is not new", registered.epoch);
             return self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
         }

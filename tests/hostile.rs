@@ -119,3 +119,15 @@ async fn a_flood_keeps_neither_heartbeats_nor_commands_nor_signals_waiting() {
         assert_eq!(agent.count("Heartbeat failed"), 0, "{:#?}", agent.log);
     }
 }
+
+#[tokio::test]
+async fn an_absurd_epoch_shuts_no_later_master_out() {
+    let mut master = Master::start().await;
+    let mut agent = Agent::start(&master.address(), &[]);
+    drop(master.active(u64::MAX).await);
+    agent.line("Lost connection").await;
+    // What a master makes of the epoch that is reported to it.
+    drop(master.active((1 << 62) + 1).await);
+    agent.line("Lost connection").await;
+    master.active((1 << 62) + 2).await;
+}
