@@ -4,8 +4,11 @@
 #[path = "../fleet/mod.rs"]
 mod fleet;
 
+mod bad_luck;
 mod control;
+mod daemon;
 mod demo;
+mod goodbye;
 mod identities;
 mod memory;
 mod orphans;

@@ -59,7 +59,7 @@ fn an_agent_that_is_told_to_end_lets_a_command_finish_within_its_grace() {
     let tool = master.tool_started(&["agent", "run", "lady", "--dir", dir, "--shell", line]);
     tool.out.line("a");
     agent.running.signal(libc::SIGTERM);
-    agent.line("Shutdown");
+    agent.line("Shutting down: waiting up to");
     let refused = master.tool(&["agent", "run", "lady", "--", "true"]).expect(255);
     assert!(!refused.stderr.is_empty());
     std::fs::write(master.path("gate"), "").unwrap();
