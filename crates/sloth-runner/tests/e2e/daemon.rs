@@ -47,7 +47,10 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         // Not those that came to these numbers later.
-        let ours = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == self.folder);
+        let ours = |pid: &i32| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe == Path::new(env!("CARGO_BIN_EXE_sloth-runner")))
+        };
         let children = look::children(self.pid);
         for pid in [self.pid].into_iter().chain(children).filter(ours) {
             // SAFETY: plain integers are passed.
