@@ -8,10 +8,12 @@ fn id_of(agent: &Agent) -> String {
     fs::read_to_string(agent.state.join("agent-id")).unwrap().trim().to_owned()
 }
 
-/// The first event of this kind, whomever it is about.
+/// The first event of this kind, whomever it is about, once it is recorded.
 fn event(master: &Master, kind: &str) -> Value {
-    let all = master.json(&["agent", "events"]);
-    all.as_array().unwrap().iter().find(|event| event["kind"] == kind).expect(kind).clone()
+    until(&format!("an event {kind}"), || {
+        let all = master.json(&["agent", "events"]);
+        all.as_array().unwrap().iter().find(|event| event["kind"] == kind).cloned()
+    })
 }
 
 fn is_untouched(master: &Master, agent: &Agent) {
