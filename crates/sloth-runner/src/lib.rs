@@ -1,6 +1,7 @@
 //! The master of a fleet of agents, and the operator's tool.
 
 pub mod cli;
+pub mod clock;
 pub mod demo;
 pub mod listen;
 pub mod master;

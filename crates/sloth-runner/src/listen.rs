@@ -140,7 +140,7 @@ impl<A: Accept + Unpin> tokio_stream::Stream for Incoming<A> {
                 Err(error) if belongs_to_one_connection(&error) => {}
                 Err(error) => {
                     this.complain(&error);
-                    this.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                    this.pause = Some(Box::pin(crate::clock::sleep(PAUSE)));
                 }
             }
         }

@@ -5,7 +5,7 @@ mod daemon;
 mod tests;
 
 use crate::{
-    listen,
+    clock, listen,
     master::{self, Options, ports::Outputs},
     master_config::{Loaded, MasterConfig, Sources, load},
     outputs::FileOutputs,
@@ -22,7 +22,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -186,7 +186,7 @@ fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), Stri
     let _lock = take_state_dir(&config.state_dir)?;
     let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
     let outputs = Arc::new(outputs.map_err(|error| error.to_string())?);
-    let environment = Environment { clock: Box::new(unix_ms), remove_output: remover(outputs.clone()) };
+    let environment = Environment { clock: Box::new(clock::unix_ms), remove_output: remover(outputs.clone()) };
     let (store, snapshot) =
         SqliteStore::open(&config.store, config.history, environment).map_err(|error| error.to_string())?;
 
@@ -290,9 +290,4 @@ fn remover(outputs: Arc<FileOutputs>) -> Box<dyn FnMut(&str) -> bool + Send> {
         }
         removed.is_ok()
     })
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

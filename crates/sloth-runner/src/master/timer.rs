@@ -15,12 +15,12 @@ pub async fn run(core: Arc<Core>) {
         let now = core.now().monotonic;
         let wait = core.arm().map_or(LOOK_EVERY, |at| at.saturating_sub(now)).min(LOOK_EVERY);
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = crate::clock::sleep(wait) => {}
             () = core.rearm.notified() => {}
         }
         if core.now().monotonic > now + wait + PAUSE_MIN {
             log::warn!("this process was paused: reading what came meanwhile before judging any agent");
-            tokio::time::sleep(READ_FIRST).await;
+            crate::clock::sleep(READ_FIRST).await;
         }
         let due = core.now().monotonic;
         if core.read(|fleet| fleet.poll_timeout()).is_some_and(|at| at <= due) {

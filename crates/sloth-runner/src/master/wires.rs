@@ -144,10 +144,6 @@ impl Wires {
         }
     }
 
-    pub fn count(&self) -> usize {
-        self.table.lock().expect("no holder of this lock panics").connections.len()
-    }
-
     pub fn all(&self) -> Vec<Arc<Outbox>> {
         self.table.lock().expect("no holder of this lock panics").connections.values().cloned().collect()
     }

@@ -189,6 +189,7 @@ impl Feeding {
 }
 
 impl Drop for Feeding {
+    #[expect(clippy::disallowed_methods, reason = "a task of its own waits, and nobody for it")]
     fn drop(&mut self) {
         let Some(left) = self.hub.stdin.detach() else { return };
         let (core, hub) = (self.core.clone(), self.hub.clone());
