@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use finish::Finish;
-pub use submit::{Cancelled, Refusal, Submit, Submitted, valid_id};
+pub use submit::{Cancelled, Refusal, Submit, Submitted};
 
 /// A command that a registering agent holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl<S: Clone + Eq> Dispatch<S> {
     }
 
     fn adopt(&mut self, now: Now, name: &str, link: Downlink, held: Held<S>, out: &mut Out<S>) {
-        let Some(spec) = held.spec.filter(|_| valid_id(&held.id)) else { return };
+        let Some(spec) = held.spec.filter(|_| link::valid_command_id(&held.id)) else { return };
         let record = CommandRecord {
             id: held.id,
             agent_id: link.session.agent,

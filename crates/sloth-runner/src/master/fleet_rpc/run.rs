@@ -89,8 +89,9 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<Option<Record>, St
             Refusal::LookAgain => tokio::task::yield_now().await,
             Refusal::InvalidId => {
                 return Err(Status::invalid_argument(format!(
-                    "the command id {:?} is not 1 to 128 of letters, digits, '.', '_' and '-'",
-                    start.id
+                    "the command id {:?} is not 1 to {} of letters, digits, '.', '_' and '-', the first not a '.'",
+                    start.id,
+                    link::COMMAND_ID_MAX
                 )));
             }
             Refusal::OtherContent => {
