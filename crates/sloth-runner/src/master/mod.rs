@@ -102,6 +102,8 @@ fn start(store: Arc<dyn Store>, outputs: Arc<dyn Outputs>, snapshot: Snapshot, o
                 if let Some(hub) = core.hub(&id) {
                     output::measure(&core, &hub);
                 }
+                // Where that failed, nothing is here that anybody could be told of.
+                core.decide(|fleet, now| fleet.durable(now, &id, 0, Vec::new()));
             }
         });
     }
