@@ -69,6 +69,7 @@ pub async fn start(
 /// The record, if the command was known and is durable.
 async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<Option<Record>, Status> {
     let deadline = Instant::now() + Duration::from_millis(start.wait_ms).min(WAIT_MAX);
+    let mut looked_again = false;
     loop {
         let known = core.read(|fleet| fleet.dispatch().unfinished(&start.id).is_some());
         let stored = if known { None } else { stored(core, &start.id).await? };
@@ -86,7 +87,11 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<Option<Record>, St
             Err(refusal) => refusal,
         };
         match refusal {
-            Refusal::LookAgain => tokio::task::yield_now().await,
+            // What finished a moment ago is in the store, unless that has forgotten it already.
+            Refusal::LookAgain if looked_again => {
+                return Err(Status::not_found(format!("command {} has finished, and is forgotten", start.id)));
+            }
+            Refusal::LookAgain => looked_again = true,
             Refusal::InvalidId => {
                 return Err(Status::invalid_argument(format!(
                     "the command id {:?} is not 1 to {} of letters, digits, '.', '_' and '-', the first not a '.'",
@@ -100,8 +105,9 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<Option<Record>, St
             Refusal::UnknownAgent => return Err(no_agent(&start.agent)),
             Refusal::Away { record } => {
                 let Some(arrived) = arrived else { return Err(away(&record)) };
-                if timeout_at(deadline, arrived).await.is_err() {
-                    return Err(away(&record));
+                tokio::select! {
+                    arrived = timeout_at(deadline, arrived) => arrived.map_err(|_| away(&record))?,
+                    () = core.ended() => return Err(Status::unavailable("the master is shutting down")),
                 }
             }
         }
