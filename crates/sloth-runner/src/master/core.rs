@@ -7,6 +7,7 @@ use super::{
     clock::Clock,
     hub::Hub,
     ports::{Change, Outputs, Record, Spec, Store},
+    rows,
     wires::Wires,
 };
 use fleet::{
@@ -219,7 +220,7 @@ impl Core {
                 }
             }
             Effect::Close { session, reason, message } => {
-                log::info!("session {} of agent {} closed: {reason}: {message}", session.epoch, hex(session));
+                log::debug!("session {} of agent {} closed: {reason}: {message}", session.epoch, hex(session));
                 if let Some(outbox) = self.wires.end(session) {
                     outbox.push(rejected(reason, message));
                     outbox.close();
@@ -244,7 +245,8 @@ impl Core {
     fn write(self: &Arc<Self>, changes: Vec<Change>, token: Token) {
         for change in &changes {
             if let Change::AddEvent(event) = change {
-                log::info!("{} {} {} {}", event.kind, event.agent, event.reason, event.message);
+                let (level, line) = rows::log_line(event);
+                log::log!(level, "{line}");
             }
         }
         let newest = changes.iter().filter_map(|change| match change {

@@ -1,6 +1,7 @@
 //! Conversions between what the master knows and what operators are told.
 
 use super::ports::{Piece, Record};
+use crate::tool::table::printable;
 use fleet::{AgentView, CommandState, Event, Status as AgentStatus};
 use proto::{AgentRow, CommandRow, EventRow, Gap, NodeStatus, OutputChunk, run_reply::Kind};
 
@@ -67,6 +68,16 @@ pub fn event(event: Event) -> EventRow {
     }
 }
 
+/// An event in the log. What agents say of themselves stays on its line.
+pub fn log_line(event: &Event) -> (log::Level, String) {
+    let level = match event.kind.as_str() {
+        "agent.lost" | "agent.replaced" | "agent.rejected" => log::Level::Warn,
+        _ => log::Level::Info,
+    };
+    let reason = if event.reason.is_empty() { String::new() } else { format!(" ({})", event.reason) };
+    (level, printable(&format!("{} {}{reason}: {}", event.kind, event.agent, event.message)))
+}
+
 /// The piece as a reply, and the offset after it.
 pub fn output(piece: Piece) -> (Kind, u64) {
     let (chunk, end) = match piece {
@@ -96,6 +107,24 @@ pub fn state_from(word: &str) -> Option<CommandState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line_of_the_log_whatever_an_agent_says() {
+        let event = |kind: &str, reason: &str, message: &str| Event {
+            seq: 1,
+            time_unix_ms: 1,
+            kind: kind.to_owned(),
+            agent: "lady".to_owned(),
+            agent_id: [1; 16],
+            epoch: 1,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+        let lost = log_line(&event("agent.lost", "stream_closed", "closed\n\x1b[2J"));
+        assert_eq!(lost, (log::Level::Warn, "agent.lost lady (stream_closed): closed\\n\\u{1b}[2J".to_owned()));
+        let connected = log_line(&event("agent.connected", "", "lady on host x"));
+        assert_eq!(connected, (log::Level::Info, "agent.connected lady: lady on host x".to_owned()));
+    }
 
     #[test]
     fn words_are_found_in_any_case_and_others_are_not() {
