@@ -14,12 +14,12 @@ use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
 use proto::{
-    CancelCommand, FinishedAck, HeartbeatAck, Probe, Registered, Rejected, RetryLater, RunCommand, Shutdown,
-    master_message::Kind, rejected::Reason,
+    CancelCommand, FinishedAck, HeartbeatAck, Probe, Registered, Rejected, RetryLater, RunCommand, Shutdown, master_message::Kind,
+    rejected::Reason,
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -99,13 +99,13 @@ impl Core {
 
     /// Looks at the state, and changes nothing.
     pub fn read<R>(&self, look: impl FnOnce(&Fleet<Spec>) -> R) -> R {
-        look(&self.state.lock().expect("no holder of this lock panics").fleet)
+        look(&self.state().fleet)
     }
 
     /// Lets the pure half decide, then carries out what it decided.
     pub fn decide<R>(self: &Arc<Self>, decision: impl FnOnce(&mut Fleet<Spec>, Now) -> R) -> R {
         let (result, rearm) = {
-            let mut state = self.state.lock().expect("no holder of this lock panics");
+            let mut state = self.state();
             let now = self.clock.now();
             let result = decision(&mut state.fleet, now);
             let next = state.fleet.poll_timeout();
@@ -124,7 +124,7 @@ impl Core {
 
     /// When the timer should look again.
     pub fn arm(&self) -> Option<Duration> {
-        let mut state = self.state.lock().expect("no holder of this lock panics");
+        let mut state = self.state();
         state.armed = state.fleet.poll_timeout();
         state.armed
     }
@@ -191,7 +191,7 @@ impl Core {
         loop {
             let mut effects = Vec::new();
             {
-                let mut state = self.state.lock().expect("no holder of this lock panics");
+                let mut state = self.state();
                 if state.carrying {
                     return;
                 }
@@ -203,11 +203,17 @@ impl Core {
                 }
                 state.carrying = true;
             }
+            let carrying = WholeOrNothing;
             for effect in effects {
                 self.carry(effect);
             }
-            self.state.lock().expect("no holder of this lock panics").carrying = false;
+            drop(carrying);
+            self.state().carrying = false;
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|_| end_at_once())
     }
 
     fn carry(self: &Arc<Self>, effect: Effect<Spec>) {
@@ -312,6 +318,23 @@ impl Core {
             hub.view.send_replace(Some(view));
         }
     }
+}
+
+/// A panic while this is alive ends the process.
+struct WholeOrNothing;
+
+impl Drop for WholeOrNothing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            end_at_once();
+        }
+    }
+}
+
+/// What is half decided or half carried out cannot be gone on from: the next start goes on from what is durable.
+fn end_at_once() -> ! {
+    log::error!("The master has met a mistake of its own (see above) and ends: start it again");
+    std::process::abort()
 }
 
 fn hex(session: SessionId) -> String {
