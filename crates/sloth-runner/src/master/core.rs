@@ -14,7 +14,7 @@ use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
 use proto::{
-    CancelCommand, FinishedAck, HeartbeatAck, Probe, Registered, Rejected, RetryLater, RunCommand, Shutdown, master_message::Kind,
+    CancelCommand, FinishedAck, HeartbeatAck, Probe, Registered, Rejected, RunCommand, Shutdown, master_message::Kind,
     rejected::Reason,
 };
 use std::{
@@ -293,8 +293,9 @@ impl Core {
             }
             Answer::Rejected { reason, message } => self.dismiss(conn, rejected(reason, message)),
             Answer::RetryLater { after, reason } => {
-                let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                self.dismiss(conn, Kind::RetryLater(RetryLater { retry_after_ms, reason }));
+                if let Some(outbox) = self.wires.connection(conn) {
+                    outbox.retry_later(after, reason);
+                }
             }
         }
     }

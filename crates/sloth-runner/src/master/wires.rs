@@ -1,11 +1,12 @@
 //! The way down to each session: a bounded queue that the session's own stream empties.
 
 use fleet::{AgentId, ConnId, SessionId};
-use proto::{MasterMessage, master_message::Kind};
+use proto::{MasterMessage, RetryLater, master_message::Kind};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, OnceLock},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 /// An agent that leaves so many messages unread is closed.
@@ -50,6 +51,13 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Its last message: come back after a while. No failure of the agent's.
+    pub fn retry_later(&self, after: Duration, reason: String) {
+        let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        self.push(Kind::RetryLater(RetryLater { retry_after_ms, reason }));
+        self.close();
     }
 
     /// Ends the stream after what is queued.
