@@ -7,6 +7,7 @@ pub mod listen;
 pub mod master;
 pub mod master_cli;
 pub mod master_config;
+mod open_files;
 pub mod outputs;
 pub mod store;
 pub mod tool;

@@ -8,6 +8,7 @@ use crate::{
     clock, listen,
     master::{self, Options, ports::Outputs},
     master_config::{Loaded, MasterConfig, Sources, load},
+    open_files,
     outputs::FileOutputs,
     store::{self, Environment, FileLock, LockError, SqliteStore},
 };
@@ -183,6 +184,8 @@ fn backup(args: BackupArgs) -> Result<(), i32> {
 ///
 /// With `background` it lets go of the terminal once it listens.
 fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), String> {
+    let open_files = open_files::raise_limit();
+    log::info!("Up to {open_files} open files, room for {} agents", open_files::sessions_max());
     let _lock = take_state_dir(&config.state_dir)?;
     let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
     let outputs = Arc::new(outputs.map_err(|error| error.to_string())?);

@@ -7,6 +7,7 @@ use super::{
     rows,
     wires::Outbox,
 };
+use crate::open_files;
 use fleet::{Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing};
 use link::{LossReason, Outcome};
 use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command};
@@ -26,6 +27,11 @@ const TURN_MAX: usize = 64;
 
 /// An agent whose commands cannot be looked up comes again after this.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// At the limit of open files agents are sent away for this long at least, …
+const FULL_RETRY: Duration = Duration::from_secs(10);
+/// … and up to so much longer, one unlike the other.
+const FULL_SPREAD_MS: u64 = 10_000;
 
 /// The answer to one call of `Connect`. Dropping it is the end of the session.
 pub struct Session {
@@ -98,6 +104,11 @@ impl Session {
             return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
         };
         let conn = self.conn;
+        if self.core.wires.connections() > open_files::sessions_max() {
+            let after = FULL_RETRY + Duration::from_millis(conn.0 % FULL_SPREAD_MS);
+            self.outbox.retry_later(after, "too many open files".to_owned());
+            return true;
+        }
         let (register, held) = split(message, id, instance, spool_id, self.remote);
         let unknown: Vec<String> = self.core.read(|fleet| {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));

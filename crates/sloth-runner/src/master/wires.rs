@@ -127,6 +127,11 @@ impl Wires {
         self.table.lock().expect("no holder of this lock panics").connections.get(&conn).cloned()
     }
 
+    /// Calls of `Connect`, registered or not.
+    pub fn connections(&self) -> usize {
+        self.table.lock().expect("no holder of this lock panics").connections.len()
+    }
+
     pub fn session(&self, session: SessionId) -> Option<Arc<Outbox>> {
         let table = self.table.lock().expect("no holder of this lock panics");
         table.sessions.get(&session.agent).filter(|(current, _)| *current == session).map(|(_, outbox)| outbox.clone())
