@@ -308,7 +308,7 @@ fn after_a_restart_everybody_is_known_and_nobody_active() {
     bench.settle();
     let records = [1, 2].map(|n| bench.fleet.registry().view(id(n)).unwrap().record).to_vec();
     let mut bench = Bench { fleet: Fleet::new(bench.now, records, vec![], 9), ..Bench::new() };
-    assert_eq!(bench.status(1), (Status::Inactive, REASON_MASTER_RESTARTED.to_owned()));
+    assert_eq!(bench.status(1), (Status::Inactive, crate::REASON_MASTER_RESTARTED.to_owned()));
     assert_eq!(bench.status(2), (Status::Stopped, "sigterm".to_owned()));
     assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Stale);
     assert!(bench.register(1, register(1, 1, "a")).contains(&registered(1, 1, 2)), "the epoch goes on");

@@ -9,12 +9,9 @@ use super::{
     table::printable,
     time::rfc3339,
 };
-use crate::cli::Format;
+use crate::{cli::Format, clock::sleep};
 use proto::{EventRow, EventsRequest};
-use tokio::{
-    select,
-    time::{Instant, sleep},
-};
+use tokio::{select, time::Instant};
 
 /// With `--follow`, unless said otherwise.
 const LAST_WHEN_FOLLOWING: u32 = 10;

@@ -24,7 +24,6 @@ pub mod writer;
 pub use agents::{list, table as agent_table};
 
 use crate::cli::{AgentCommand, CommandCommand, Format};
-use address::Address;
 use connect::{Master, Trouble, Waits};
 use std::{
     io::{self, IsTerminal, Write},
@@ -79,7 +78,7 @@ fn complain(what: impl std::fmt::Display) {
 
 fn with_tool(master: Option<String>, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
     let variable = std::env::var(address::VARIABLE).ok();
-    let address = match Address::choose(master.as_deref(), variable.as_deref()) {
+    let address = match address::choose(master.as_deref(), variable.as_deref()) {
         Ok(address) => address,
         Err(why) => {
             complain(why);
