@@ -106,8 +106,7 @@ impl Registry {
         for mut record in records {
             record.after_restart(now.unix_ms);
             self.names.insert(record.name.clone(), record.id);
-            let agent = Agent { stored: true, session: None, newcomer: None, node: None, deleting: None, record };
-            self.agents.insert(agent.record.id, agent);
+            self.agents.insert(record.id, Agent::known(record));
         }
     }
 
@@ -175,6 +174,11 @@ impl Registry {
 }
 
 impl Agent {
+    /// As the store has it.
+    fn known(record: AgentRecord) -> Self {
+        Self { stored: true, session: None, newcomer: None, node: None, deleting: None, record }
+    }
+
     fn view(&self) -> AgentView {
         AgentView { record: self.record.clone(), node: self.node.as_deref().copied() }
     }

@@ -299,6 +299,27 @@ async fn a_finished_command_gets_no_second_outcome_while_the_database_cannot_be_
     assert_eq!(row.outcome, Some((&link::Outcome::Exited(0)).into()));
 }
 
+#[tokio::test]
+async fn long_lists_of_commands_come_whole_and_in_order() {
+    let master = Master::start(400);
+    let _agent = master.agent(1, 1).await;
+    let mut fleet = master.fleet().await;
+    for n in 0..50 {
+        drop(soon(run(&mut fleet, start(&format!("c{n}"), "n1"))).await.unwrap());
+    }
+    for (limit, before, expected) in [(0, "", 50), (45, "", 45), (40, "c20", 20), (u32::MAX, "", 50)] {
+        let request = proto::ListCommandsRequest { limit, before_id: before.to_owned(), ..Default::default() };
+        let mut list = soon(fleet.list_commands(request)).await.unwrap().into_inner();
+        let mut ids = Vec::new();
+        while let Some(reply) = soon(list.message()).await.unwrap() {
+            ids.extend(reply.commands.into_iter().map(|row| row.id));
+        }
+        let newest = if before.is_empty() { 50 } else { 20 };
+        let all: Vec<String> = (0..newest).rev().take(expected).map(|n| format!("c{n}")).collect();
+        assert_eq!(ids, all);
+    }
+}
+
 async fn closed(master: &Master) {
     let all_closed = async {
         while master.open_outputs() > 0 {

@@ -211,6 +211,19 @@ fn the_name_of_a_lost_agent_goes_to_the_next_with_an_event() {
 }
 
 #[test]
+fn a_name_that_could_not_be_given_on_stays_with_the_lost_agent() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.close(1);
+    bench.fleet.register(bench.now, ConnId(2), register(2, 1, "a"), vec![]);
+    bench.effects();
+    bench.answer_write(Err("disk full".to_owned()));
+    assert!(matches!(&bench.settle()[..], [Effect::Answer { conn: ConnId(2), answer: Answer::RetryLater { .. } }]));
+    assert_eq!(bench.fleet.registry().find("a"), Some(id(1)));
+    assert_eq!(bench.status(1), (Status::Inactive, "stream_closed".to_owned()));
+}
+
+#[test]
 fn a_renamed_agent_frees_its_old_name() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));

@@ -105,13 +105,16 @@ fn print(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => 0,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                complain(format!("cannot write to standard output: {error}"));
-            }
-            1
-        }
+        Err(error) => output_failed(&error),
     }
+}
+
+/// Says so, unless it is that a reader has gone away; the exit code.
+fn output_failed(error: &io::Error) -> i32 {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        complain(format!("cannot write to standard output: {error}"));
+    }
+    1
 }
 
 /// Prints the answer, or says why there is none.
