@@ -1,6 +1,6 @@
 //! `agent run`: codes, bytes, surroundings of the command.
 
-use crate::fleet::{Master, all_bytes, running::feed};
+use crate::fleet::{Master, Running, all_bytes, running::feed, until};
 use serde_json::Value;
 use std::fs;
 
@@ -92,20 +92,27 @@ fn the_tail_of_a_command_that_ends_at_once_is_there_every_time() {
 fn thirty_commands_at_once_run_four_at_a_time_and_each_once() {
     let master = Master::start();
     let _agent = master.agent_with("lady", &["--set", "commands.max_running=4"]);
-    let log = master.path("log");
-    let line = format!("echo + >> {0}; sleep 0.1; echo - >> {0}; echo $N", log.display());
-    let tools =
-        (0..30).map(|n| master.tool_started(&["agent", "run", "lady", "--env", &format!("N={n}"), "--shell", &line]));
-    for (n, tool) in tools.collect::<Vec<_>>().into_iter().enumerate() {
+    let dir = master.folder.path().to_str().unwrap();
+    let line = "echo + >> log; until [ -e gate ]; do sleep 0.02; done; echo - >> log; echo $N";
+    let run = |n: usize| {
+        master.tool_started(&["agent", "run", "lady", "--dir", dir, "--env", &format!("N={n}"), "--shell", line])
+    };
+    let tools: Vec<Running> = (0..30).map(run).collect();
+    let log = || fs::read_to_string(master.path("log")).unwrap_or_default();
+    until("all are with the agent", || {
+        let accepted = master.json(&["command", "list", "--state", "accepted"]);
+        (accepted.as_array().unwrap().len() == 30).then_some(())
+    });
+    until("four have begun", || (log() == "+\n+\n+\n+\n").then_some(()));
+    fs::write(master.path("gate"), "").unwrap();
+    for (n, tool) in tools.into_iter().enumerate() {
         assert_eq!(tool.done().expect(0).text(), format!("{n}\n"));
     }
-    let log = fs::read_to_string(log).unwrap();
-    let running = log.lines().scan(0, |running, line| {
-        *running += if line == "+" { 1 } else { -1 };
-        Some(*running)
+    let running = log().lines().try_fold((0, 0), |(count, running), line| {
+        let running = if line == "+" { running + 1 } else { running - 1 };
+        (running <= 4).then_some((count + 1, running))
     });
-    let running: Vec<i32> = running.collect();
-    assert_eq!((running.len(), running.iter().max()), (60, Some(&4)));
+    assert_eq!(running, Some((60, 0)), "{}", log());
 }
 
 #[test]
