@@ -185,7 +185,6 @@ fn backup(args: BackupArgs) -> Result<(), i32> {
 /// With `background` it lets go of the terminal once it listens.
 fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), String> {
     let open_files = open_files::raise_limit();
-    log::info!("Up to {open_files} open files, room for {} agents", open_files::sessions_max());
     let _lock = take_state_dir(&config.state_dir)?;
     let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
     let outputs = Arc::new(outputs.map_err(|error| error.to_string())?);
@@ -204,6 +203,7 @@ fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), Stri
             log::warn!("Neither TLS nor tokens on {address}: whoever reaches it can run commands on every agent");
         }
         say_started(address, &config.state_dir);
+        log::info!("Up to {open_files} open files, room for {} agents", open_files::sessions_max());
         if let Some(log) = background {
             daemon::detach(log);
         }
