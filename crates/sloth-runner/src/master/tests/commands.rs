@@ -224,7 +224,7 @@ async fn a_vanished_tool_changes_nothing_unless_its_input_is_unfinished() {
     agent.told_to_run().await;
     drop(master.run(with_stdin("fed")).await.unwrap());
     agent.told_to_run().await;
-    let before = std::time::Instant::now();
+    let before = tokio::time::Instant::now();
     assert!(matches!(agent.next().await, Some(Down::CancelCommand(cancel)) if cancel.id == "fed"));
     assert!(before.elapsed() >= STDIN_GRACE * 9 / 10, "not before the grace is over");
     let unfinished = agent.upload("plain", 0).await.unwrap();

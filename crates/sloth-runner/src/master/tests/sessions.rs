@@ -89,7 +89,7 @@ async fn a_copied_agent_is_refused_while_the_original_answers() {
 async fn a_silent_original_is_replaced_after_two_seconds() {
     let master = Master::start().await;
     let mut original = master.agent(register(1, "a")).await;
-    let before = std::time::Instant::now();
+    let before = tokio::time::Instant::now();
     let copy = proto::Register { instance_id: vec![2; 16], ..register(1, "a") };
     let copy = master.agent(copy).await;
     assert!(before.elapsed() >= std::time::Duration::from_secs(2));
