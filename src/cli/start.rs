@@ -19,6 +19,11 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
         complain(&format!("{program}: {text}"));
         FAILED
     };
+    // One that is called "master" has by default the directory of a master on this host.
+    if config.state_dir.join("master.lock").exists() {
+        let directory = config.state_dir.display();
+        return fail(format!("{directory} is the state directory of a master: give this agent another state_dir"));
+    }
     let mut state = match StateDir::open(&config.state_dir, &config.name) {
         Ok(state) => state,
         Err(held) => return fail(held.to_string()),

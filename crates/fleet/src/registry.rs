@@ -191,7 +191,7 @@ impl Session {
             return Some(("downlink_dead", "its heartbeats arrive, but nothing that it is sent"));
         }
         if !self.ready {
-            return Some(("not_ready", "it cannot record commands: its state directory cannot be written"));
+            return Some(("not_ready", "it takes no commands: it is shutting down, or cannot record them"));
         }
         None
     }
