@@ -7,6 +7,7 @@ use crate::{
     driver::{Driver, Identity, Keeper, Signal, Status},
     health,
     logging::{Console, utc::Utc},
+    node::Disk,
     report::Line,
     state::{self, StateDir},
     status::{self, Field},
@@ -132,10 +133,11 @@ struct Files {
     name: String,
     console: Console,
     kept: watch::Sender<Kept>,
+    disk: watch::Receiver<Disk>,
 }
 
 /// What goes to the state directory: the newest of each. Written by a task, on a helper thread, because an fsync can
-/// take seconds and no heartbeat may wait for it.
+/// take seconds and no heartbeat may wait for it. Each time the disk is looked at as well: that can hang with it.
 #[derive(Clone)]
 struct Kept {
     epoch: u64,
@@ -146,23 +148,25 @@ impl Files {
     /// With the task that writes, until everything else of this is dropped.
     fn new(name: &str, mut state: StateDir, console: Console) -> (Self, JoinHandle<()>) {
         let (kept, mut changed) = watch::channel(Kept { epoch: state.highest_epoch(), status: None });
+        let (looked, disk) = watch::channel(Disk::default());
         let writer = tokio::spawn(async move {
+            let mut written = None;
             while changed.changed().await.is_ok() {
                 let Kept { epoch, status } = changed.borrow_and_update().clone();
-                let written = tokio::task::spawn_blocking(move || {
-                    if let Some(status) = status {
-                        state.write_status(&status);
+                let writing = tokio::task::spawn_blocking(move || {
+                    if let Some(text) = status.as_ref().filter(|_| status != written) {
+                        state.write_status(text);
                     }
                     state.keep_epoch(epoch);
-                    state
+                    let disk = Disk::of(state.path());
+                    (state, status, disk)
                 });
-                state = match written.await {
-                    Ok(state) => state,
-                    Err(_) => return,
-                };
+                let Ok((same, status, disk)) = writing.await else { return };
+                (state, written) = (same, status);
+                looked.send_replace(disk);
             }
         });
-        (Self { name: name.to_owned(), console, kept }, writer)
+        (Self { name: name.to_owned(), console, kept, disk }, writer)
     }
 }
 
@@ -186,7 +190,6 @@ impl Keeper for Files {
             ("master", Field::Text(&status.master)),
             ("report_address", Field::Text(&status.report_address)),
             ("attempt", Field::Number(status.attempt.into())),
-            ("commands_held", Field::Number(status.commands_held as u64)),
         ];
         if status.next_attempt_unix_ms > 0 {
             fields.push(("next_attempt", Field::Text(&next_attempt)));
@@ -201,10 +204,31 @@ impl Keeper for Files {
         self.kept.send_modify(|kept| kept.status = Some(text));
     }
 
+    fn disk(&mut self) -> Disk {
+        self.kept.send_modify(|_| {});
+        *self.disk.borrow()
+    }
+
     fn line(&mut self, line: Line) {
         match line {
             Line::Log(level, text) => log::log!(level, "{text}"),
             Line::Console(text) => self.console.line(&text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_disk_is_looked_at_where_it_may_hang() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path(), "lady").unwrap();
+        let (mut files, _writer) = Files::new("lady", state, Console::Stdout);
+        assert_eq!(files.disk(), Disk::default(), "asked, not waited for");
+        let looked = tokio::time::timeout(Duration::from_secs(30), files.disk.changed()).await;
+        looked.expect("the look ends").expect("the writer goes on");
+        assert!(files.disk().total_kib > 0);
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
     config::Config,
-    node::Node,
+    node::{Disk, Node},
     report::{Context, Line, Lines},
     session::{self, Session},
     transport::Resolver,
@@ -29,6 +29,10 @@ const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 /// Two signals to shut down within this time are one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
+/// A kept epoch above this is taken for this, as the master does with a reported one: whoever gave it, and whatever
+/// became of the file, there is always a next one.
+const EPOCH_MAX: u64 = 1 << 62;
+
 /// Who this agent is, for the registration.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -45,6 +49,8 @@ pub trait Keeper: Send {
     fn highest_epoch(&self) -> u64;
     fn keep_epoch(&mut self, epoch: u64);
     fn keep_status(&mut self, status: &Status);
+    /// Room where the state directory is, at the last look; has it looked at anew for the next time.
+    fn disk(&mut self) -> Disk;
     fn line(&mut self, line: Line);
 }
 
@@ -59,7 +65,6 @@ pub struct Status {
     /// Of the next attempt; 0: none is waited for.
     pub next_attempt_unix_ms: u64,
     pub last_loss: Option<(LossReason, String, u64)>,
-    pub commands_held: usize,
 }
 
 /// From outside the link.
@@ -93,6 +98,8 @@ enum Event {
     Session(session::Event),
     Command(Up),
     Signal(Signal),
+    /// The session takes messages of commands again.
+    Room,
     Timer,
 }
 
@@ -114,11 +121,10 @@ impl<C: Clock> Driver<C> {
             attempt: 0,
             next_attempt_unix_ms: 0,
             last_loss: None,
-            commands_held: 0,
         };
         Self {
             link: Link::new(params(&config), seed),
-            node: Node::new(&config.state_dir),
+            node: Node::new(),
             config,
             identity,
             clock,
@@ -142,12 +148,14 @@ impl<C: Clock> Driver<C> {
             let due = self.link.poll_timeout();
             let event = {
                 let wake = due.map(|due| read_first_until.map_or(due, |at| due.max(at)));
-                let room = self.session.as_ref().is_none_or(Session::has_room);
+                let full = self.session.as_ref().filter(|session| !session.has_room()).map(Session::room);
+                let (has_room, room) = (full.is_none(), wait_for(full));
                 tokio::select! {
                     biased;
                     event = next_of(&mut self.session) => Event::Session(event),
                     signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Shutdown)),
-                    kind = self.commands.next(), if room => Event::Command(kind),
+                    kind = self.commands.next(has_room) => Event::Command(kind),
+                    () = room => Event::Room,
                     () = self.clock.sleep_until(wake) => Event::Timer,
                 }
             };
@@ -159,6 +167,7 @@ impl<C: Clock> Driver<C> {
                     }
                 }
                 Event::Signal(Signal::Shutdown) => self.shut_down(),
+                Event::Room => {}
                 Event::Signal(Signal::Reconnect) => self.tell(Input::Woken(WakeReason::Operator)),
                 Event::Timer => {
                     let now = self.clock.now();
@@ -201,22 +210,31 @@ impl<C: Clock> Driver<C> {
     }
 
     fn session_event(&mut self, event: session::Event) {
+        use session::Event;
+        let registered = matches!(self.link.state(), Phase::Registered | Phase::Active);
         match event {
-            session::Event::Reply(reply) => {
+            Event::Run(_) | Event::Cancel(_) | Event::FinishedAck(_) | Event::Shutdown(_) if !registered => {
+                let detail = "master speaks before it has registered the agent".to_owned();
+                self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
+            }
+            Event::Reply(reply) => {
                 if let (Reply::Dialled, Some((local, _))) = (&reply, self.session.as_ref().and_then(Session::addresses))
                 {
                     self.report_address = self.reported(local);
                 }
                 self.reply(reply);
             }
-            session::Event::Registered(registered) => self.registered(&registered),
-            session::Event::Run(run) => self.commands.run(run),
-            session::Event::Cancel(id) => self.commands.cancel(&id),
-            session::Event::FinishedAck(id) => self.commands.finished_ack(&id),
-            session::Event::Probe => {
-                self.send_session(|session| _ = session.send(Up::ProbeAnswer(proto::ProbeAnswer {})));
+            Event::Registered(registered) => self.registered(&registered),
+            Event::Run(run) => self.commands.run(run),
+            Event::Cancel(id) => self.commands.cancel(&id),
+            Event::FinishedAck(id) => self.commands.finished_ack(&id),
+            Event::Probe => {
+                // Where there is no room, answers enough are under way.
+                if let Some(session) = self.session.as_mut().filter(|session| session.has_room()) {
+                    session.send(Up::ProbeAnswer(proto::ProbeAnswer {}));
+                }
             }
-            session::Event::Shutdown(reason) => {
+            Event::Shutdown(reason) => {
                 let why = if reason.is_empty() { "asked for by the master" } else { &reason };
                 self.keeper.line(Line::Log(log::Level::Info, format!("Shutdown: {why}")));
                 self.shut_down();
@@ -225,7 +243,7 @@ impl<C: Clock> Driver<C> {
     }
 
     fn registered(&mut self, registered: &proto::Registered) {
-        if registered.epoch <= self.keeper.highest_epoch() {
+        if registered.epoch <= self.keeper.highest_epoch().min(EPOCH_MAX) {
             let detail = format!("master gave epoch {}, which is not new", registered.epoch);
             return self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
         }
@@ -257,7 +275,9 @@ impl<C: Clock> Driver<C> {
                     self.send_session(|session| session.register(register));
                 }
                 Output::Heartbeat { seq, last_ack, .. } => {
-                    let status = seq.is_multiple_of(STATUS_EVERY).then(|| self.node.status(self.commands.count()));
+                    let status = seq
+                        .is_multiple_of(STATUS_EVERY)
+                        .then(|| self.node.status(self.commands.count(), self.keeper.disk()));
                     let ready = self.commands.ready();
                     let beat = Up::Heartbeat(proto::Heartbeat { seq, last_ack, ready, status });
                     self.send_session(|session| _ = session.send(beat));
@@ -365,7 +385,6 @@ impl<C: Clock> Driver<C> {
         status.since_unix_ms = unix_ms();
         status.attempt = self.link.attempt();
         status.report_address.clone_from(&self.report_address);
-        status.commands_held = self.commands.count();
         self.keeper.keep_status(status);
     }
 }
@@ -374,6 +393,14 @@ impl<C: Clock> Driver<C> {
 async fn next_of(session: &mut Option<Session>) -> session::Event {
     match session {
         Some(session) => session.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never, for none.
+async fn wait_for(future: Option<impl Future<Output = ()>>) {
+    match future {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
 }

@@ -4,6 +4,7 @@
 //! `liveness` is SERVING as long as the process answers: for supervisors that restart what is not healthy, which
 //! would not help an agent whose master is away.
 
+use crate::config::describe;
 use futures_core::Stream;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::health::{
@@ -12,35 +13,50 @@ use proto::health::{
     health_server::{Health, HealthServer},
 };
 use std::{
+    collections::VecDeque,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
+    task::AbortHandle,
 };
 use tonic::{Request, Response, Status};
 use tower_service::Service;
 
-/// Connections served at a time: this port is for a probe or two.
+/// Connections served at a time: this port is for a probe or two. A further one takes the place of the oldest.
 const CONNECTIONS: usize = 16;
+
+/// Longest request, bytes: the name of a service.
+const REQUEST_MAX: usize = 1024;
 
 /// The service that says whether the process lives.
 const LIVENESS: &str = "liveness";
 
 /// Serves until the runtime ends. `active` says whether the link is Active.
 pub async fn serve(listener: TcpListener, active: watch::Receiver<bool>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
+    let mut failed = false;
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(connection(stream, Checker { active: active.clone() }, permit));
+                failed = false;
+                open.retain(|connection| !connection.is_finished());
+                if open.len() == CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    // One that only keeps its place must not shut a probe out.
+                    oldest.abort();
+                }
+                let connection = tokio::spawn(connection(stream, Checker { active: active.clone() }));
+                open.push_back(connection.abort_handle());
             }
             // Out of descriptors, or a peer that left early: the next second may be better.
             Err(error) => {
-                log::warn!("cannot accept on the agent's port: {error}");
+                if !std::mem::replace(&mut failed, true) {
+                    log::warn!("cannot accept on the agent's port: {}", describe(&error));
+                }
                 pause().await;
             }
         }
@@ -52,8 +68,8 @@ async fn pause() {
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
 }
 
-async fn connection(stream: TcpStream, checker: Checker, _permit: OwnedSemaphorePermit) {
-    let server = HealthServer::new(checker);
+async fn connection(stream: TcpStream, checker: Checker) {
+    let server = HealthServer::new(checker).max_decoding_message_size(REQUEST_MAX);
     let service = hyper::service::service_fn(move |request| server.clone().call(request));
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(8)
@@ -132,5 +148,71 @@ impl Stream for Watch {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::health::health_client::HealthClient;
+    use std::{net::SocketAddr, time::Duration};
+    use tokio::time::timeout;
+    use tonic::{
+        Code,
+        transport::{Channel, Endpoint},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn served() -> (SocketAddr, watch::Sender<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (active, is_active) = watch::channel(false);
+        tokio::spawn(serve(listener, is_active));
+        (address, active)
+    }
+
+    async fn client(address: SocketAddr) -> HealthClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        HealthClient::new(timeout(PATIENCE, endpoint.connect()).await.unwrap().unwrap())
+    }
+
+    async fn check(client: &mut HealthClient<Channel>, service: &str) -> Result<ServingStatus, Code> {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = timeout(PATIENCE, client.check(request)).await.unwrap();
+        answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_master_is_away_lives_and_does_not_serve() {
+        let (address, active) = served().await;
+        let mut client = client(address).await;
+        assert_eq!(check(&mut client, "").await, Ok(ServingStatus::NotServing));
+        assert_eq!(check(&mut client, LIVENESS).await, Ok(ServingStatus::Serving));
+        assert_eq!(check(&mut client, "other").await, Err(Code::NotFound));
+        let watch = HealthCheckRequest::default();
+        let mut changes = client.watch(watch).await.unwrap().into_inner();
+        for expected in [ServingStatus::NotServing, ServingStatus::Serving, ServingStatus::NotServing] {
+            let change = timeout(PATIENCE, changes.message()).await.unwrap().unwrap().unwrap();
+            assert_eq!(change.status(), expected);
+            active.send_modify(|active| *active = !*active);
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_do_not_shut_a_probe_out() {
+        let (address, _active) = served().await;
+        let mut silent = Vec::new();
+        for _ in 0..3 * CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert_eq!(check(&mut client(address).await, LIVENESS).await, Ok(ServingStatus::Serving));
+    }
+
+    #[tokio::test]
+    async fn a_long_request_is_refused_before_it_is_read() {
+        let (address, _active) = served().await;
+        let long = "x".repeat(1 << 20);
+        assert_eq!(check(&mut client(address).await, &long).await, Err(Code::OutOfRange));
     }
 }

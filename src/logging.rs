@@ -1,13 +1,17 @@
 //! Where lines go: the log's format, its level, and what a person watches.
 
 mod rolling;
+mod standard;
 pub mod utc;
 
 use std::io::{self, Write};
 
 pub use self::rolling::{OpenError, Rolling};
 pub(crate) use self::rolling::{is_unlocked, lock};
-use self::utc::now;
+use self::{
+    standard::{LINE_MAX, Standard},
+    utc::now,
+};
 use crate::config;
 
 /// What a person watches: standard output, or with `--daemon` the log's file.
@@ -18,14 +22,11 @@ pub enum Console {
 }
 
 impl Console {
-    /// Writes one line. A reader that is gone is no reason to end.
+    /// Writes one line. A reader that is gone is no reason to end, nor is one that stands still a reason to wait.
     pub fn line(&self, text: &str) {
         let line = format!("{text}\n");
         match self {
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-            }
+            Self::Stdout => Standard::new(io::stdout()).write_line(line.as_bytes()),
             Self::File(file) => file.write_line(line.as_bytes()),
         }
     }
@@ -46,15 +47,28 @@ pub fn install(log: &config::Log, file: Option<Rolling>) {
         if timestamps {
             write!(out, "{} ", now())?;
         }
-        writeln!(out, "{:<5} {}", record.level(), record.args())
+        writeln!(out, "{:<5} {}", record.level(), one_line(&record.args().to_string()))
     });
     let target: Box<dyn Write + Send> = match file {
         Some(file) => Box::new(Lines(file)),
-        None => Box::new(io::stderr()),
+        None => Box::new(Standard::new(io::stderr())),
     };
     builder.target(env_logger::Target::Pipe(target));
     // Only a second logger in one process fails, and then the first one goes on.
     let _ = builder.try_init();
+}
+
+/// A record is one line, whatever a peer has put into it, and not too long.
+fn one_line(text: &str) -> String {
+    // A timestamp, the level and the end of the line stand beside it.
+    const TEXT_MAX: usize = LINE_MAX - 64;
+    let mut end = text.len().min(TEXT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let more = if end < text.len() { "…" } else { "" };
+    let plain = text[..end].chars().map(|c| if c.is_control() { ' ' } else { c });
+    plain.chain(more.chars()).collect()
 }
 
 /// The logger hands over one whole line at a time.
@@ -68,5 +82,17 @@ impl Write for Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_says_makes_no_lines_of_its_own_and_no_long_ones() {
+        assert_eq!(one_line("busy\nERROR Lost connection\u{1b}[2J"), "busy ERROR Lost connection [2J");
+        let cut = one_line(&"ü".repeat(LINE_MAX));
+        assert!(cut.len() < LINE_MAX && cut.ends_with("ü…"), "{cut}");
     }
 }

@@ -6,24 +6,49 @@ use std::{ffi::CString, fs::File, os::unix::ffi::OsStrExt, os::unix::fs::FileExt
 /// Reads the node's status; keeps `/proc/meminfo` open, so that a look costs one read.
 pub struct Node {
     meminfo: Option<File>,
-    /// On the file system that is of interest.
-    directory: Option<CString>,
+}
+
+/// Room on a file system, KiB. What cannot be read is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    pub total_kib: u64,
+    pub free_kib: u64,
+}
+
+impl Disk {
+    /// The file system that this directory is on. Blocks for as long as that does, for ever on one that hangs.
+    pub fn of(directory: &Path) -> Self {
+        let Ok(directory) = CString::new(directory.as_os_str().as_bytes()) else { return Self::default() };
+        // SAFETY: all-zero is a valid statvfs; the path ends with a zero byte; the pointer is to a local.
+        let (done, disk) = unsafe {
+            let mut disk: libc::statvfs = std::mem::zeroed();
+            (libc::statvfs(directory.as_ptr(), &raw mut disk), disk)
+        };
+        if done != 0 {
+            return Self::default();
+        }
+        #[allow(clippy::unnecessary_cast, reason = "this field is narrower on 32-bit targets")]
+        let kib = |blocks: u64| blocks.saturating_mul(disk.f_frsize as u64) / 1024;
+        #[allow(clippy::useless_conversion, reason = "these fields are narrower on 32-bit targets")]
+        Self { total_kib: kib(u64::from(disk.f_blocks)), free_kib: kib(u64::from(disk.f_bavail)) }
+    }
 }
 
 impl Node {
-    pub fn new(directory: &Path) -> Self {
-        Self {
-            meminfo: File::open("/proc/meminfo").ok(),
-            directory: CString::new(directory.as_os_str().as_bytes()).ok(),
-        }
+    #[expect(clippy::new_without_default, reason = "it opens a file")]
+    pub fn new() -> Self {
+        Self { meminfo: File::open("/proc/meminfo").ok() }
     }
 
-    /// What cannot be read is 0.
-    pub fn status(&self, commands_held: usize) -> NodeStatus {
-        let mut status =
-            NodeStatus { commands_held: u32::try_from(commands_held).unwrap_or(u32::MAX), ..NodeStatus::default() };
+    /// What cannot be read is 0. Never blocks: the disk was looked at elsewhere.
+    pub fn status(&self, commands_held: usize, disk: Disk) -> NodeStatus {
+        let mut status = NodeStatus {
+            commands_held: u32::try_from(commands_held).unwrap_or(u32::MAX),
+            disk_total_kib: disk.total_kib,
+            disk_free_kib: disk.free_kib,
+            ..NodeStatus::default()
+        };
         self.memory(&mut status);
-        self.disk(&mut status);
         load(&mut status);
         status
     }
@@ -34,24 +59,6 @@ impl Node {
         let text = String::from_utf8_lossy(&text[..read]);
         status.memory_total_kib = kib(&text, "MemTotal:");
         status.memory_available_kib = kib(&text, "MemAvailable:");
-    }
-
-    fn disk(&self, status: &mut NodeStatus) {
-        let Some(directory) = &self.directory else { return };
-        // SAFETY: all-zero is a valid statvfs; the path ends with a zero byte; the pointer is to a local.
-        let (done, disk) = unsafe {
-            let mut disk: libc::statvfs = std::mem::zeroed();
-            (libc::statvfs(directory.as_ptr(), &raw mut disk), disk)
-        };
-        if done == 0 {
-            #[allow(clippy::unnecessary_cast, reason = "these fields are narrower on 32-bit targets")]
-            let blocks = |n: u64| n.saturating_mul(disk.f_frsize as u64) / 1024;
-            #[allow(clippy::useless_conversion, reason = "these fields are narrower on 32-bit targets")]
-            {
-                status.disk_total_kib = blocks(u64::from(disk.f_blocks));
-                status.disk_free_kib = blocks(u64::from(disk.f_bavail));
-            }
-        }
     }
 }
 
@@ -81,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_how_the_node_does() {
-        let status = Node::new(Path::new("/")).status(3);
+        let status = Node::new().status(3, Disk::of(Path::new("/")));
         assert!(status.memory_total_kib > status.memory_available_kib && status.memory_available_kib > 0);
         assert!(status.disk_total_kib > 0 && status.disk_total_kib >= status.disk_free_kib);
         assert!(status.uptime_s > 0);

@@ -6,7 +6,7 @@ use crate::{
     transport::{self, Client, Dialled, Failure, Resolver, tls},
 };
 use futures_core::Stream;
-use link::{Reply, Session as Number};
+use link::{LossReason, Reply, Session as Number};
 use proto::{AgentMessage, MasterMessage, agent_message, master_message::Kind as Down};
 use std::{
     net::SocketAddr,
@@ -15,15 +15,24 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, timeout_at},
+};
 use tonic::{Status, Streaming};
 
-/// Messages that may wait for the connection: heartbeats, and what is said of commands. More than the commands that an
-/// agent can hold at once have to say; a session that does not take them is lost by its heartbeats first.
-const OUTBOX: usize = 1024;
+/// Messages that may wait for the connection. Few: a heartbeat stands behind them, on a slow link for as long as they
+/// take. What is said of commands waits in a queue of its own for more room.
+const OUTBOX: usize = 64;
+
+/// Of these, what is kept free for heartbeats, answers to probes and the goodbye.
+const RESERVED: usize = OUTBOX / 4;
 
 /// After a stream ended, so long for the connection itself to say why.
 const VERDICT_GRACE: Duration = Duration::from_millis(50);
+
+/// Of what a master says to people so much is kept, characters: it goes into the log and the status file.
+const SAID_MAX: usize = 300;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -52,13 +61,17 @@ pub struct Session {
     dialled: Option<Dialled>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Stage {
     Dialling(Boxed<Result<Dialled, Failure>>),
     /// Connected; the call begins with the registration.
     Dialled,
     Calling(Boxed<Result<Streaming<MasterMessage>, Status>>),
     Open(Streaming<MasterMessage>),
+    /// The stream is over. The connection may tell the cause until then.
+    Ending {
+        said: Failure,
+        until: Instant,
+    },
     Ended,
 }
 
@@ -115,7 +128,20 @@ impl Session {
 
     /// Room for one more message beside the heartbeats.
     pub fn has_room(&self) -> bool {
-        self.outbox.capacity() > OUTBOX / 4
+        self.outbox.capacity() > RESERVED
+    }
+
+    /// Returns when there is room again; never once the session is over.
+    ///
+    /// # Cancel safety
+    /// Safe: it holds nothing.
+    pub fn room(&self) -> impl Future<Output = ()> + Send + use<> {
+        let outbox = self.outbox.clone();
+        async move {
+            if outbox.reserve_many(RESERVED + 1).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// What happens next. After a failure it never returns again.
@@ -138,15 +164,24 @@ impl Session {
                 }
                 Stage::Calling(calling) => match calling.await {
                     Ok(stream) => self.stage = Stage::Open(stream),
-                    Err(status) => return self.ended(Some(status)).await,
+                    Err(status) => self.ends(transport::classify_status(&status)),
                 },
                 Stage::Open(stream) => match stream.message().await {
                     Ok(Some(MasterMessage { kind: Some(kind) })) => return self.event(kind),
                     // Of a newer protocol: not for us.
                     Ok(Some(MasterMessage { kind: None })) => {}
-                    Ok(None) => return self.ended(None).await,
-                    Err(status) => return self.ended(Some(status)).await,
+                    Ok(None) => self.ends(Failure::new(LossReason::StreamClosed, "stream closed by master")),
+                    Err(status) => self.ends(transport::classify_status(&status)),
                 },
+                Stage::Ending { said, until } => {
+                    // An error on the connection is the cause of what the stream says.
+                    let beneath = match &mut self.dialled {
+                        Some(dialled) => timeout_at(*until, dialled.ended()).await.ok().flatten(),
+                        None => None,
+                    };
+                    let failure = beneath.unwrap_or_else(|| said.clone());
+                    return Event::Reply(self.failed(failure));
+                }
                 Stage::Dialled | Stage::Ended => std::future::pending().await,
             }
         }
@@ -175,13 +210,13 @@ impl Session {
             Down::RunCommand(run) => return Event::Run(run),
             Down::CancelCommand(cancel) => return Event::Cancel(cancel.id),
             Down::FinishedAck(ack) => return Event::FinishedAck(ack.id),
-            Down::Shutdown(shutdown) => return Event::Shutdown(shutdown.reason),
+            Down::Shutdown(shutdown) => return Event::Shutdown(said(shutdown.reason)),
             Down::HeartbeatAck(ack) => Reply::Ack { seq: ack.seq, interval: interval(ack.interval_ms) },
             Down::RetryLater(later) => {
-                Reply::RetryLater { after: Duration::from_millis(later.retry_after_ms), reason: later.reason }
+                Reply::RetryLater { after: Duration::from_millis(later.retry_after_ms), reason: said(later.reason) }
             }
             Down::Goodbye(goodbye) => {
-                Reply::Goodbye { after: Duration::from_millis(goodbye.retry_after_ms), reason: goodbye.reason }
+                Reply::Goodbye { after: Duration::from_millis(goodbye.retry_after_ms), reason: said(goodbye.reason) }
             }
             Down::Probe(_) => return Event::Probe,
             Down::Rejected(rejected) => {
@@ -191,24 +226,13 @@ impl Session {
         })
     }
 
-    async fn ended(&mut self, status: Option<Status>) -> Event {
-        self.stage = Stage::Ended;
-        let said = status.as_ref().map_or_else(
-            || Failure::new(link::LossReason::StreamClosed, "stream closed by master"),
-            transport::classify_status,
-        );
-        // An error on the connection is the cause of what the stream says.
-        let beneath = match &mut self.dialled {
-            Some(dialled) => tokio::time::timeout(VERDICT_GRACE, dialled.ended()).await.ok().flatten(),
-            None => None,
-        };
-        let failure = beneath.unwrap_or(said);
-        Event::Reply(Reply::Failed { reason: failure.reason, detail: failure.detail })
+    fn ends(&mut self, said: Failure) {
+        self.stage = Stage::Ending { said, until: Instant::now() + VERDICT_GRACE };
     }
 
     fn failed(&mut self, failure: Failure) -> Reply {
         self.stage = Stage::Ended;
-        Reply::Failed { reason: failure.reason, detail: failure.detail }
+        Reply::Failed { reason: failure.reason, detail: said(failure.detail) }
     }
 }
 
@@ -223,6 +247,14 @@ async fn connector(tls: Tls) -> Result<tls::Connector, Failure> {
     Err(Failure::new(link::LossReason::Tls, unusable.join("; ")))
 }
 
+fn said(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(SAID_MAX) {
+        text.replace_range(end.., "…");
+        text.shrink_to_fit();
+    }
+    text
+}
+
 /// The stream that the call reads its messages from.
 struct Outgoing(mpsc::Receiver<AgentMessage>);
 
@@ -233,3 +265,6 @@ impl Stream for Outgoing {
         self.0.poll_recv(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

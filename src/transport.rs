@@ -44,13 +44,6 @@ pub struct Connection {
     sender: hyper::client::conn::http2::SendRequest<tonic::body::Body>,
 }
 
-#[cfg(test)]
-impl Connection {
-    pub fn new(sender: hyper::client::conn::http2::SendRequest<tonic::body::Body>) -> Self {
-        Self { sender }
-    }
-}
-
 /// A connection, made. Dropping it cuts it: the kernel keeps nothing (SO_LINGER 0).
 pub struct Dialled {
     pub client: Client,

@@ -13,6 +13,7 @@ use crate::{
 };
 
 pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
+    let idle = loaded.idle().join(", ");
     let config = loaded.config;
     let fail = |text: String| {
         complain(&format!("{program}: {text}"));
@@ -33,9 +34,8 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
     logging::install(&config.log, log.clone());
     state.write_pid();
     state.announce();
-    let idle = config.idle();
     if !idle.is_empty() {
-        log::warn!("Without an effect in this version: {}", idle.join(", "));
+        log::warn!("Without an effect in this version: {idle}");
     }
     let guard = state.guard();
     match log {

@@ -132,15 +132,17 @@ impl Launcher {
             return Ok((own, None));
         }
         if !permitted(OsStr::new(user)) {
-            return Err(format!("commands.users on the agent does not permit {user}, only {}", self.users.join(", ")));
+            let (user, users) = (shown(OsStr::new(user)), self.users.join(", "));
+            return Err(format!("commands.users on the agent does not permit {user}, only {users}"));
         }
         if own.uid != 0 {
-            let own = own.name.display();
+            let (user, own) = (shown(OsStr::new(user)), own.name.display());
             return Err(format!("cannot run as {user}: the agent runs as {own}, and only root can change users"));
         }
-        let failed = |error: io::Error| format!("cannot look up user {user}: {}", plain(&error));
+        let failed = |error: io::Error| format!("cannot look up user {}: {}", shown(OsStr::new(user)), plain(&error));
         let account = Account::by_name(user).map_err(failed)?;
-        let account = account.ok_or_else(|| format!("there is no user {user} on the agent's host"))?;
+        let account =
+            account.ok_or_else(|| format!("there is no user {} on the agent's host", shown(OsStr::new(user))))?;
         let identity = Identity { uid: account.uid, gid: account.gid, groups: account.groups().map_err(failed)? };
         Ok((account, Some(identity)))
     }
@@ -247,13 +249,17 @@ fn start_error(error: &io::Error, program: &OsStr, spec: &CommandSpec) -> String
     }
 }
 
-/// For a message: without control characters, not too long.
 fn quoted(text: &OsStr) -> String {
+    format!("'{}'", shown(text))
+}
+
+/// For a message: without control characters, not too long. A message is held for as long as its command's outcome.
+fn shown(text: &OsStr) -> String {
     const SHOWN_MAX: usize = 200;
     let text = text.to_string_lossy();
     let shown: String = text.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect();
     let more = if text.chars().nth(SHOWN_MAX).is_some() { "…" } else { "" };
-    format!("'{shown}{more}'")
+    format!("{shown}{more}")
 }
 
 /// `no such file or directory`, not `No such file or directory (os error 2)`.

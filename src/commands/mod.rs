@@ -16,7 +16,7 @@ use crate::{clock::unix_ms, config, transport::Client};
 use held::{Held, Pool};
 use launch::{Launcher, Process};
 use link::{
-    Outcome,
+    COMMAND_ID_MAX, Outcome,
     ledger::{Exit, Finish, HeldState, Input, Ledger, Output, Params, Record},
 };
 use process::Signal;
@@ -49,9 +49,6 @@ const SPECS_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of specifications in one `Register`: messages above 4 MiB break.
 const REGISTERED_SPECS_MAX: usize = 1024 * 1024;
-
-/// Longest id.
-const ID_MAX: usize = 64;
 
 /// Messages that wait for the session. Beyond, a master that does not read is asking for answers: it gets them in the
 /// next session.
@@ -205,8 +202,9 @@ impl Commands {
         let Some(spec) = spec else {
             return self.refuse(id, "the request does not say what to run".to_owned());
         };
-        if !is_valid_id(&id) {
-            let rule = format!("a command's id is 1 to {ID_MAX} letters, digits, '.', '_' or '-', the first no '.'");
+        if !link::valid_command_id(&id) {
+            let rule =
+                format!("a command's id is 1 to {COMMAND_ID_MAX} letters, digits, '.', '_' or '-', the first no '.'");
             return self.refuse(id, rule);
         }
         let spec_bytes = spec.encoded_len();
@@ -257,14 +255,15 @@ impl Commands {
         self.ledger.is_empty()
     }
 
-    /// The next message for the session. While there is no session, processes and their output are served all the
-    /// same, and nothing is returned.
+    /// The next message for the session. While there is no session, or `has_room` says that it takes none, processes
+    /// and their output are served all the same, and nothing is returned.
     ///
     /// # Cancel safety
     /// Safe: nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> Kind {
+    pub async fn next(&mut self, has_room: bool) -> Kind {
         loop {
-            if self.session.is_some()
+            if has_room
+                && self.session.is_some()
                 && let Some(kind) = self.outbox.pop_front()
             {
                 return kind;
@@ -430,13 +429,6 @@ fn in_words(outcome: &Outcome) -> String {
         Outcome::Refused(reason) => format!("was refused: {reason}"),
         Outcome::Expired => "expired".to_owned(),
     }
-}
-
-/// An id stands in headers, and names files on both sides.
-fn is_valid_id(id: &str) -> bool {
-    (1..=ID_MAX).contains(&id.len())
-        && !id.starts_with('.')
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 fn random_id() -> [u8; 16] {

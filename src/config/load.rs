@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Config,
+    Config, Spool,
     address::name_from_host,
     reader::{Layers, Origin, Problem, Problems, Shown},
     settings,
@@ -85,6 +85,30 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What somebody set, sorted by key; secrets are masked.
     pub shown: Vec<Shown>,
+}
+
+/// Settings that this version reads and checks, and does nothing with.
+const IDLE: [&str; 6] = [
+    "auth.token",
+    "auth.token_file",
+    "circuit_breaker.max_failures",
+    "circuit_breaker.open_for",
+    "http.listen",
+    "reconnect.on_network_change",
+];
+
+impl Loaded {
+    /// What somebody set that has no effect in this version, for people.
+    pub fn idle(&self) -> Vec<&str> {
+        let keys = self.shown.iter().map(|shown| shown.key.as_str());
+        let is_idle = |key: &&str| match *key {
+            "masters" => self.config.masters.len() > 1,
+            "commands.spool" => self.config.commands.spool == Spool::Disk,
+            key => IDLE.contains(&key),
+        };
+        let named = |key| if key == "masters" { "masters beyond the first" } else { key };
+        keys.filter(is_idle).map(named).collect()
+    }
 }
 
 /// Reads, overlays and checks the whole configuration.

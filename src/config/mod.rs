@@ -54,21 +54,6 @@ pub struct Config {
     pub http_listen: Option<SocketAddr>,
 }
 
-impl Config {
-    /// What is set and checked, but has no effect in this version: said at the start and by `check`, so that nobody
-    /// counts on it.
-    pub fn idle(&self) -> Vec<&'static str> {
-        let breaker = CircuitBreaker { max_failures: 5, open_for: Duration::from_secs(300) };
-        let settings = [
-            ("masters after the first", self.masters.len() > 1),
-            ("circuit_breaker.*", self.circuit_breaker != breaker),
-            ("the token", self.token.is_some()),
-            ("http.listen", self.http_listen.is_some()),
-        ];
-        settings.into_iter().filter(|(_, set)| *set).map(|(what, _)| what).collect()
-    }
-}
-
 /// Where a master is, not yet resolved. IPv6 literals are kept without their brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MasterAddress {

@@ -113,6 +113,14 @@ impl Session {
         let _ = self.outgoing.send(Ok(MasterMessage { kind: Some(kind) })).await;
     }
 
+    /// Sends this again and again, as fast as the agent takes it, until the session ends.
+    pub fn flood(&self, kind: Down) -> JoinHandle<()> {
+        let outgoing = self.outgoing.clone();
+        tokio::spawn(
+            async move { while outgoing.send(Ok(MasterMessage { kind: Some(kind.clone()) })).await.is_ok() {} },
+        )
+    }
+
     /// Takes the registration without an answer.
     pub async fn registration(&mut self) -> Register {
         match self.next().await {

@@ -58,6 +58,23 @@ pub struct AgentRecord {
     pub last_heartbeat_unix_ms: u64,
 }
 
+/// The reason of an agent that was Active when the master ended, until it registers.
+pub const REASON_MASTER_RESTARTED: &str = "master_restarted";
+
+impl AgentRecord {
+    /// As a master that has just started sees it: nobody is Active before it registers. True if that changes anything.
+    pub fn after_restart(&mut self, unix_ms: u64) -> bool {
+        if self.status != Status::Active {
+            return false;
+        }
+        self.status = Status::Inactive;
+        self.reason = REASON_MASTER_RESTARTED.to_owned();
+        self.detail = "the master was restarted, and it has not registered since".to_owned();
+        self.since_unix_ms = unix_ms;
+        true
+    }
+}
+
 /// Where a command stands on the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandState {

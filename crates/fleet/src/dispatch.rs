@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use finish::Finish;
-pub use submit::{Cancelled, Refusal, Submit, Submitted, valid_id};
+pub use submit::{Cancelled, Refusal, Submit, Submitted};
 
 /// A command that a registering agent holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +65,12 @@ struct Command<S> {
     sent: Option<SessionId>,
     /// Its end, once known.
     finish: Option<Finish>,
+    /// Its end was decided here, so the output that is here is all of it.
+    concluded: bool,
     /// The end is being stored.
     finishing: bool,
+    /// How much output is here is known: after a restart of the master not at once.
+    measured: bool,
     /// Output that would survive a crash.
     durable: u64,
     gaps: Vec<(u64, u64)>,
@@ -82,7 +86,7 @@ impl<S: Clone + Eq> Dispatch<S> {
     /// The unfinished commands as the store knew them.
     pub fn load(&mut self, records: Vec<CommandRecord<S>>) {
         for record in records.into_iter().filter(|record| record.state != CommandState::Finished) {
-            self.insert(Command::new(record, true));
+            self.insert(Command { measured: false, ..Command::new(record, true) });
         }
     }
 
@@ -178,7 +182,7 @@ impl<S: Clone + Eq> Dispatch<S> {
     }
 
     fn adopt(&mut self, now: Now, name: &str, link: Downlink, held: Held<S>, out: &mut Out<S>) {
-        let Some(spec) = held.spec.filter(|_| valid_id(&held.id)) else { return };
+        let Some(spec) = held.spec.filter(|_| link::valid_command_id(&held.id)) else { return };
         let record = CommandRecord {
             id: held.id,
             agent_id: link.session.agent,
@@ -241,7 +245,9 @@ impl<S: Clone> Command<S> {
             fresh: !committed,
             sent: None,
             finish: None,
+            concluded: false,
             finishing: false,
+            measured: true,
             durable,
             gaps,
         }

@@ -113,11 +113,11 @@ pub struct Token(pub(crate) Then);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     Nothing,
-    /// `replaced` had the name before.
+    /// `replaced` had the name before, and has it again if this fails.
     Registered {
         session: SessionId,
         conn: ConnId,
-        replaced: Option<AgentId>,
+        replaced: Option<Box<AgentRecord>>,
     },
     Deleted {
         agent: AgentId,

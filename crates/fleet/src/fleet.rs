@@ -162,7 +162,7 @@ impl<S: Clone + Eq> Fleet<S> {
             Then::Nothing => {}
             Then::Registered { session, conn, replaced } => {
                 if let Some(replaced) = replaced {
-                    self.dispatch.forget_agent(now, replaced, "another agent took the name of its agent", out);
+                    self.dispatch.forget_agent(now, replaced.id, "another agent took the name of its agent", out);
                 }
                 let held = self.held.remove(&conn).unwrap_or_default();
                 if self.registry.registered(now, session, conn, out)
@@ -194,9 +194,12 @@ impl<S: Clone + Eq> Fleet<S> {
         let out = &mut self.out;
         match then {
             Then::Nothing => {}
-            Then::Registered { session, conn, .. } => {
+            Then::Registered { session, conn, replaced } => {
                 self.held.remove(&conn);
                 self.registry.not_registered(session, conn, &error, out);
+                if let Some(replaced) = replaced {
+                    self.registry.restore(*replaced);
+                }
             }
             Then::Deleted { agent, ticket } => {
                 self.registry.not_deleted(agent, ticket);

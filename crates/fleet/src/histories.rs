@@ -39,6 +39,8 @@ struct Model {
     started: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
     outcomes: HashMap<String, Outcome>,
+    /// Whose output a restarted master has not looked at yet.
+    unmeasured: Vec<String>,
     commands: u64,
 }
 
@@ -72,6 +74,7 @@ impl History {
 
     fn step(&mut self) {
         let now = self.bench.now;
+        self.measure_one();
         match self.rng.below(13) {
             0 | 1 => self.connect(),
             2 => {
@@ -208,11 +211,18 @@ impl History {
         let names: BTreeSet<_> = agents.values().map(|record| &record.name).collect();
         assert_eq!(names.len(), agents.len(), "two agents of one name in the store");
         commands.retain(|_, record| record.state != CommandState::Finished);
+        self.model.unmeasured = commands.keys().cloned().collect();
         let (agents, commands) = (agents.into_values().collect(), commands.into_values().collect());
         self.bench.fleet = Fleet::new(self.bench.now, agents, commands, seq + 1);
         self.bench.writes.clear();
         self.model.connections.clear();
         self.model.sessions.clear();
+    }
+
+    fn measure_one(&mut self) {
+        if let Some(id) = self.model.unmeasured.pop() {
+            self.bench.fleet.durable(self.bench.now, &id, 0, vec![]);
+        }
     }
 
     fn answer_writes(&mut self, n: usize, result: Result<(), String>) {
@@ -340,6 +350,7 @@ impl History {
                 self.answer_writes(20, Ok(()));
             }
             for _ in 0..60 {
+                self.measure_one();
                 self.finish_one();
                 self.answer_writes(5, Ok(()));
             }

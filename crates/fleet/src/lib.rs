@@ -15,9 +15,7 @@ pub mod registry;
 mod testing;
 
 pub use change::*;
-pub use dispatch::{Cancelled, Finish, Held, HeldState, Refusal, Submit, Submitted, valid_id};
+pub use dispatch::{Cancelled, Finish, Held, HeldState, Refusal, Submit, Submitted};
 pub use effect::*;
 pub use fleet::*;
-pub use registry::{
-    AgentView, Beat, DeleteRefused, Heard, NodeStatus, REASON_MASTER_RESTARTED, Register, Timing, hex, id_from_hex,
-};
+pub use registry::{AgentView, Beat, DeleteRefused, Heard, NodeStatus, Register, Timing, hex, id_from_hex};

@@ -22,9 +22,6 @@ use std::{
 pub use register::{Register, Timing};
 pub use sessions::{Beat, DeleteRefused, Heard};
 
-/// The reason of an agent that was Active when the master stopped, until it registers.
-pub const REASON_MASTER_RESTARTED: &str = "master_restarted";
-
 /// What an agent last said of its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -107,15 +104,9 @@ impl Registry {
     /// The fleet as the store knew it. Nobody is Active before it registers.
     pub fn load(&mut self, now: Now, records: Vec<AgentRecord>) {
         for mut record in records {
-            if record.status == Status::Active {
-                record.status = Status::Inactive;
-                record.reason = REASON_MASTER_RESTARTED.to_owned();
-                record.detail = "not heard of since the master was started".to_owned();
-                record.since_unix_ms = now.unix_ms;
-            }
+            record.after_restart(now.unix_ms);
             self.names.insert(record.name.clone(), record.id);
-            let agent = Agent { stored: true, session: None, newcomer: None, node: None, deleting: None, record };
-            self.agents.insert(agent.record.id, agent);
+            self.agents.insert(record.id, Agent::known(record));
         }
     }
 
@@ -183,6 +174,11 @@ impl Registry {
 }
 
 impl Agent {
+    /// As the store has it.
+    fn known(record: AgentRecord) -> Self {
+        Self { stored: true, session: None, newcomer: None, node: None, deleting: None, record }
+    }
+
     fn view(&self) -> AgentView {
         AgentView { record: self.record.clone(), node: self.node.as_deref().copied() }
     }

@@ -226,11 +226,10 @@ fn environment(text: OsString) -> Result<OsString, String> {
 }
 
 fn command_id(text: &str) -> Result<String, String> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if (1..=64).contains(&text.len()) && text.bytes().all(good) {
+    if link::valid_command_id(text) {
         Ok(text.to_owned())
     } else {
-        Err("an id is 1 to 64 of letters, digits, `.`, `_`, `-`".to_owned())
+        Err(format!("an id is 1 to {} of letters, digits, `.`, `_`, `-`, the first not a `.`", link::COMMAND_ID_MAX))
     }
 }
 
@@ -283,6 +282,7 @@ mod tests {
             "agent run --label k=v --all -- true",
             "agent run a --shell ls -- true",
             "agent run a --id a/b -- true",
+            "agent run a --id .a -- true",
             "agent run a --env =x -- true",
             "agent run a --timeout soon -- true",
             "agent run --all --max-parallel 0 -- true",

@@ -1,11 +1,13 @@
 //! The master of a fleet of agents, and the operator's tool.
 
 pub mod cli;
+pub mod clock;
 pub mod demo;
 pub mod listen;
 pub mod master;
 pub mod master_cli;
 pub mod master_config;
+mod open_files;
 pub mod outputs;
 pub mod store;
 pub mod tool;

@@ -3,7 +3,7 @@
 //! Tokio's default backlog of 128 drops connection attempts when a whole fleet comes back at once; and a server that
 //! stops accepting at the limit of open files, or spins there, takes the fleet down with it.
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     fmt, io,
     net::SocketAddr,
@@ -25,6 +25,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Data that a peer does not acknowledge for so long ends the connection: the kernel alone would keep a dead one for a
 /// quarter of an hour. Above the deadline of an agent at the defaults, 20 s, so that the reason is the deadline.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection on which nothing comes for so long is asked whether its other end is still there: a tool that follows
+/// a silent command from a machine that was switched off would else hold a descriptor for ever. An agent at its defaults beats oftener.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
+/// Asked again after this, until [`USER_TIMEOUT`] has passed without an answer.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// A pause is logged at most so often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -140,7 +146,7 @@ impl<A: Accept + Unpin> tokio_stream::Stream for Incoming<A> {
                 Err(error) if belongs_to_one_connection(&error) => {}
                 Err(error) => {
                     this.complain(&error);
-                    this.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                    this.pause = Some(Box::pin(crate::clock::sleep(PAUSE)));
                 }
             }
         }
@@ -150,7 +156,9 @@ impl<A: Accept + Unpin> tokio_stream::Stream for Incoming<A> {
 /// What fails here fails on a connection that is gone already, which its first read says better.
 fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY));
 }
 
 /// That connection is gone, the next may be fine: see the notes on errors in accept(2).
@@ -221,7 +229,8 @@ mod tests {
         }
         let mut incoming = Incoming::new(listener);
         for _ in 0..300 {
-            assert!(incoming.next().await.unwrap().unwrap().nodelay().unwrap());
+            let stream = incoming.next().await.unwrap().unwrap();
+            assert!(stream.nodelay().unwrap() && SockRef::from(&stream).keepalive().unwrap());
         }
     }
 

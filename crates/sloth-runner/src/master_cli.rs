@@ -5,9 +5,10 @@ mod daemon;
 mod tests;
 
 use crate::{
-    listen,
+    clock, listen,
     master::{self, Options, ports::Outputs},
     master_config::{Loaded, MasterConfig, Sources, load},
+    open_files,
     outputs::FileOutputs,
     store::{self, Environment, FileLock, LockError, SqliteStore},
 };
@@ -22,7 +23,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -183,10 +184,12 @@ fn backup(args: BackupArgs) -> Result<(), i32> {
 ///
 /// With `background` it lets go of the terminal once it listens.
 fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), String> {
+    let open_files = open_files::raise_limit();
+    log::info!("Up to {open_files} open files, room for {} agents", open_files::sessions_max());
     let _lock = take_state_dir(&config.state_dir)?;
     let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
     let outputs = Arc::new(outputs.map_err(|error| error.to_string())?);
-    let environment = Environment { clock: Box::new(unix_ms), remove_output: remover(outputs.clone()) };
+    let environment = Environment { clock: Box::new(clock::unix_ms), remove_output: remover(outputs.clone()) };
     let (store, snapshot) =
         SqliteStore::open(&config.store, config.history, environment).map_err(|error| error.to_string())?;
 
@@ -290,9 +293,4 @@ fn remover(outputs: Arc<FileOutputs>) -> Box<dyn FnMut(&str) -> bool + Send> {
         }
         removed.is_ok()
     })
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -185,7 +185,7 @@ async fn a_command_that_waits_for_its_agent_can_be_cancelled() {
     let mut probe = Probe::new(&master, []);
     let asking = async {
         while master.seen(|script| script.starts.is_empty()) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            sloth_runner::clock::sleep(Duration::from_millis(1)).await;
         }
         ask.send_replace(true);
     };

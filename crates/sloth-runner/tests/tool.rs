@@ -233,6 +233,19 @@ async fn a_reader_that_goes_away_is_told_nothing_and_cancels_nothing() {
 }
 
 #[tokio::test]
+async fn a_reader_of_events_that_reads_nothing_holds_up_no_signal() {
+    let event = |seq| EventRow { seq, time_unix_ms: seq, message: "x".repeat(1_000), ..EventRow::default() };
+    let master = Master::start(Script { events: (1..=500).map(event).collect(), ..Script::default() }).await;
+    let mut child = tool(&master.address(), "agent events --follow --last 500 -o json").spawn().unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).await.unwrap();
+    // More than the pipe holds has come by now, or comes while it ends.
+    signal(&child, libc::SIGTERM);
+    let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[tokio::test]
 async fn followed_events_come_once_each_over_broken_connections() {
     let event = |seq| EventRow { seq, time_unix_ms: seq, kind: "agent.lost".into(), ..EventRow::default() };
     let events = (1..=6).map(event).collect();

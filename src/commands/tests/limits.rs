@@ -9,9 +9,9 @@ async fn a_full_limit_stalls_the_command_and_it_goes_on_when_there_is_room() {
     let mut rig = Rig::without_session(config::Commands { output_limit: 100_000, ..config() }).await;
     rig.run("a", argv(["cat", &file]));
     while rig.commands.held()[0].spooled_bytes < 99_000 {
-        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next(true)).await;
     }
-    let _ = tokio::time::timeout(Duration::from_millis(100), rig.commands.next()).await;
+    let _ = tokio::time::timeout(Duration::from_millis(100), rig.commands.next(true)).await;
     let held = rig.commands.held();
     assert!(held[0].spooled_bytes <= 100_000 && held[0].state() == held_command::State::Running);
     rig.up().await;
@@ -29,9 +29,9 @@ async fn all_commands_together_hold_no_more_than_the_spool_may() {
     }
     let spooled = |rig: &Rig| rig.commands.held().iter().map(|held| held.spooled_bytes).sum::<u64>();
     while spooled(&rig) < 149_000 {
-        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next(true)).await;
     }
-    let _ = tokio::time::timeout(Duration::from_millis(100), rig.commands.next()).await;
+    let _ = tokio::time::timeout(Duration::from_millis(100), rig.commands.next(true)).await;
     assert!(spooled(&rig) <= 150_000);
     rig.up().await;
     for id in ["a", "b", "c"] {
@@ -48,7 +48,7 @@ async fn where_dropping_is_allowed_a_full_limit_leaves_a_marked_gap() {
     let mut rig = Rig::without_session(config).await;
     rig.run("a", argv(["cat", &file]));
     while rig.commands.held()[0].state() != held_command::State::Finished {
-        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next(true)).await;
     }
     rig.up().await;
     let (stdout, _) = rig.output("a").await;
@@ -114,7 +114,7 @@ async fn what_a_pipe_holds_at_the_end_is_taken_without_room_and_the_outcome_does
     let mut rig = Rig::without_session(config::Commands { output_limit: 1_000, ..config() }).await;
     rig.run("a", argv(["cat", &file]));
     while rig.commands.held()[0].state() != held_command::State::Finished {
-        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(5), rig.commands.next(true)).await;
     }
     rig.up().await;
     let (stdout, _) = rig.output("a").await;

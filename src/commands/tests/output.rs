@@ -52,7 +52,7 @@ async fn a_command_goes_on_without_a_session_and_its_outcome_is_told_in_the_next
     assert_eq!(rig.first_line("a").await, "before");
     rig.cut();
     while rig.commands.held()[0].state() != held_command::State::Finished {
-        let _ = tokio::time::timeout(Duration::from_millis(20), rig.commands.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(20), rig.commands.next(true)).await;
     }
     let held = rig.commands.held();
     assert_eq!((held.len(), held[0].spooled_bytes, held[0].spec.is_some()), (1, 13, true));

@@ -1,28 +1,20 @@
 //! Commands on one side, a master that knows `SendOutput` on the other, a connection between them that can be cut.
 
 use super::*;
-use crate::transport::{Client, Connection};
+use crate::transport;
 use proto::{
     AgentMessage, MasterMessage, OutputAck, OutputMessage, OutputStream, StdinChunk,
-    agent_registry_client::AgentRegistryClient,
     agent_registry_server::{AgentRegistry, AgentRegistryServer},
 };
 use std::{
-    io,
     net::SocketAddr,
-    pin::Pin,
     sync::{Mutex, MutexGuard},
-    task::{Context, Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::Notify,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::timeout};
 use tonic::{
-    Request, Response, Status, Streaming, async_trait, codegen::tokio_stream::wrappers::ReceiverStream, transport,
+    Request, Response, Status, Streaming, async_trait,
+    codegen::tokio_stream::wrappers::ReceiverStream,
+    transport::{Server, server::TcpIncoming},
 };
 
 /// Nothing here takes nearly as long.
@@ -193,7 +185,7 @@ pub struct Rig {
     pub master: Master,
     address: SocketAddr,
     server: JoinHandle<()>,
-    connection: Option<JoinHandle<()>>,
+    connection: Option<transport::Dialled>,
     pub messages: Vec<Kind>,
     epoch: u64,
 }
@@ -211,30 +203,27 @@ impl Rig {
         let address = listener.local_addr().unwrap();
         let master = Master::default();
         let service = AgentRegistryServer::new(master.clone());
-        let incoming = transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = tokio::spawn(async move {
-            transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
         let commands = Commands::new(&config, "sloth");
         Self { commands, master, address, server, connection: None, messages: Vec::new(), epoch: 0 }
     }
 
     pub async fn up(&mut self) {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = hyper::client::conn::http2::handshake(Spawner, Io(stream)).await.unwrap();
-        self.connection = Some(tokio::spawn(async move {
-            let _ = connection.await;
-        }));
-        let origin = format!("http://{}", self.address).parse().unwrap();
-        let client: Client = AgentRegistryClient::with_origin(Connection::new(sender), origin);
+        let master = config::MasterAddress { host: self.address.ip().to_string(), port: self.address.port() };
+        let mut resolver = transport::Resolver::default();
+        let dialled = transport::connect(&master, &mut resolver, PATIENCE, None).await.expect("the master listens");
+        let client = dialled.client.clone();
+        self.connection = Some(dialled);
         self.epoch += 1;
         self.commands.session_up(Uplink { client, agent_id: [0xab; 16], epoch: self.epoch });
     }
 
     /// The connection breaks, in the middle of whatever goes on.
     pub fn cut(&mut self) {
-        self.connection.take().unwrap().abort();
+        drop(self.connection.take().unwrap());
         self.commands.session_down();
     }
 
@@ -250,7 +239,7 @@ impl Rig {
                     return result;
                 }
                 tokio::select! {
-                    kind = self.commands.next() => self.messages.push(kind),
+                    kind = self.commands.next(true) => self.messages.push(kind),
                     () = self.master.changed.notified() => {}
                 }
             }
@@ -308,44 +297,4 @@ pub fn find_finished(messages: &[Kind], id: &str) -> Option<CommandFinished> {
         Kind::CommandFinished(finished) if finished.id == id => Some(finished.clone()),
         _ => None,
     })
-}
-
-#[derive(Clone)]
-struct Spawner;
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawner {
-    fn execute(&self, future: F) {
-        tokio::spawn(future);
-    }
-}
-
-struct Io(TcpStream);
-
-impl hyper::rt::Read for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        mut cursor: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut buffer = [0; 16 * 1024];
-        let room = cursor.remaining().min(buffer.len());
-        let mut read = ReadBuf::new(&mut buffer[..room]);
-        ready!(Pin::new(&mut self.0).poll_read(context, &mut read))?;
-        cursor.put_slice(read.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl hyper::rt::Write for Io {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
 }

@@ -97,6 +97,11 @@ async fn what_cannot_or_may_not_run_is_refused_with_the_reason() {
         (config(), CommandSpec { env: vec!["=x".into()], ..argv(["pwd"]) }, "environment entry '=x' is not NAME=value"),
         (limited.clone(), argv(["pwd"]), &users_text),
         (
+            limited.clone(),
+            CommandSpec { user: "\nx".repeat(1_000_000), ..argv(["pwd"]) },
+            &format!("commands.users on the agent does not permit {}…, only deploy", "\\nx".repeat(100)),
+        ),
+        (
             limited,
             CommandSpec { user: "root2".into(), ..argv(["pwd"]) },
             "commands.users on the agent does not permit root2, only deploy",

@@ -39,9 +39,11 @@ impl<S: Clone + Eq> Dispatch<S> {
         }
     }
 
-    /// So much output would survive a crash.
+    /// So much output would survive a crash. Also tells that there is no more after a restart of the master: until it
+    /// was told, no command is given up with the output that is here.
     pub fn durable(&mut self, now: Now, id: &str, durable: u64, gaps: Vec<(u64, u64)>, out: &mut Out<S>) {
         let Some(command) = self.commands.get_mut(id) else { return };
+        command.measured = true;
         if durable >= command.durable {
             command.durable = durable;
             command.gaps = gaps;
@@ -75,9 +77,10 @@ impl<S: Clone + Eq> Dispatch<S> {
         if command.finishing {
             return;
         }
+        command.concluded = true;
         command.finish = Some(Finish {
             outcome,
-            total_bytes: command.durable,
+            total_bytes: 0,
             started_unix_ms: command.record.started_unix_ms,
             finished_unix_ms: now.unix_ms,
         });
@@ -86,8 +89,12 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     fn close_if_complete(&mut self, now: Now, id: &str, out: &mut Out<S>) {
         let Some(command) = self.commands.get_mut(id) else { return };
-        let Some(finish) = &command.finish else { return };
-        if command.finishing || command.durable < finish.total_bytes {
+        let Some(finish) = &mut command.finish else { return };
+        if command.concluded {
+            finish.total_bytes = command.durable;
+        }
+        let complete = command.durable >= finish.total_bytes && (command.measured || !command.concluded);
+        if command.finishing || !complete {
             return;
         }
         command.finishing = true;
@@ -107,7 +114,11 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     /// The end is durable: everybody may know.
     pub(crate) fn closed(&mut self, id: &str, link: Option<Downlink>, out: &mut Out<S>) {
-        let Some(mut command) = self.remove(id) else { return };
+        // One that could not be recorded is gone, and its id may belong to another by now.
+        if !self.commands.get(id).is_some_and(|command| command.finishing) {
+            return;
+        }
+        let mut command = self.remove(id).expect("just looked at");
         let finish = command.finish.take().expect("only a finished command is closed");
         command.record.state = CommandState::Finished;
         command.record.outcome = Some(finish.outcome);

@@ -16,9 +16,6 @@ pub struct Submit<S> {
     pub spec: S,
 }
 
-/// Longest id, bytes.
-pub const ID_MAX: usize = 128;
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Submitted<S> {
     /// It is being recorded; [`Effect::Show`] follows.
@@ -59,7 +56,7 @@ impl<S: Clone + Eq> Dispatch<S> {
         agent: Option<AgentId>,
         stored: Option<CommandRecord<S>>,
     ) -> Option<Result<Submitted<S>, Refusal>> {
-        if !valid_id(&submit.id) {
+        if !link::valid_command_id(&submit.id) {
             return Some(Err(Refusal::InvalidId));
         }
         let same = |record: &CommandRecord<S>| {
@@ -158,10 +155,4 @@ impl<S: Clone + Eq> Dispatch<S> {
             out.push(Effect::Show { id: id.to_owned(), view });
         }
     }
-}
-
-/// 1 to 128 of letters, digits, `.`, `_`, `-`, and no leading `.`: it becomes a file name.
-pub fn valid_id(id: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=ID_MAX).contains(&id.len()) && !id.starts_with('.') && id.bytes().all(allowed)
 }

@@ -334,3 +334,17 @@ fn after_a_restart_of_the_master_unfinished_commands_go_on() {
     let _ = bench.fleet.finished(bench.now, session(1, 2), "c", exit(0, 0));
     assert!(sends(&bench.settle(), ACK()));
 }
+
+#[test]
+fn a_command_given_up_after_a_restart_has_the_output_that_was_here_before() {
+    let mut bench = accepted();
+    let unfinished = bench.fleet.dispatch().unfinished("c").unwrap().0.clone();
+    bench = Bench { fleet: Fleet::new(bench.now, vec![], vec![unfinished], 9), ..Bench::new() };
+    bench.register(1, Register { spool_id: [9; 16], highest_epoch: 1, ..register(1, 2, "a") });
+    assert_eq!(bench.settle(), [], "nobody has looked yet how much that is");
+    bench.fleet.durable(bench.now, "c", 7, vec![(1, 2)]);
+    let effects = bench.settle();
+    let Effect::Show { view: View::Record(record), .. } = &effects[0] else { panic!("it is shown: {effects:?}") };
+    assert!(matches!(&record.outcome, Some(Outcome::Interrupted(_))));
+    assert_eq!((record.output_bytes, record.gaps.as_slice()), (7, &[(1, 2)][..]));
+}

@@ -122,10 +122,10 @@ impl Registry {
             }
             changes.push(Change::DeleteAgent(holder.record.id));
             changes.push(replaced_event(now, &register, &holder.record, out));
-            replaced = Some(holder.record.id);
+            replaced = Some(Box::new(holder.record.clone()));
         }
-        if let Some(old) = replaced {
-            self.agents.remove(&old);
+        if let Some(old) = &replaced {
+            self.agents.remove(&old.id);
         }
         let session = self.begin_session(now, conn, register, &mut changes, out);
         let agent = self.agents.get(&session.agent).expect("just begun");
@@ -242,6 +242,14 @@ impl Registry {
             self.connections.remove(&conn);
             let answer = Answer::RetryLater { after: STORE_RETRY, reason: reason.clone() };
             out.push(Effect::Answer { conn, answer });
+        }
+    }
+
+    /// The agent is still in the store, and its name is free again: unless somebody else has come meanwhile.
+    pub(crate) fn restore(&mut self, record: AgentRecord) {
+        if !self.names.contains_key(&record.name) && !self.agents.contains_key(&record.id) {
+            self.names.insert(record.name.clone(), record.id);
+            self.agents.insert(record.id, Agent::known(record));
         }
     }
 

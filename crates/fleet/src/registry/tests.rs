@@ -211,6 +211,19 @@ fn the_name_of_a_lost_agent_goes_to_the_next_with_an_event() {
 }
 
 #[test]
+fn a_name_that_could_not_be_given_on_stays_with_the_lost_agent() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.close(1);
+    bench.fleet.register(bench.now, ConnId(2), register(2, 1, "a"), vec![]);
+    bench.effects();
+    bench.answer_write(Err("disk full".to_owned()));
+    assert!(matches!(&bench.settle()[..], [Effect::Answer { conn: ConnId(2), answer: Answer::RetryLater { .. } }]));
+    assert_eq!(bench.fleet.registry().find("a"), Some(id(1)));
+    assert_eq!(bench.status(1), (Status::Inactive, "stream_closed".to_owned()));
+}
+
+#[test]
 fn a_renamed_agent_frees_its_old_name() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));
@@ -308,7 +321,7 @@ fn after_a_restart_everybody_is_known_and_nobody_active() {
     bench.settle();
     let records = [1, 2].map(|n| bench.fleet.registry().view(id(n)).unwrap().record).to_vec();
     let mut bench = Bench { fleet: Fleet::new(bench.now, records, vec![], 9), ..Bench::new() };
-    assert_eq!(bench.status(1), (Status::Inactive, REASON_MASTER_RESTARTED.to_owned()));
+    assert_eq!(bench.status(1), (Status::Inactive, crate::REASON_MASTER_RESTARTED.to_owned()));
     assert_eq!(bench.status(2), (Status::Stopped, "sigterm".to_owned()));
     assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Stale);
     assert!(bench.register(1, register(1, 1, "a")).contains(&registered(1, 1, 2)), "the epoch goes on");

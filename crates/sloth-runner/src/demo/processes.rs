@@ -1,17 +1,18 @@
 //! The demo's master and agents: real processes, none of which outlives it.
 
+use crate::clock::sleep;
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::{Child, Command},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 /// Lines that wait to be looked at.
@@ -108,16 +109,16 @@ impl Processes {
         };
         self.running.iter().for_each(|(_, child)| ask(child));
         // A second signal skips the wait for running commands.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(200)).await;
         self.running.iter_mut().for_each(|(_, child)| {
             if matches!(child.try_wait(), Ok(None)) {
                 ask(child);
             }
         });
-        let deadline = tokio::time::Instant::now() + GRACE;
+        let deadline = Instant::now() + GRACE;
         let mut well = true;
         for (_, child) in &mut self.running {
-            if tokio::time::timeout_at(deadline, child.wait()).await.is_err() {
+            if timeout_at(deadline, child.wait()).await.is_err() {
                 well = false;
                 let _ = timeout(GRACE, child.kill()).await;
             }

@@ -9,6 +9,7 @@ use super::{
     processes::{Processes, Said},
     screen::Screen,
 };
+use crate::clock::sleep;
 use crate::tool::{
     self,
     address::Address,
@@ -24,12 +25,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::{sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 const AGENTS: [&str; 3] = ["ladyguica", "keiteguica", "mariguica"];
@@ -244,7 +245,7 @@ impl<'a> Story<'a> {
         long: &mut Long,
     ) -> Result<(), String> {
         let dead = self.master;
-        let at = |after| tokio::time::Instant::from_std(self.origin + after);
+        let at = |after| self.origin + after;
         let (restart, back, finish) = (at(AWAY), at(TO_COME_BACK), at(TO_FINISH));
         let mut back_seen = false;
         loop {

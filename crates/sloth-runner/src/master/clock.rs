@@ -1,7 +1,6 @@
-//! The only clock of the master.
+//! The clock as the fleet is told it.
 
 use fleet::Now;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Now;
@@ -12,13 +11,6 @@ pub struct BootClock;
 
 impl Clock for BootClock {
     fn now(&self) -> Now {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the pointer is to a timespec of this frame, which the call only writes.
-        let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
-        assert_eq!(result, 0, "CLOCK_BOOTTIME is there since Linux 2.6.39");
-        let nanos = u32::try_from(time.tv_nsec).expect("nanoseconds are below 10^9");
-        let monotonic = Duration::new(u64::try_from(time.tv_sec).expect("never negative"), nanos);
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { monotonic, unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+        Now { monotonic: crate::clock::boottime(), unix_ms: crate::clock::unix_ms() }
     }
 }

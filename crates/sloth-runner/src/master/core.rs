@@ -7,18 +7,19 @@ use super::{
     clock::Clock,
     hub::Hub,
     ports::{Change, Outputs, Record, Spec, Store},
+    rows,
     wires::Wires,
 };
 use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
 use proto::{
-    CancelCommand, FinishedAck, HeartbeatAck, Probe, Registered, Rejected, RetryLater, RunCommand, Shutdown,
-    master_message::Kind, rejected::Reason,
+    CancelCommand, FinishedAck, HeartbeatAck, Probe, Registered, Rejected, RunCommand, Shutdown, master_message::Kind,
+    rejected::Reason,
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -102,13 +103,13 @@ impl Core {
 
     /// Looks at the state, and changes nothing.
     pub fn read<R>(&self, look: impl FnOnce(&Fleet<Spec>) -> R) -> R {
-        look(&self.state.lock().expect("no holder of this lock panics").fleet)
+        look(&self.state().fleet)
     }
 
     /// Lets the pure half decide, then carries out what it decided.
     pub fn decide<R>(self: &Arc<Self>, decision: impl FnOnce(&mut Fleet<Spec>, Now) -> R) -> R {
         let (result, rearm) = {
-            let mut state = self.state.lock().expect("no holder of this lock panics");
+            let mut state = self.state();
             let now = self.clock.now();
             let result = decision(&mut state.fleet, now);
             let next = state.fleet.poll_timeout();
@@ -127,7 +128,7 @@ impl Core {
 
     /// When the timer should look again.
     pub fn arm(&self) -> Option<Duration> {
-        let mut state = self.state.lock().expect("no holder of this lock panics");
+        let mut state = self.state();
         state.armed = state.fleet.poll_timeout();
         state.armed
     }
@@ -203,7 +204,7 @@ impl Core {
         loop {
             let mut effects = Vec::new();
             {
-                let mut state = self.state.lock().expect("no holder of this lock panics");
+                let mut state = self.state();
                 if state.carrying {
                     return;
                 }
@@ -215,11 +216,17 @@ impl Core {
                 }
                 state.carrying = true;
             }
+            let carrying = WholeOrNothing;
             for effect in effects {
                 self.carry(effect);
             }
-            self.state.lock().expect("no holder of this lock panics").carrying = false;
+            drop(carrying);
+            self.state().carrying = false;
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|_| end_at_once())
     }
 
     fn carry(self: &Arc<Self>, effect: Effect<Spec>) {
@@ -232,7 +239,7 @@ impl Core {
                 }
             }
             Effect::Close { session, reason, message } => {
-                log::info!("session {} of agent {} closed: {reason}: {message}", session.epoch, hex(session));
+                log::debug!("session {} of agent {} closed: {reason}: {message}", session.epoch, hex(session));
                 if let Some(outbox) = self.wires.end(session) {
                     outbox.push(rejected(reason, message));
                     outbox.close();
@@ -257,7 +264,8 @@ impl Core {
     fn write(self: &Arc<Self>, changes: Vec<Change>, token: Token) {
         for change in &changes {
             if let Change::AddEvent(event) = change {
-                log::info!("{} {} {} {}", event.kind, event.agent, event.reason, event.message);
+                let (level, line) = rows::log_line(event);
+                log::log!(level, "{line}");
             }
         }
         let newest = changes.iter().filter_map(|change| match change {
@@ -298,8 +306,9 @@ impl Core {
             }
             Answer::Rejected { reason, message } => self.dismiss(conn, rejected(reason, message)),
             Answer::RetryLater { after, reason } => {
-                let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                self.dismiss(conn, Kind::RetryLater(RetryLater { retry_after_ms, reason }));
+                if let Some(outbox) = self.wires.connection(conn) {
+                    outbox.retry_later(after, reason);
+                }
             }
         }
     }
@@ -323,6 +332,23 @@ impl Core {
             hub.view.send_replace(Some(view));
         }
     }
+}
+
+/// A panic while this is alive ends the process.
+struct WholeOrNothing;
+
+impl Drop for WholeOrNothing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            end_at_once();
+        }
+    }
+}
+
+/// What is half decided or half carried out cannot be gone on from: the next start goes on from what is durable.
+fn end_at_once() -> ! {
+    log::error!("The master has met a mistake of its own (see above) and ends: start it again");
+    std::process::abort()
 }
 
 fn hex(session: SessionId) -> String {

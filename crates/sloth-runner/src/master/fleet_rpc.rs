@@ -12,7 +12,8 @@ use proto::{
     GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest, LogsRequest, RunReply, RunRequest, StopReply,
     StopRequest,
 };
-use std::sync::Arc;
+use sloth_agent::logging::utc::Utc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -170,7 +171,7 @@ fn unreadable(error: &str) -> Status {
 
 /// Since when an agent is away, and why.
 fn away(record: &fleet::AgentRecord) -> Status {
-    let since = rows::time(record.since_unix_ms);
+    let since = Utc(Duration::from_millis(record.since_unix_ms));
     let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
     Status::failed_precondition(format!(
         "agent {} is {} since {since} ({}{detail})",

@@ -6,7 +6,7 @@ use super::{
     stdin::Stdin,
 };
 use fleet::View;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::watch;
 
 /// One unfinished command.
@@ -21,7 +21,8 @@ pub struct Hub {
     /// All of its output, once the agent has told how much there is: `u64::MAX` before.
     pub total: watch::Sender<u64>,
     pub stdin: Stdin,
-    log: OnceLock<Arc<dyn OutputLog>>,
+    /// Open while somebody brings or reads it: of commands that nobody deals with no file is held.
+    log: Mutex<Option<Weak<dyn OutputLog>>>,
     opening: Mutex<()>,
 }
 
@@ -35,27 +36,28 @@ impl Hub {
             durable: watch::Sender::new(0),
             total: watch::Sender::new(u64::MAX),
             stdin: Stdin::new(fresh),
-            log: OnceLock::new(),
+            log: Mutex::default(),
             opening: Mutex::new(()),
         }
     }
 
-    /// Its output, opened once. Blocking.
+    /// Its output, opened unless somebody has it open. Blocking.
     ///
     /// # Errors
     /// The file cannot be opened.
     pub fn open_log(&self, outputs: &dyn super::ports::Outputs) -> std::io::Result<Arc<dyn OutputLog>> {
         let _one_at_a_time = self.opening.lock().expect("no holder of this lock panics");
-        if let Some(log) = self.log.get() {
-            return Ok(log.clone());
+        if let Some(log) = self.log() {
+            return Ok(log);
         }
         let log = outputs.open(&self.id)?;
         self.received.send_replace(log.received());
-        Ok(self.log.get_or_init(|| log).clone())
+        *self.log.lock().expect("no holder of this lock panics") = Some(Arc::downgrade(&log));
+        Ok(log)
     }
 
-    /// Its output, if somebody has opened it.
-    pub fn log(&self) -> Option<&Arc<dyn OutputLog>> {
-        self.log.get()
+    /// Its output, if somebody has it open.
+    pub fn log(&self) -> Option<Arc<dyn OutputLog>> {
+        self.log.lock().expect("no holder of this lock panics").as_ref()?.upgrade()
     }
 }

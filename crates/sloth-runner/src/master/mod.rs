@@ -43,8 +43,9 @@ const RETRY_AFTER_MIN_MS: u64 = 500;
 /// … and spread over so much time that this many come in a second.
 const RETURNS_PER_SECOND: u64 = 1_000;
 
-/// Calls of one agent: its session, 16 outputs, and room to replace them.
-const STREAMS_MAX: u32 = 64;
+/// Calls on one connection: of a tool up to 1,000 commands at once (`--max-parallel`) and what it asks beside them; of an
+/// agent its session, 16 outputs, and some to replace them.
+const STREAMS_MAX: u32 = 1_100;
 const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 /// 18 calls' worth: whoever does not read one call holds up no other.
 const CONNECTION_WINDOW: u32 = 18 * STREAM_WINDOW;
@@ -119,6 +120,8 @@ fn start(
                 if let Some(hub) = core.hub(&id) {
                     output::measure(&core, &hub);
                 }
+                // Where that failed, nothing is here that anybody could be told of.
+                core.decide(|fleet, now| fleet.durable(now, &id, 0, Vec::new()));
             }
         });
     }

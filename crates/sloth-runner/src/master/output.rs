@@ -99,7 +99,7 @@ async fn discard(mut inbound: Streaming<OutputMessage>, from: u64, sender: mpsc:
         }
         match inbound.message().await {
             Ok(Some(message)) => {
-                let bytes = message.data.len() as u64 + message.gap;
+                let bytes = message.gap.saturating_add(message.data.len() as u64);
                 received = received.max(message.offset.saturating_add(bytes));
             }
             Ok(None) | Err(_) => return,
@@ -189,7 +189,9 @@ impl Upload {
             (bytes, _) => Piece::Gap { offset: message.offset, bytes },
         };
         let before = self.log.received();
-        let received = self.log.append(piece).map_err(|error| self.disk_error(&error))?;
+        let log = self.log.clone();
+        let appended = self.core.blocking(move |_| log.append(piece).map_err(|error| error.to_string())).await;
+        let received = appended.map_err(|error| self.disk_error(&error))?;
         if received > before {
             self.sync.dirty_since.get_or_insert_with(Instant::now);
             self.sync.dirty_bytes += received - before;

@@ -74,12 +74,12 @@ pub trait Outputs: Send + Sync + 'static {
 
 /// The output of one command.
 pub trait OutputLog: Send + Sync + 'static {
-    /// Logical offset: bytes of both streams, and gaps.
+    /// Logical offset: bytes of both streams, and gaps. Waits for nobody, as [`durable`](Self::durable).
     fn received(&self) -> u64;
 
     fn durable(&self) -> u64;
 
-    /// What is below `received` is cut or ignored. Returns `received`.
+    /// What is below `received` is cut or ignored. Returns `received`. Blocking.
     ///
     /// # Errors
     /// There would be a hole, or the file cannot be written.

@@ -1,6 +1,7 @@
 //! Conversions between what the master knows and what operators are told.
 
 use super::ports::{Piece, Record};
+use crate::tool::table::printable;
 use fleet::{AgentView, CommandState, Event, Status as AgentStatus};
 use proto::{AgentRow, CommandRow, EventRow, Gap, NodeStatus, OutputChunk, run_reply::Kind};
 
@@ -67,6 +68,16 @@ pub fn event(event: Event) -> EventRow {
     }
 }
 
+/// An event in the log. What agents say of themselves stays on its line.
+pub fn log_line(event: &Event) -> (log::Level, String) {
+    let level = match event.kind.as_str() {
+        "agent.lost" | "agent.replaced" | "agent.rejected" => log::Level::Warn,
+        _ => log::Level::Info,
+    };
+    let reason = if event.reason.is_empty() { String::new() } else { format!(" ({})", event.reason) };
+    (level, printable(&format!("{} {}{reason}: {}", event.kind, event.agent, event.message)))
+}
+
 /// The piece as a reply, and the offset after it.
 pub fn output(piece: Piece) -> (Kind, u64) {
     let (chunk, end) = match piece {
@@ -93,33 +104,26 @@ pub fn state_from(word: &str) -> Option<CommandState> {
     all.into_iter().find(|state| state.word().eq_ignore_ascii_case(word))
 }
 
-/// RFC 3339 in UTC, seconds.
-pub fn time(unix_ms: u64) -> String {
-    let seconds = unix_ms / 1_000;
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in eras of 400 years: the leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_in_utc() {
-        assert_eq!(time(0), "1970-01-01T00:00:00Z");
-        assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00Z");
-        assert_eq!(time(1_735_689_599_999), "2024-12-31T23:59:59Z");
-        assert_eq!(time(4_107_542_400_000), "2100-03-01T00:00:00Z");
+    fn an_event_is_one_line_of_the_log_whatever_an_agent_says() {
+        let event = |kind: &str, reason: &str, message: &str| Event {
+            seq: 1,
+            time_unix_ms: 1,
+            kind: kind.to_owned(),
+            agent: "lady".to_owned(),
+            agent_id: [1; 16],
+            epoch: 1,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+        let lost = log_line(&event("agent.lost", "stream_closed", "closed\n\x1b[2J"));
+        assert_eq!(lost, (log::Level::Warn, "agent.lost lady (stream_closed): closed\\n\\u{1b}[2J".to_owned()));
+        let connected = log_line(&event("agent.connected", "", "lady on host x"));
+        assert_eq!(connected, (log::Level::Info, "agent.connected lady: lady on host x".to_owned()));
     }
 
     #[test]

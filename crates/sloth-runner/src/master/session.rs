@@ -7,6 +7,7 @@ use super::{
     rows,
     wires::Outbox,
 };
+use crate::open_files;
 use fleet::{Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing};
 use link::{LossReason, Outcome};
 use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command};
@@ -23,6 +24,14 @@ use tonic::{Status, Streaming};
 
 /// Messages that one turn reads; then others have theirs.
 const TURN_MAX: usize = 64;
+
+/// An agent whose commands cannot be looked up comes again after this.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// At the limit of open files agents are sent away for this long at least, …
+const FULL_RETRY: Duration = Duration::from_secs(10);
+/// … and up to so much longer, one unlike the other.
+const FULL_SPREAD_MS: u64 = 10_000;
 
 /// The answer to one call of `Connect`. Dropping it is the end of the session.
 pub struct Session {
@@ -94,8 +103,13 @@ impl Session {
         let (Some(id), Some(instance), Some(spool_id)) = ids else {
             return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
         };
-        let (register, held) = split(message, id, instance, spool_id, self.remote);
         let conn = self.conn;
+        if self.core.wires.connections() > open_files::sessions_max() {
+            let after = FULL_RETRY + Duration::from_millis(conn.0 % FULL_SPREAD_MS);
+            self.outbox.retry_later(after, "too many open files".to_owned());
+            return true;
+        }
+        let (register, held) = split(message, id, instance, spool_id, self.remote);
         let unknown: Vec<String> = self.core.read(|fleet| {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
             unknown.map(|held| held.id.clone()).collect()
@@ -106,9 +120,15 @@ impl Session {
         }
         // Commands that only the store may know: looked up first. The stream may be dropped meanwhile, so the
         // connection is asked for again.
-        let core = self.core.clone();
+        let (core, outbox) = (self.core.clone(), self.outbox.clone());
         tokio::task::spawn_blocking(move || {
-            let held = look_up(&core, held);
+            let held = match look_up(&core, held) {
+                Ok(held) => held,
+                Err(error) => {
+                    log::error!("Cannot look up what agent {} holds: {error}", register.name);
+                    return outbox.retry_later(STORE_RETRY, format!("the master cannot look up its commands: {error}"));
+                }
+            };
             if core.wires.connection(conn).is_some() {
                 core.decide(|fleet, now| fleet.register(now, conn, register, held));
                 if core.wires.connection(conn).is_none() {
@@ -131,7 +151,9 @@ impl Session {
         let id = message.id;
         let heard = self.core.decide(|fleet, now| fleet.finished(now, session, &id, finish));
         // Output that arrives later is made durable as soon as it is complete; what is here already is, now.
-        if message.total_bytes > 0
+        if heard == Heard::Live
+            && message.total_bytes > 0
+            && self.core.read(|fleet| fleet.dispatch().agent_of(&id)) == Some(session.agent)
             && let Some(hub) = self.core.hub(&id)
         {
             hub.total.send_replace(message.total_bytes);
@@ -208,15 +230,12 @@ fn was_reset(status: &Status) -> bool {
     false
 }
 
-fn look_up(core: &Core, held: Vec<Held<Spec>>) -> Vec<Held<Spec>> {
+/// Which of them the store has as finished: taken for unknown, such a command would get a second outcome.
+fn look_up(core: &Core, held: Vec<Held<Spec>>) -> Result<Vec<Held<Spec>>, String> {
     let look = |mut held: Held<Spec>| {
-        match core.store.command(&held.id) {
-            Ok(record) => {
-                held.finished_here = record.is_some_and(|record| record.state == fleet::CommandState::Finished);
-            }
-            Err(error) => log::error!("command {}: the store cannot be read: {error}", held.id),
-        }
-        held
+        let record = core.store.command(&held.id)?;
+        held.finished_here = record.is_some_and(|record| record.state == fleet::CommandState::Finished);
+        Ok(held)
     };
     held.into_iter().map(look).collect()
 }

@@ -8,6 +8,8 @@ use tokio::sync::watch;
 
 /// So much is kept; the tool waits for room.
 pub const BUFFER_MAX: usize = 64 * 1024;
+/// What an agent tells above this is taken for this: there is room to count on.
+const OFFSET_MAX: u64 = 1 << 62;
 /// Largest chunk towards the agent.
 const CHUNK_MAX: usize = 16 * 1024;
 
@@ -97,7 +99,7 @@ impl Stdin {
     pub fn took(&self, offset: u64) {
         {
             let mut state = self.lock();
-            let base = *state.base.get_or_insert(offset);
+            let base = *state.base.get_or_insert(offset.min(OFFSET_MAX));
             // What it cannot have been sent, it cannot have taken.
             let mut taken = offset.saturating_sub(base).min(state.kept_bytes as u64) as usize;
             state.base = Some(base + taken as u64);
@@ -128,7 +130,7 @@ impl Stdin {
             }
             skip -= piece.len();
         }
-        (state.eof && !eof_sent).then(|| StdinChunk { offset, data: Bytes::new(), eof: true })
+        (state.eof && !eof_sent && skip == 0).then(|| StdinChunk { offset, data: Bytes::new(), eof: true })
     }
 
     /// A tool feeds it from now on.
@@ -218,6 +220,17 @@ mod tests {
         stdin.took(2);
         assert_eq!(stdin.feed(&chunk(0, b"abc", false)), Ok(Fed::Taken));
         assert_eq!(stdin.next(2, false), Some(chunk(2, b"c", false)));
+    }
+
+    #[test]
+    fn no_offset_that_an_agent_tells_leads_over_the_end_of_numbers() {
+        let stdin = Stdin::new(false);
+        stdin.took(u64::MAX);
+        assert_eq!(stdin.feed(&chunk(OFFSET_MAX, b"abc", true)), Ok(Fed::Taken));
+        assert_eq!(stdin.next(OFFSET_MAX, false), Some(chunk(OFFSET_MAX, b"abc", true)));
+        assert_eq!(stdin.next(u64::MAX, false), None);
+        stdin.took(u64::MAX);
+        assert_eq!(stdin.taken(), Some(OFFSET_MAX + 3));
     }
 
     #[test]

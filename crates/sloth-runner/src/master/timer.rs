@@ -19,12 +19,12 @@ pub async fn run(core: Arc<Core>) {
         let now = core.now().monotonic;
         let wait = core.arm().map_or(LOOK_EVERY, |at| at.saturating_sub(now)).min(LOOK_EVERY);
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = crate::clock::sleep(wait) => {}
             () = core.rearm.notified() => {}
         }
         if core.now().monotonic > now + wait + PAUSE_MIN {
             log::warn!("this process was paused: reading what came meanwhile before judging any agent");
-            tokio::time::sleep(READ_FIRST).await;
+            crate::clock::sleep(READ_FIRST).await;
         }
         for outbox in core.wires.overdue(core.now().monotonic) {
             let message = format!("not registered within {} s", REGISTER_TIMEOUT.as_secs());

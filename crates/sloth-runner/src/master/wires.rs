@@ -1,7 +1,7 @@
 //! The way down to each session: a bounded queue that the session's own stream empties.
 
 use fleet::{AgentId, ConnId, SessionId};
-use proto::{MasterMessage, master_message::Kind};
+use proto::{MasterMessage, RetryLater, master_message::Kind};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, OnceLock},
@@ -54,6 +54,13 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Its last message: come back after a while. No failure of the agent's.
+    pub fn retry_later(&self, after: Duration, reason: String) {
+        let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        self.push(Kind::RetryLater(RetryLater { retry_after_ms, reason }));
+        self.close();
     }
 
     /// Ends the stream after what is queued.
@@ -135,6 +142,11 @@ impl Wires {
 
     pub fn connection(&self, conn: ConnId) -> Option<Arc<Outbox>> {
         self.table.lock().expect("no holder of this lock panics").connections.get(&conn).cloned()
+    }
+
+    /// Calls of `Connect`, registered or not.
+    pub fn connections(&self) -> usize {
+        self.table.lock().expect("no holder of this lock panics").connections.len()
     }
 
     pub fn session(&self, session: SessionId) -> Option<Arc<Outbox>> {

@@ -20,9 +20,11 @@ pub use lock::{FileLock, LockError};
 pub use prune::History;
 
 use crate::master::ports::{Change, Done, Snapshot, Spec, Store};
-use fleet::{AgentId, CommandRecord, CommandState, Event, Status};
+use fleet::{AgentId, CommandRecord, CommandState, Event};
 use queue::{Call, Queue};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, params, params_from_iter, types::Value};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, TransactionBehavior, config::DbConfig, params_from_iter, types::Value,
+};
 use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
@@ -31,9 +33,6 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-
-/// Why a loaded agent is not Active: who was, when the master ended, has to register again.
-pub const MASTER_RESTARTED: &str = "master_restarted";
 
 /// How long another program's lock is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -210,18 +209,14 @@ fn prepare(mut connection: Connection, now_ms: u64) -> rusqlite::Result<(Connect
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     schema::migrate(&mut connection)?;
     let mut snapshot = load(&connection)?;
-    let detail = "the master was restarted, and it has not registered since";
-    let lost = "UPDATE agents SET status = ?1, reason = ?2, detail = ?3, since_ms = ?4 WHERE status = ?5";
-    connection.execute(
-        lost,
-        params![Status::Inactive.word(), MASTER_RESTARTED, detail, now_ms as i64, Status::Active.word()],
-    )?;
-    for agent in snapshot.agents.iter_mut().filter(|agent| agent.status == Status::Active) {
-        agent.status = Status::Inactive;
-        agent.reason = MASTER_RESTARTED.to_owned();
-        agent.detail = detail.to_owned();
-        agent.since_unix_ms = now_ms;
+    // Recorded, so that the next restart does not take them for lost only then.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for agent in &mut snapshot.agents {
+        if agent.after_restart(now_ms) {
+            rows::apply(&transaction, &Change::PutAgent(agent.clone()), now_ms)?;
+        }
     }
+    transaction.commit()?;
     Ok((connection, snapshot))
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use fleet::AgentRecord;
+use fleet::{AgentRecord, Status};
 use link::Outcome;
 use std::{
     fs,

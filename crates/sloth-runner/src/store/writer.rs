@@ -7,14 +7,17 @@ use super::{
     queue::{Call, Next, Queue},
     rows,
 };
-use crate::master::ports::{Change, Done};
+use crate::{
+    clock::boottime,
+    master::ports::{Change, Done},
+};
 use rusqlite::{Connection, TransactionBehavior};
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Between two looks for what is old.
@@ -49,13 +52,13 @@ impl Writer {
     }
 
     fn work(&mut self) {
-        let mut prune_at = Instant::now();
+        let mut prune_at = boottime();
         loop {
-            let now = Instant::now();
+            let now = boottime();
             if now >= prune_at {
                 prune_at = now + if self.prune() { PRUNE_AGAIN } else { PRUNE_EVERY };
             }
-            match self.queue.next(prune_at.saturating_duration_since(now)) {
+            match self.queue.next(prune_at.saturating_sub(now)) {
                 Next::Write(calls) => self.write(calls),
                 Next::Idle => {}
                 Next::End => return,

@@ -6,7 +6,7 @@ use super::{
     follow::{Call, follow},
     json,
     output::{Budget, Collected, JsonLines, Raw},
-    show_answer,
+    output_failed, show_answer,
     signals::{Signals, Wish},
     table::{Cell, Colour, Table, printable},
     time::{ago, now_unix_ms, rfc3339},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::cli::{Format, State};
 use proto::{CancelRequest, CommandRow, CommandSpec, GetCommandRequest, ListCommandsRequest, outcome::Kind};
-use std::{fmt::Write, io};
+use std::fmt::Write;
 use tokio::{select, sync::watch};
 
 pub async fn show_list(tool: &Tool, agent: Option<String>, state: Option<State>, limit: u32) -> i32 {
@@ -86,12 +86,7 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
     };
     select! {
         (ending, written) = shown => match (ending, written) {
-            (_, Err(error)) => {
-                if error.kind() != io::ErrorKind::BrokenPipe {
-                    complain(format!("cannot write the output: {error}"));
-                }
-                1
-            }
+            (_, Err(error)) => output_failed(&error),
             (Ending::Failed(why), _) => {
                 complain(why);
                 1

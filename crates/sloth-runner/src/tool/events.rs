@@ -4,17 +4,15 @@ use super::{
     Tool, complain,
     connect::{Master, Trouble},
     follow::{GOOD, UNANSWERED_MAX},
-    json, print, say,
+    json, output_failed, print, say,
     signals::{Signals, Wish},
     table::printable,
     time::rfc3339,
+    writer,
 };
-use crate::cli::Format;
+use crate::{cli::Format, clock::sleep};
 use proto::{EventRow, EventsRequest};
-use tokio::{
-    select,
-    time::{Instant, sleep},
-};
+use tokio::{select, time::Instant};
 
 /// With `--follow`, unless said otherwise.
 const LAST_WHEN_FOLLOWING: u32 = 10;
@@ -38,17 +36,25 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
         }
         return print(&text);
     }
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
+    let (mut signals, (writer, written)) = match Signals::new().and_then(|signals| Ok((signals, writer::standard()?))) {
+        Ok(both) => both,
         Err(error) => {
-            complain(format!("cannot listen to signals: {error}"));
+            complain(format!("cannot start: {error}"));
             return 1;
         }
     };
-    let shown = follow_on(&tool.master, request, |row| match tool.format {
-        Format::Json => print(&json::line(&json::event(&row))),
-        Format::Table => print(&line(&row)),
-    });
+    let shown = async {
+        let code = follow_on(&tool.master, request, async |row| {
+            let text = match tool.format {
+                Format::Json => json::line(&json::event(&row)),
+                Format::Table => line(&row),
+            };
+            i32::from(writer.out(text.into()).await.is_err())
+        });
+        let code = code.await;
+        drop(writer);
+        written.finish().await.map_or_else(|error| output_failed(&error), |()| code)
+    };
     select! {
         code = shown => code,
         wish = signals.next() => match wish {
@@ -69,7 +75,7 @@ async fn past(master: &Master, request: EventsRequest, mut show: impl FnMut(Even
 
 /// Past and coming events, each once, over lost connections. Ends with the exit code when the master says no, cannot be
 /// reached at first, or `show` returns anything but 0.
-pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: impl FnMut(EventRow) -> i32) -> i32 {
+pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: impl AsyncFnMut(EventRow) -> i32) -> i32 {
     let (mut answered, mut unanswered, mut failures) = (false, 0, 0);
     loop {
         let began = Instant::now();
@@ -85,7 +91,7 @@ pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: im
                     for row in reply.events {
                         // Where to go on from, and no past ones beside.
                         (request.after_seq, request.last) = (row.seq, 0);
-                        let code = show(row);
+                        let code = show(row).await;
                         if code != 0 {
                             return Ok(Some(code));
                         }

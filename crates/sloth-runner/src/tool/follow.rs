@@ -6,13 +6,14 @@ use super::{
     output::Output,
     resume::{Position, STDIN_CHUNKS, StdinWindow},
 };
+use crate::clock::sleep;
 use bytes::Bytes;
 use proto::{CancelRequest, CommandRow, LogsRequest, RunReply, RunRequest, RunStart, run_reply, run_request};
 use std::{io, pin::Pin, time::Duration};
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status, Streaming};

@@ -24,7 +24,6 @@ pub mod writer;
 pub use agents::{list, table as agent_table};
 
 use crate::cli::{AgentCommand, CommandCommand, Format};
-use address::Address;
 use connect::{Master, Trouble, Waits};
 use std::{
     io::{self, IsTerminal, Write},
@@ -79,7 +78,7 @@ fn complain(what: impl std::fmt::Display) {
 
 fn with_tool(master: Option<String>, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
     let variable = std::env::var(address::VARIABLE).ok();
-    let address = match Address::choose(master.as_deref(), variable.as_deref()) {
+    let address = match address::choose(master.as_deref(), variable.as_deref()) {
         Ok(address) => address,
         Err(why) => {
             complain(why);
@@ -106,13 +105,16 @@ fn print(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => 0,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                complain(format!("cannot write to standard output: {error}"));
-            }
-            1
-        }
+        Err(error) => output_failed(&error),
     }
+}
+
+/// Says so, unless it is that a reader has gone away; the exit code.
+fn output_failed(error: &io::Error) -> i32 {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        complain(format!("cannot write to standard output: {error}"));
+    }
+    1
 }
 
 /// Prints the answer, or says why there is none.

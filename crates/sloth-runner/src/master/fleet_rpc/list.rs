@@ -1,8 +1,8 @@
 //! Lists, in messages of bounded size.
 
 use super::{REPLIES_MAX, row, unreadable};
-use crate::master::{core::Core, rows};
-use fleet::{AgentRecord, Status as AgentStatus};
+use crate::master::{core::Core, ports::Record, rows};
+use fleet::{AgentRecord, CommandState, Status as AgentStatus};
 use proto::{ListCommandsReply, ListCommandsRequest, ListReply, ListRequest};
 use std::{
     collections::HashMap,
@@ -17,8 +17,7 @@ use tonic::Status;
 /// Rows in one message, and agents looked at under one lock.
 const ROWS: usize = 200;
 const COMMANDS_DEFAULT: usize = 100;
-const COMMANDS_MAX: usize = 10_000;
-/// Specifications can be long.
+/// Rows in one message, and in memory at once: specifications can be long.
 const COMMAND_ROWS: usize = 20;
 
 /// The fleet by name, page by page as it is read.
@@ -84,22 +83,47 @@ pub async fn commands(
     };
     let limit = match request.limit {
         0 => COMMANDS_DEFAULT,
-        limit => (limit as usize).min(COMMANDS_MAX),
+        limit => limit as usize,
     };
     let given = |text: String| (!text.is_empty()).then_some(text);
-    let (agent, before) = (given(request.agent), given(request.before_id));
-    let records = core
-        .blocking(move |core| core.store.commands(agent.as_deref(), state, before.as_deref(), limit))
-        .await
-        .map_err(|error| unreadable(&error))?;
+    let mut page = Page { core, agent: given(request.agent), state, before: given(request.before_id), left: limit };
+    let mut records = page.read().await?;
     let (sender, receiver) = mpsc::channel(REPLIES_MAX);
     tokio::spawn(async move {
-        for records in records.chunks(COMMAND_ROWS) {
-            let commands = records.iter().map(|record| row(&core, record)).collect();
+        while !records.is_empty() {
+            let commands = records.iter().map(|record| row(&page.core, record)).collect();
             if sender.send(Ok(ListCommandsReply { commands })).await.is_err() {
                 return;
             }
+            records = match page.read().await {
+                Ok(records) => records,
+                Err(status) => return drop(sender.send(Err(status)).await), // the reader may be gone
+            };
         }
     });
     Ok(receiver)
+}
+
+/// What is still to be read of a list of commands.
+struct Page {
+    core: Arc<Core>,
+    agent: Option<String>,
+    state: Option<CommandState>,
+    before: Option<String>,
+    left: usize,
+}
+
+impl Page {
+    /// The next few; none at the end.
+    async fn read(&mut self) -> Result<Vec<Record>, Status> {
+        let (agent, state, before) = (self.agent.clone(), self.state, self.before.clone());
+        let limit = self.left.min(COMMAND_ROWS);
+        let read = move |core: &Core| core.store.commands(agent.as_deref(), state, before.as_deref(), limit);
+        let records = self.core.blocking(read).await.map_err(|error| unreadable(&error))?;
+        self.left -= records.len();
+        if let Some(last) = records.last() {
+            self.before = Some(last.id.clone());
+        }
+        Ok(records)
+    }
 }

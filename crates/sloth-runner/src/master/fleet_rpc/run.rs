@@ -60,6 +60,7 @@ pub async fn start(
 
 async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, Status> {
     let deadline = Instant::now() + Duration::from_millis(start.wait_ms).min(WAIT_MAX);
+    let mut looked_again = false;
     loop {
         let known = core.read(|fleet| fleet.dispatch().unfinished(&start.id).is_some());
         let stored = if known { None } else { stored(core, &start.id).await? };
@@ -78,11 +79,16 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
             Err(refusal) => refusal,
         };
         match refusal {
-            Refusal::LookAgain => tokio::task::yield_now().await,
+            // What finished a moment ago is in the store, unless that has forgotten it already.
+            Refusal::LookAgain if looked_again => {
+                return Err(Status::not_found(format!("command {} has finished, and is forgotten", start.id)));
+            }
+            Refusal::LookAgain => looked_again = true,
             Refusal::InvalidId => {
                 return Err(Status::invalid_argument(format!(
-                    "the command id {:?} is not 1 to 128 of letters, digits, '.', '_' and '-'",
-                    start.id
+                    "the command id {:?} is not 1 to {} of letters, digits, '.', '_' and '-', the first not a '.'",
+                    start.id,
+                    link::COMMAND_ID_MAX
                 )));
             }
             Refusal::OtherContent => {
@@ -91,8 +97,9 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
             Refusal::UnknownAgent => return Err(no_agent(&start.agent)),
             Refusal::Away { record } => {
                 let Some(arrived) = arrived else { return Err(away(&record)) };
-                if timeout_at(deadline, arrived).await.is_err() {
-                    return Err(away(&record));
+                tokio::select! {
+                    arrived = timeout_at(deadline, arrived) => arrived.map_err(|_| away(&record))?,
+                    () = core.ended() => return Err(Status::unavailable("the master is shutting down")),
                 }
             }
         }
@@ -181,6 +188,7 @@ impl Feeding {
 }
 
 impl Drop for Feeding {
+    #[expect(clippy::disallowed_methods, reason = "a task of its own waits, and nobody for it")]
     fn drop(&mut self) {
         let Some(left) = self.hub.stdin.detach() else { return };
         let (core, hub) = (self.core.clone(), self.hub.clone());

@@ -1,0 +1,18 @@
+//! Real fleets: the binaries by their command lines, signals and sockets.
+#![allow(clippy::disallowed_methods, reason = "real processes run on the real clock")]
+
+#[path = "../fleet/mod.rs"]
+mod fleet;
+
+mod bad_luck;
+mod control;
+mod daemon;
+mod demo;
+mod goodbye;
+mod identities;
+mod memory;
+mod orphans;
+mod outage;
+mod port;
+mod run;
+mod scenarios;
