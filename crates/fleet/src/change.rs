@@ -1,5 +1,6 @@
 //! What must survive a restart of the master.
 
+use crate::registry::Downlink;
 use link::Outcome;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -118,6 +119,27 @@ pub struct CommandRecord<S> {
     pub output_bytes: u64,
     /// (offset, bytes) of output that was dropped.
     pub gaps: Vec<(u64, u64)>,
+}
+
+impl<S> CommandRecord<S> {
+    /// Of a command that goes, or went, to the agent over this session: neither started nor ended, as far as is known.
+    pub(crate) fn new(now: Now, id: String, agent: String, spec: S, state: CommandState, link: Downlink) -> Self {
+        Self {
+            id,
+            agent_id: link.session.agent,
+            agent,
+            spec,
+            state,
+            spool_id: Some(link.spool_id),
+            outcome: None,
+            cancel_asked: false,
+            created_unix_ms: now.unix_ms,
+            started_unix_ms: 0,
+            finished_unix_ms: 0,
+            output_bytes: 0,
+            gaps: Vec::new(),
+        }
+    }
 }
 
 /// Something that happened in the fleet, for people and for those who follow.

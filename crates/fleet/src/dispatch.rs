@@ -183,21 +183,7 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     fn adopt(&mut self, now: Now, name: &str, link: Downlink, held: Held<S>, out: &mut Out<S>) {
         let Some(spec) = held.spec.filter(|_| link::valid_command_id(&held.id)) else { return };
-        let record = CommandRecord {
-            id: held.id,
-            agent_id: link.session.agent,
-            agent: name.to_owned(),
-            spec,
-            state: CommandState::Accepted,
-            spool_id: Some(link.spool_id),
-            outcome: None,
-            cancel_asked: false,
-            created_unix_ms: now.unix_ms,
-            started_unix_ms: 0,
-            finished_unix_ms: 0,
-            output_bytes: 0,
-            gaps: Vec::new(),
-        };
+        let record = CommandRecord::new(now, held.id, name.to_owned(), spec, CommandState::Accepted, link);
         let mut command = Command::new(record, true);
         command.sent = Some(link.session);
         command.put(Then::Changed { id: command.record.id.clone() }, out);

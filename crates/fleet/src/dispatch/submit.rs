@@ -78,21 +78,7 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     /// A new command for an agent that is there. It is sent, and shown, once it is durable.
     pub fn submit(&mut self, now: Now, submit: Submit<S>, name: String, link: Downlink, out: &mut Out<S>) {
-        let record = CommandRecord {
-            id: submit.id.clone(),
-            agent_id: link.session.agent,
-            agent: name,
-            spec: submit.spec,
-            state: CommandState::Sent,
-            spool_id: Some(link.spool_id),
-            outcome: None,
-            cancel_asked: false,
-            created_unix_ms: now.unix_ms,
-            started_unix_ms: 0,
-            finished_unix_ms: 0,
-            output_bytes: 0,
-            gaps: Vec::new(),
-        };
+        let record = CommandRecord::new(now, submit.id.clone(), name, submit.spec, CommandState::Sent, link);
         let command = Command::new(record, false);
         command.put(Then::Submitted { id: submit.id }, out);
         self.insert(command);
