@@ -267,7 +267,8 @@ impl<C: Clock> Driver<C> {
                     let heartbeat = &self.config.heartbeat;
                     let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
                     let user_timeout = verdict + USER_TIMEOUT_MARGIN;
-                    self.session = Some(Session::dial(session, address, self.resolver.clone(), user_timeout));
+                    let (resolver, tls) = (self.resolver.clone(), self.config.tls.clone());
+                    self.session = Some(Session::dial(session, address, resolver, user_timeout, tls));
                 }
                 Output::Register { will_wait, .. } => {
                     let register = self.register(will_wait);

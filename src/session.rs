@@ -2,8 +2,8 @@
 //! an [`Event`]; nothing is decided here.
 
 use crate::{
-    config::MasterAddress,
-    transport::{self, Client, Dialled, Failure, Resolver},
+    config::{MasterAddress, Tls},
+    transport::{self, Client, Dialled, Failure, Resolver, tls},
 };
 use futures_core::Stream;
 use link::{LossReason, Reply, Session as Number};
@@ -77,11 +77,21 @@ enum Stage {
 
 impl Session {
     /// Begins to dial.
-    pub fn dial(number: Number, master: MasterAddress, resolver: Arc<Mutex<Resolver>>, user_timeout: Duration) -> Self {
+    pub fn dial(
+        number: Number,
+        master: MasterAddress,
+        resolver: Arc<Mutex<Resolver>>,
+        user_timeout: Duration,
+        tls: Option<Tls>,
+    ) -> Self {
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let dialling = async move {
+            let connector = match tls {
+                Some(tls) => Some(connector(tls).await?),
+                None => None,
+            };
             let mut resolver = resolver.lock().await;
-            transport::connect(&master, &mut resolver, user_timeout).await
+            transport::connect(&master, &mut resolver, user_timeout, connector.as_ref()).await
         };
         Self {
             number,
@@ -232,6 +242,17 @@ fn said(mut text: String) -> String {
         text.shrink_to_fit();
     }
     text
+}
+
+/// Read anew for each attempt: what was renewed on disk is used without a restart.
+async fn connector(tls: Tls) -> Result<tls::Connector, Failure> {
+    let loaded = tokio::task::spawn_blocking(move || tls::Connector::load(&tls)).await;
+    let unusable = match loaded {
+        Ok(Ok(connector)) => return Ok(connector),
+        Ok(Err(unusable)) => unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect(),
+        Err(error) => vec![error.to_string()],
+    };
+    Err(Failure::new(LossReason::Tls, unusable.join("; ")))
 }
 
 /// The stream that the call reads its messages from.

@@ -3,18 +3,19 @@
 mod errors;
 mod resolve;
 mod socket;
+pub mod tls;
 
 pub use errors::{Failure, classify_status};
 pub use resolve::Resolver;
 
 use crate::config::MasterAddress;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use socket::Socket;
+use socket::{Socket, Stream};
 use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -50,6 +51,7 @@ pub struct Dialled {
     pub peer: SocketAddr,
     driver: JoinHandle<Result<(), hyper::Error>>,
     graceful: Arc<AtomicBool>,
+    tls_failure: Arc<OnceLock<Failure>>,
 }
 
 /// Resolves the name anew, tries all addresses, IPv6 and IPv4 raced, and opens HTTP/2. Has no time limit of its own.
@@ -63,24 +65,33 @@ pub async fn connect(
     master: &MasterAddress,
     resolver: &mut Resolver,
     user_timeout: Duration,
+    tls: Option<&tls::Connector>,
 ) -> Result<Dialled, Failure> {
     let addresses = resolver.resolve(master).await?;
     let tcp = socket::race(addresses, user_timeout).await?;
     let (local, peer) = (tcp.local_addr().map_err(Failure::io)?, tcp.peer_addr().map_err(Failure::io)?);
     let graceful = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(tcp, graceful.clone()).map_err(Failure::io)?;
+    let tls_failure = Arc::default();
+    let (scheme, stream) = match tls {
+        Some(tls) => {
+            let stream = Box::new(tls.connect(&master.host, socket).await?);
+            ("https", Stream::Tls(stream, Arc::clone(&tls_failure)))
+        }
+        None => ("http", Stream::Plain(socket)),
+    };
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * STREAMS)
         .max_send_buf_size(SEND_BUFFER)
-        .handshake(TokioIo::new(socket))
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Failure::of(&error))?;
     let driver = tokio::spawn(connection);
-    let origin = http::Uri::builder().scheme("http").authority(master.to_string()).path_and_query("/").build();
+    let origin = http::Uri::builder().scheme(scheme).authority(master.to_string()).path_and_query("/").build();
     let origin = origin.map_err(|error| Failure::protocol(format!("master address {master}: {error}")))?;
     let client = Client::with_origin(Connection { sender }, origin);
-    Ok(Dialled { client, local, peer, driver, graceful })
+    Ok(Dialled { client, local, peer, driver, graceful, tls_failure })
 }
 
 impl Dialled {
@@ -89,7 +100,11 @@ impl Dialled {
     /// # Cancel safety
     /// Safe.
     pub async fn ended(&mut self) -> Option<Failure> {
-        match (&mut self.driver).await {
+        let ended = (&mut self.driver).await;
+        if let Some(failure) = self.tls_failure.get() {
+            return Some(failure.clone());
+        }
+        match ended {
             Ok(Err(error)) => Some(Failure::of(&error)),
             Ok(Ok(())) | Err(_) => None,
         }

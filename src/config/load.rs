@@ -11,9 +11,7 @@ use super::{
     reader::{Layers, Origin, Problem, Problems, Shown},
     settings,
 };
-
-/// Whether this build speaks TLS. Until it does, a configuration that wants TLS is refused: never silently in the clear.
-const TLS_LINKED: bool = false;
+use crate::transport::tls;
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
@@ -118,10 +116,6 @@ impl Loaded {
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn load(sources: &Sources, surroundings: &Surroundings) -> Result<Loaded, Problems> {
-    load_for(sources, surroundings, TLS_LINKED)
-}
-
-pub(super) fn load_for(sources: &Sources, surroundings: &Surroundings, tls_linked: bool) -> Result<Loaded, Problems> {
     let mut layers = Layers::default();
     // One that is there and cannot be read is an error, not a reason to look further.
     let found = || surroundings.files.iter().find(|path| path.symlink_metadata().is_ok()).cloned();
@@ -166,7 +160,14 @@ pub(super) fn load_for(sources: &Sources, surroundings: &Surroundings, tls_linke
     for problem in not_text {
         reader.problem(&problem.origin, problem.text);
     }
-    let config = settings::read(&mut reader, surroundings, tls_linked);
+    let config = settings::read(&mut reader, surroundings);
+    if let Some(Err(unusable)) = config.tls.as_ref().map(tls::Connector::load) {
+        for tls::Unusable { key, text } in unusable {
+            if let Some(origin) = reader.origin(key) {
+                reader.problem(&origin, format!("{key} {text}"));
+            }
+        }
+    }
     let shown = reader.finish()?;
     Ok(Loaded { config, file, shown })
 }

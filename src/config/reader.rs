@@ -61,6 +61,11 @@ impl Reader {
         Self { entries, sections, layer_problems, broken, problems, known, tables, shown }
     }
 
+    /// Where a key that was read was set; none if nowhere.
+    pub fn origin(&self, key: &str) -> Option<Origin> {
+        self.shown.iter().find(|shown| shown.key == key).map(|shown| shown.origin.clone())
+    }
+
     /// A duration within `bounds`.
     pub fn duration(
         &mut self,

@@ -39,8 +39,7 @@ const PERMITS_MAX: usize = 256;
 
 /// Reads every setting. Whether the result holds is known after [`Reader::finish`].
 ///
-/// `tls_linked` says whether this build can speak TLS.
-pub(super) fn read(reader: &mut Reader, surroundings: &Surroundings, tls_linked: bool) -> Config {
+pub(super) fn read(reader: &mut Reader, surroundings: &Surroundings) -> Config {
     let name = reader.string("name", check_name).value.unwrap_or_else(|| surroundings.default_name());
     let masters = masters(reader);
     let state_dir = reader.path("state_dir");
@@ -57,7 +56,7 @@ pub(super) fn read(reader: &mut Reader, surroundings: &Surroundings, tls_linked:
             max_failures: reader.integer("circuit_breaker.max_failures", 5, 1..=1_000).value,
             open_for: reader.duration("circuit_breaker.open_for", 300 * SECOND, 10 * MS..=DAY).value,
         },
-        tls: tls(reader, tls_linked),
+        tls: tls(reader),
         token: token(reader),
         commands: commands(reader),
         shutdown_grace: reader.duration("shutdown.grace", 30 * SECOND, Duration::ZERO..=DAY).value,
@@ -180,7 +179,7 @@ fn reconnect(reader: &mut Reader) -> Reconnect {
     }
 }
 
-fn tls(reader: &mut Reader, tls_linked: bool) -> Option<Tls> {
+fn tls(reader: &mut Reader) -> Option<Tls> {
     let enabled = reader.optional_boolean("tls.enabled");
     let ca_file = reader.path("tls.ca_file");
     let cert_file = reader.path("tls.cert_file");
@@ -189,34 +188,22 @@ fn tls(reader: &mut Reader, tls_linked: bool) -> Option<Tls> {
         Ok(address) if !text.contains(':') || text == address.host => Ok(address.host),
         _ => Err("not a host name: write it like master.example.com".into()),
     });
-    let given: Vec<_> = [&ca_file, &cert_file, &key_file]
-        .into_iter()
-        .filter(|file| !file.is_default())
-        .map(|file| (file.key, file.origin.clone()))
-        .chain((!server_name.is_default()).then(|| (server_name.key, server_name.origin.clone())))
-        .collect();
+    let given = [&ca_file, &cert_file, &key_file].into_iter().find(|file| !file.is_default()).map(|file| file.key);
+    let given = given.or_else(|| (!server_name.is_default()).then_some(server_name.key));
     for (one, other) in [(&cert_file, &key_file), (&key_file, &cert_file)] {
         if !one.is_default() && other.is_default() {
             let text = format!("{} is given without {}: give both, or neither", one.key, other.key);
             reader.problem(&one.origin, text);
         }
     }
-    let (key, origin) = match (enabled.value, given.first()) {
-        (Some(true), _) => (enabled.key, enabled.origin),
-        (Some(false), Some((key, _))) => {
+    match (enabled.value, given) {
+        (Some(false), Some(key)) => {
             let text = format!("tls.enabled is false, but {key} is given: remove one of them");
             reader.problem(&enabled.origin, text);
             return None;
         }
-        (None, Some((key, origin))) => (*key, origin.clone()),
         (Some(false) | None, None) => return None,
-    };
-    if !tls_linked {
-        let text = format!(
-            "{key} turns TLS on, and this build speaks plain TCP only: it does not start rather than send in the \
-             clear; remove the tls settings, or use a build with TLS"
-        );
-        reader.problem(&origin, text);
+        _ => {}
     }
     Some(Tls {
         ca_file: ca_file.value,

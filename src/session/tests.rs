@@ -46,7 +46,7 @@ async fn dialled() -> Session {
     let server = tonic::transport::Server::builder().add_service(AgentRegistryServer::new(Refuses));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let master = MasterAddress { host: "127.0.0.1".into(), port };
-    let mut session = Session::dial(link::Session(1), master, Arc::default(), PATIENCE);
+    let mut session = Session::dial(link::Session(1), master, Arc::default(), PATIENCE, None);
     let event = timeout(PATIENCE, session.next()).await.expect("it is dialled");
     assert!(matches!(event, Event::Reply(Reply::Dialled)));
     session

@@ -46,8 +46,15 @@ impl Failure {
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         let mut layer = Some(error);
         while let Some(error) = layer {
+            if let Some(error) = error.downcast_ref::<rustls::Error>() {
+                return super::tls::failure(error);
+            }
             if let Some(error) = error.downcast_ref::<io::Error>() {
-                return Self::io(copy(error));
+                // tokio-rustls says by it what TLS found.
+                return match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    Some(error) => super::tls::failure(error),
+                    None => Self::io(copy(error)),
+                };
             }
             if let Some(error) = error.downcast_ref::<h2::Error>() {
                 return Self::h2(error);
@@ -65,7 +72,7 @@ impl Failure {
 
     fn h2(error: &h2::Error) -> Self {
         if let Some(error) = error.get_io() {
-            return Self::io(copy(error));
+            return Self::of(error);
         }
         match error.reason() {
             Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL) if error.is_remote() => {

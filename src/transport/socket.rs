@@ -9,7 +9,7 @@ use std::{
     os::fd::AsRawFd,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -131,4 +131,95 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// What HTTP/2 runs over. One type for both, so that its code is there once.
+pub(super) enum Stream {
+    Plain(Socket),
+    /// With the place for what TLS finds after the handshake, such as a refusal of this agent's certificate: HTTP/2
+    /// hands on only that something broke.
+    Tls(Box<tokio_rustls::client::TlsStream<Socket>>, Arc<OnceLock<Failure>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, found) => keep(found, Pin::new(stream).poll_read(cx, buf)),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream, found) => {
+                let result = Pin::new(&mut *stream).poll_write(cx, buf);
+                last_words(stream, cx, found, result)
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream, found) => {
+                let result = Pin::new(&mut *stream).poll_write_vectored(cx, bufs);
+                last_words(stream, cx, found, result)
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream, _) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, found) => {
+                let result = Pin::new(&mut *stream).poll_flush(cx);
+                last_words(stream, cx, found, result)
+            }
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A peer that refuses us says so and closes; what we write then breaks before its words are read. They are there.
+fn last_words<T>(
+    stream: &mut tokio_rustls::client::TlsStream<Socket>,
+    cx: &mut Context<'_>,
+    found: &OnceLock<Failure>,
+    written: Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    if let Poll::Ready(Err(_)) = &written {
+        let mut words = [0; 512];
+        let _ = keep(found, Pin::new(stream).poll_read(cx, &mut ReadBuf::new(&mut words)));
+    }
+    keep(found, written)
+}
+
+/// Notes what TLS found, if that is why it failed.
+fn keep<T>(found: &OnceLock<Failure>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    if let Poll::Ready(Err(error)) = &result
+        && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref())
+    {
+        let _ = found.set(super::tls::failure(error));
+    }
+    result
 }

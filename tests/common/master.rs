@@ -13,8 +13,17 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
-use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::server::{Connected, TcpIncoming},
+};
 
 pub struct Master {
     pub address: SocketAddr,
@@ -44,11 +53,18 @@ impl Master {
 
     pub fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("a bound socket");
+        Self::serve(address, TcpIncoming::from(listener))
+    }
+
+    /// On whatever connections come; `address` is where agents reach them.
+    pub fn serve<S>(address: SocketAddr, incoming: impl Stream<Item = std::io::Result<S>> + Send + 'static) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let (sessions_in, sessions) = mpsc::channel(16);
         let (outputs_in, outputs) = mpsc::channel(64);
         let service = AgentRegistryServer::new(Handler { sessions: sessions_in, outputs: outputs_in });
         let server = tokio::spawn(async move {
-            let incoming = TcpIncoming::from(listener);
             let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await;
             served.expect("the scripted master serves");
         });

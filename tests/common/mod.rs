@@ -3,6 +3,7 @@
 
 pub mod master;
 pub mod proxy;
+pub mod tls;
 
 use std::{process::Stdio, time::Duration};
 use tempfile::TempDir;

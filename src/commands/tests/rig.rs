@@ -214,7 +214,7 @@ impl Rig {
     pub async fn up(&mut self) {
         let master = config::MasterAddress { host: self.address.ip().to_string(), port: self.address.port() };
         let mut resolver = transport::Resolver::default();
-        let dialled = transport::connect(&master, &mut resolver, PATIENCE).await.expect("the master listens");
+        let dialled = transport::connect(&master, &mut resolver, PATIENCE, None).await.expect("the master listens");
         let client = dialled.client.clone();
         self.connection = Some(dialled);
         self.epoch += 1;
