@@ -156,7 +156,7 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream, found) => {
                 let result = Pin::new(&mut *stream).poll_write(cx, buf);
-                last_words(stream, cx, found, result)
+                last_words(stream, found, result)
             }
         }
     }
@@ -170,7 +170,7 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream, found) => {
                 let result = Pin::new(&mut *stream).poll_write_vectored(cx, bufs);
-                last_words(stream, cx, found, result)
+                last_words(stream, found, result)
             }
         }
     }
@@ -187,7 +187,7 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream, found) => {
                 let result = Pin::new(&mut *stream).poll_flush(cx);
-                last_words(stream, cx, found, result)
+                last_words(stream, found, result)
             }
         }
     }
@@ -200,16 +200,21 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A peer that refuses us says so and closes; what we write then breaks before its words are read. They are there.
+/// A peer that refuses us says so and closes; what we write then breaks before its words are read. They are there, but
+/// tokio has not heard of them yet: they are read past it.
 fn last_words<T>(
     stream: &mut tokio_rustls::client::TlsStream<Socket>,
-    cx: &mut Context<'_>,
     found: &OnceLock<Failure>,
     written: Poll<io::Result<T>>,
 ) -> Poll<io::Result<T>> {
     if let Poll::Ready(Err(_)) = &written {
-        let mut words = [0; 512];
-        let _ = keep(found, Pin::new(stream).poll_read(cx, &mut ReadBuf::new(&mut words)));
+        let (socket, session) = stream.get_mut();
+        while let Ok(1..) = session.read_tls(&mut &*SockRef::from(&socket.stream)) {
+            if let Err(error) = session.process_new_packets() {
+                let _ = found.set(super::tls::failure(&error));
+                break;
+            }
+        }
     }
     keep(found, written)
 }
