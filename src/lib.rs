@@ -10,6 +10,7 @@ pub mod driver;
 pub mod health;
 pub mod logging;
 pub mod node;
+pub mod notify;
 pub mod report;
 pub mod session;
 pub mod state;
