@@ -19,6 +19,12 @@ impl Backoff {
         Self { delay_initial, delay_max, multiplier, jitter, waits: 0, random: Random(seed) }
     }
 
+    /// Other parameters for the waits to come; how many there were stays.
+    pub fn set(&mut self, delay_initial: Duration, delay_max: Duration, multiplier: f64, jitter: f64) {
+        (self.delay_initial, self.delay_max) = (delay_initial, delay_max);
+        (self.multiplier, self.jitter) = (multiplier, jitter);
+    }
+
     /// `min(delay_initial * multiplier^(k-1), delay_max)`, saturating: the longest that the k-th wait (from 1) can be.
     pub fn delay(&self, k: u32) -> Duration {
         let exponent = i32::try_from(k.saturating_sub(1)).unwrap_or(i32::MAX);

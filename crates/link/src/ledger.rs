@@ -79,7 +79,7 @@ impl<S: Clone + Eq> Ledger<S> {
     /// # Panics
     /// If nothing could ever run or be held.
     pub fn new(params: Params) -> Self {
-        assert!(params.max_running > 0 && params.held_max > 0, "a ledger that could hold nothing");
+        params.assert_valid();
         Self {
             params,
             commands: HashMap::new(),
@@ -92,6 +92,15 @@ impl<S: Clone + Eq> Ledger<S> {
             session: false,
             draining: false,
         }
+    }
+
+    /// Other parameters for what comes from now on.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn set_params(&mut self, params: Params) {
+        params.assert_valid();
+        self.params = params;
     }
 
     /// `now` is the time since the start of the process, `unix_ms` the same moment for people.

@@ -104,6 +104,17 @@ impl Link {
         }
     }
 
+    /// Other parameters from now on. Waits and deadlines that have begun stay as they are; a session that rests on
+    /// parameters that the master was told needs [`Input::Renew`].
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn set_params(&mut self, params: Params) {
+        params.assert_valid();
+        self.backoff.set(params.delay_initial, params.delay_max, params.multiplier, params.jitter);
+        self.params = params;
+    }
+
     /// Where the link stands.
     pub fn state(&self) -> Phase {
         match self.state {
@@ -160,6 +171,7 @@ impl Link {
                 }
             }
             Input::Woken(reason) => self.woken(now, reason),
+            Input::Renew => self.renew(now),
             Input::RouteChanged => self.beat_at_once(now),
             Input::SourceAddressGone => {
                 if matches!(self.state, State::Registered(_) | State::Active { .. }) {
@@ -347,6 +359,15 @@ impl Link {
         } else {
             let longest = self.backoff.is_longest();
             self.report(Report::AttemptFailed { attempt: self.attempt, reason, detail, wait, longest });
+        }
+    }
+
+    fn renew(&mut self, now: Duration) {
+        if matches!(self.state, State::Connecting { .. } | State::Registered(_) | State::Active { .. }) {
+            self.close();
+            self.attempt = 0;
+            self.report(Report::Renewed);
+            self.dial(now);
         }
     }
 

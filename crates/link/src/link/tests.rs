@@ -494,6 +494,21 @@ fn waits_are_written_with_at_most_one_decimal() {
     }
 }
 
+#[test]
+fn other_parameters_hold_from_the_next_session_and_wait_on() {
+    let mut bench = Bench::active(params());
+    bench.run_acked(s(2));
+    bench.link.set_params(Params { heartbeat_interval: s(9), delay_initial: s(3), ..params() });
+    bench.input(Input::Renew);
+    assert_eq!((bench.dials(), bench.losses()), (vec![0, 2], vec![]));
+    bench.activate();
+    bench.run_acked(s(11));
+    assert_eq!(bench.beats(), [0, 2, 11]);
+    bench.fail(LossReason::ConnectionReset);
+    bench.run(s(14));
+    assert_eq!(bench.dials(), [0, 2, 14]);
+}
+
 /// Any input at any time, from a seed: the promises that hold in every history.
 #[test]
 fn random_histories_keep_the_invariants() {
@@ -520,6 +535,7 @@ fn random_histories_keep_the_invariants() {
                 0 => bench.input(Input::Woken(WakeReason::Network)),
                 1 => bench.input(Input::RouteChanged),
                 2 if next(4) == 0 => bench.input(Input::SourceAddressGone),
+                2 if next(4) == 0 => bench.input(Input::Renew),
                 3 | 4 => bench.run(bench.now + ms(next(30_000))),
                 _ => bench.input(Input::Reply { session, reply }),
             }
@@ -533,7 +549,7 @@ fn random_histories_keep_the_invariants() {
 /// Every dial is closed before the next, beats belong to a registered session, and each loss is told once.
 fn check_history(seed: u64, bench: &Bench) {
     let (mut open, mut registered) = (None, false);
-    for (at, output) in &bench.log {
+    for (index, (at, output)) in bench.log.iter().enumerate() {
         match output {
             Output::Dial { session, .. } => {
                 assert_eq!(open, None, "seed {seed}: dialled with a session open at {at:?}");
@@ -541,6 +557,9 @@ fn check_history(seed: u64, bench: &Bench) {
                 registered = false;
             }
             Output::Close { session, .. } => {
+                if matches!(bench.log.get(index + 1), Some((_, Output::Report(Report::Renewed)))) {
+                    registered = false;
+                }
                 assert_eq!(open.take(), Some(*session), "seed {seed}: closed what was not open at {at:?}");
             }
             Output::Report(Report::Registered { .. }) => registered = true,

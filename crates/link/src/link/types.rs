@@ -52,6 +52,8 @@ pub enum Input {
     },
     /// There is reason to try at once.
     Woken(WakeReason),
+    /// What the session rests on was configured otherwise: close it and begin another at once. No loss.
+    Renew,
     /// The route to the master is another, the session's own address is still there.
     RouteChanged,
     /// The address that the session's connection comes from is gone.
@@ -187,6 +189,8 @@ pub enum Report {
         reason: String,
     },
     Woken(WakeReason),
+    /// The session was closed to begin another with other parameters.
+    Renewed,
     ShuttingDown,
     Stopped,
 }
