@@ -56,6 +56,7 @@ impl Lines {
             Report::Active { round_trip } => {
                 vec![Line::Log(Level::Debug, format!("First heartbeat answered after {}", Seconds(*round_trip)))]
             }
+            Report::Renewed => vec![info("Registering again with the new parameters".into())],
             Report::Stable => vec![Line::Log(Level::Debug, "Connection is stable".into())],
             Report::HeartbeatFailed { failures, max } => {
                 let within = Seconds(context.heartbeat_timeout);

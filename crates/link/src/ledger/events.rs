@@ -20,6 +20,12 @@ pub struct Params {
     pub tombstones_max: usize,
 }
 
+impl Params {
+    pub(super) fn assert_valid(&self) {
+        assert!(self.max_running > 0 && self.held_max > 0, "a ledger that could hold nothing");
+    }
+}
+
 /// What happened. `S` is what a command is to run; the ledger only compares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input<S> {
