@@ -3,11 +3,12 @@
 use crate::{
     clock::BootClock,
     commands::Commands,
-    config::Config,
+    config::{self, Config},
     driver::{Driver, Identity, Keeper, Signal, Status},
     health,
-    logging::{Console, utc::Utc},
+    logging::{self, Console, Rolling, utc::Utc},
     node::Disk,
+    reload::Reload,
     report::Line,
     state::{self, StateDir},
     status::{self, Field},
@@ -35,6 +36,10 @@ pub struct StartContext {
     pub console: Console,
     /// The agent's own port, bound.
     pub port: Option<TcpListener>,
+    /// The log's file, if it has one.
+    pub log: Option<Rolling>,
+    /// Reads the configuration again.
+    pub reload: Reload,
 }
 
 /// Runs until a shutdown is over; the exit code.
@@ -88,7 +93,7 @@ pub fn bind(config: &Config) -> Result<Option<TcpListener>, String> {
 }
 
 async fn serve(config: Config, context: StartContext) -> io::Result<()> {
-    let StartContext { state, console, port } = context;
+    let StartContext { state, console, port, log, reload } = context;
     let (signals_in, signals) = mpsc::channel(4);
     watch_signals(&signals_in)?;
     let (active, is_active) = watch::channel(false);
@@ -103,7 +108,9 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
     };
     let commands = Commands::new(&config.commands, &config.name);
     let (keeper, writer) = Files::new(&config.name, state, console);
-    Driver::new(config, identity, BootClock::new()?, Box::new(keeper), commands, active).run(signals).await;
+    let keeper = Box::new(Files { log, ..keeper });
+    let driver = Driver::new(config, identity, BootClock::new()?, keeper, commands, active);
+    driver.with_reload(reload).run(signals).await;
     // It ends once the newest is written.
     let _ = tokio::time::timeout(EXIT_GRACE, writer).await;
     Ok(())
@@ -113,7 +120,7 @@ fn watch_signals(to: &mpsc::Sender<Signal>) -> io::Result<()> {
     let wanted = [
         (SignalKind::terminate(), Signal::Shutdown),
         (SignalKind::interrupt(), Signal::Shutdown),
-        (SignalKind::hangup(), Signal::Reconnect),
+        (SignalKind::hangup(), Signal::Reload),
     ];
     for (kind, meaning) in wanted {
         let mut signal = signal(kind)?;
@@ -132,6 +139,7 @@ fn watch_signals(to: &mpsc::Sender<Signal>) -> io::Result<()> {
 struct Files {
     name: String,
     console: Console,
+    log: Option<Rolling>,
     kept: watch::Sender<Kept>,
     disk: watch::Receiver<Disk>,
 }
@@ -166,7 +174,7 @@ impl Files {
                 looked.send_replace(disk);
             }
         });
-        (Self { name: name.to_owned(), console, kept, disk }, writer)
+        (Self { name: name.to_owned(), console, log: None, kept, disk }, writer)
     }
 }
 
@@ -213,6 +221,13 @@ impl Keeper for Files {
         match line {
             Line::Log(level, text) => log::log!(level, "{text}"),
             Line::Console(text) => self.console.line(&text),
+        }
+    }
+
+    fn set_log(&mut self, log: &config::Log) {
+        logging::set_level(log.level);
+        if let Some(file) = &self.log {
+            file.set_limits(log.max_size, log.max_files);
         }
     }
 }

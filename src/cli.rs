@@ -12,7 +12,10 @@ use std::{
 
 use lexopt::{Arg, Parser};
 
-use crate::config::{Loaded, Problems, Sources, Surroundings, distance, load};
+use crate::{
+    config::{Loaded, Problems, Sources, Surroundings, distance, load},
+    reload::Given,
+};
 
 /// Done. For `status`: the agent is Active.
 pub const DONE: i32 = 0;
@@ -20,7 +23,7 @@ pub const DONE: i32 = 0;
 pub const FAILED: i32 = 1;
 /// Wrong usage or configuration.
 pub const USAGE: i32 = 2;
-/// For `status`: the agent is not running.
+/// For `status` and `reconnect`: the agent is not running.
 pub const NOT_RUNNING: i32 = 3;
 
 /// Flags that set one key each.
@@ -42,7 +45,7 @@ const KEYS: [(&str, &str, &str); 14] = [
 ];
 /// The other ones.
 const OTHERS: [&str; 7] = ["master", "label", "config", "set", "daemon", "help", "version"];
-const COMMANDS: [&str; 4] = ["start", "stop", "status", "check"];
+const COMMANDS: [&str; 5] = ["start", "stop", "status", "reconnect", "check"];
 
 /// Carries out a command line, without the program's name; the exit code.
 ///
@@ -64,12 +67,20 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
             USAGE
         }
         Parsed::Command(command, sources) => {
-            let loaded = load(&sources, &Surroundings::of_process());
+            let surroundings = Surroundings::of_process();
+            let loaded = load(&sources, &surroundings);
+            let found = |find: fn(&node::Node) -> i32, loaded| {
+                node::find(loaded, &sources).map_or_else(bad_configuration, |node| find(&node))
+            };
             match command {
-                Command::Start { daemon } => configured(loaded, |loaded| start::start(loaded, daemon, program)),
+                Command::Start { daemon } => configured(loaded, |loaded| {
+                    let given = Given::new(sources.clone(), surroundings, loaded.file.as_deref());
+                    start::start(loaded, given, daemon, program)
+                }),
                 Command::Check => configured(loaded, |loaded| print(&check::text(&loaded))),
-                Command::Stop => node::find(loaded, &sources).map_or_else(bad_configuration, |node| node.stop()),
-                Command::Status => node::find(loaded, &sources).map_or_else(bad_configuration, |node| node.status()),
+                Command::Stop => found(node::Node::stop, loaded),
+                Command::Status => found(node::Node::status, loaded),
+                Command::Reconnect => found(node::Node::reconnect, loaded),
             }
         }
     }
@@ -80,6 +91,7 @@ enum Command {
     Start { daemon: bool },
     Stop,
     Status,
+    Reconnect,
     Check,
 }
 
@@ -137,9 +149,10 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
         Some(other) if daemon => return Err(format!("--daemon goes with start, not with {other}")),
         Some("stop") => Command::Stop,
         Some("status") => Command::Status,
+        Some("reconnect") => Command::Reconnect,
         Some(_) => Command::Check,
         None if first => return Ok(Parsed::Nothing),
-        None => return Err("no command: say start, stop, status or check".into()),
+        None => return Err("no command: say start, stop, status, reconnect or check".into()),
     };
     Ok(Parsed::Command(command, sources))
 }
@@ -219,7 +232,7 @@ mod tests {
             ("start --name", "missing argument for option '--name'"),
             ("stop --daemon", "--daemon goes with start, not with stop"),
             ("start --daemon=yes", "unexpected argument for option '--daemon': \"yes\""),
-            ("--name x", "no command: say start, stop, status or check"),
+            ("--name x", "no command: say start, stop, status, reconnect or check"),
         ] {
             assert_eq!(parsed(line).map(|_| ()), Err(text.to_string()), "{line}");
         }

@@ -1,15 +1,18 @@
 //! The only `select!` and the only clock: carries out what the link decides, and tells it what happened.
 
+mod reload;
+
 use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
-    config::Config,
+    config::{self, Config, Loaded},
     node::{Disk, Node},
+    reload::Reload,
     report::{Context, Line, Lines},
     session::{self, Session},
     transport::Resolver,
 };
-use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report, WakeReason};
+use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report};
 use proto::agent_message::Kind as Up;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -52,6 +55,8 @@ pub trait Keeper: Send {
     /// Room where the state directory is, at the last look; has it looked at anew for the next time.
     fn disk(&mut self) -> Disk;
     fn line(&mut self, line: Line);
+    /// The log's level and limits are others from now on.
+    fn set_log(&mut self, _log: &config::Log) {}
 }
 
 /// What `status` shows.
@@ -72,8 +77,8 @@ pub struct Status {
 pub enum Signal {
     /// SIGTERM, SIGINT.
     Shutdown,
-    /// SIGHUP.
-    Reconnect,
+    /// SIGHUP: read the configuration again, and connect now.
+    Reload,
 }
 
 pub struct Driver<C> {
@@ -92,12 +97,15 @@ pub struct Driver<C> {
     status: Status,
     /// Since when.
     draining: Option<Duration>,
+    reload: Option<Reload>,
 }
 
 enum Event {
     Session(session::Event),
     Command(Up),
     Signal(Signal),
+    /// The configuration was read again.
+    Reloaded(Result<Box<Loaded>, Vec<String>>),
     /// The session takes messages of commands again.
     Room,
     Timer,
@@ -137,7 +145,13 @@ impl<C: Clock> Driver<C> {
             report_address: String::new(),
             status,
             draining: None,
+            reload: None,
         }
+    }
+
+    /// Reads the configuration again by this. Default: SIGHUP only ends a wait.
+    pub fn with_reload(self, reload: Reload) -> Self {
+        Self { reload: Some(reload), ..self }
     }
 
     /// Runs until a shutdown is over.
@@ -155,6 +169,7 @@ impl<C: Clock> Driver<C> {
                     event = next_of(&mut self.session) => Event::Session(event),
                     signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Shutdown)),
                     kind = self.commands.next(has_room) => Event::Command(kind),
+                    read = reload::done(&mut self.reload) => Event::Reloaded(read),
                     () = room => Event::Room,
                     () = self.clock.sleep_until(wake) => Event::Timer,
                 }
@@ -168,7 +183,8 @@ impl<C: Clock> Driver<C> {
                 }
                 Event::Signal(Signal::Shutdown) => self.shut_down(),
                 Event::Room => {}
-                Event::Signal(Signal::Reconnect) => self.tell(Input::Woken(WakeReason::Operator)),
+                Event::Signal(Signal::Reload) => self.begin_reload(),
+                Event::Reloaded(read) => self.reloaded(read),
                 Event::Timer => {
                     let now = self.clock.now();
                     let late = due.is_some_and(|due| now > due.saturating_add(PAUSE));
@@ -344,6 +360,9 @@ impl<C: Clock> Driver<C> {
     }
 
     fn report(&mut self, report: &Report) {
+        if let Report::Connecting { master, .. } = report {
+            self.status.master = self.config.masters[*master].to_string();
+        }
         let now = self.clock.now();
         let context = Context {
             master: &self.status.master,

@@ -11,6 +11,7 @@ pub mod health;
 pub mod logging;
 pub mod node;
 pub mod notify;
+pub mod reload;
 pub mod report;
 pub mod session;
 pub mod state;

@@ -38,9 +38,10 @@ impl Console {
 /// changes nothing.
 pub fn install(log: &config::Log, file: Option<Rolling>) {
     let mut builder = env_logger::Builder::new();
-    match std::env::var("RUST_LOG") {
-        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
-        _ => builder.filter_level(log.level),
+    match filters() {
+        Some(filters) => builder.parse_filters(&filters),
+        // The level stands before the logger, where it can be changed.
+        None => builder.filter_level(log::LevelFilter::Trace),
     };
     let timestamps = log.timestamps;
     builder.format(move |out, record| {
@@ -55,7 +56,20 @@ pub fn install(log: &config::Log, file: Option<Rolling>) {
     };
     builder.target(env_logger::Target::Pipe(target));
     // Only a second logger in one process fails, and then the first one goes on.
-    let _ = builder.try_init();
+    if builder.try_init().is_ok() {
+        set_level(log.level);
+    }
+}
+
+/// Another level from now on, unless `RUST_LOG` decides about it.
+pub fn set_level(level: log::LevelFilter) {
+    if filters().is_none() {
+        log::set_max_level(level);
+    }
+}
+
+fn filters() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|filters| !filters.is_empty())
 }
 
 /// A record is one line, whatever a peer has put into it, and not too long.

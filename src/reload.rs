@@ -1,26 +1,123 @@
-//! What a reload changes: which settings take effect at once, which wait for the next start, and whether the master
-//! has to hear of it.
+//! Reading the configuration again: from where, what that changes, which settings take effect at once, which wait for
+//! the next start, and whether the master has to hear of it.
 
-use crate::config::{Config, Shown};
-use std::collections::BTreeMap;
+use crate::{
+    config::{Config, Loaded, Log, Problems, Shown, Sources, Surroundings, load},
+    report::Line,
+};
+use log::Level;
+use std::{collections::BTreeMap, path::Path};
+use tokio::task::JoinHandle;
 
 /// Settings that are used once, at the start.
-const AT_START: [&str; 14] = [
+const AT_START: [&str; 11] = [
     "name",
     "state_dir",
     "listen.port",
     "listen.bind_address",
     "http.listen",
     "log.file",
-    "log.max_size",
-    "log.max_files",
     "log.timestamps",
     "commands.output_limit",
     "commands.when_full",
     "commands.spool_limit",
     "commands.spool",
-    "commands.remember",
 ];
+
+/// What the configuration was made from at the start, so that it can be made again: wherever the process is by then,
+/// and whatever became of the machine's name.
+#[derive(Clone, Debug)]
+pub struct Given {
+    sources: Sources,
+    surroundings: Surroundings,
+}
+
+impl Given {
+    /// Paths are kept as they are meant in the working directory of now. A file that was found counts from now on, as
+    /// if it had been named: when it is gone later, that is an error and not a reason to fall back to defaults.
+    pub fn new(mut sources: Sources, mut surroundings: Surroundings, found: Option<&Path>) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        sources.file = found.map(absolute);
+        surroundings.files = surroundings.files.iter().map(|path| absolute(path)).collect();
+        surroundings.directory = std::env::current_dir().ok();
+        Self { sources, surroundings }
+    }
+
+    /// Reads the configuration as it is now. Blocks for as long as its files do.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        load(&self.sources, &self.surroundings)
+    }
+}
+
+/// Reads the configuration again when it is told to, on a helper thread, one reading at a time.
+#[derive(Debug)]
+pub struct Reload {
+    given: Given,
+    /// What runs.
+    shown: Vec<Shown>,
+    reading: Option<JoinHandle<Result<Loaded, Problems>>>,
+    /// Asked for while one was under way, which may have read the file before it was changed.
+    again: bool,
+}
+
+impl Reload {
+    /// `shown` is what was set at the start.
+    pub fn new(given: Given, shown: Vec<Shown>) -> Self {
+        Self { given, shown, reading: None, again: false }
+    }
+
+    /// Begins to read.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn begin(&mut self) {
+        if self.reading.is_some() {
+            self.again = true;
+        } else {
+            let given = self.given.clone();
+            self.reading = Some(tokio::task::spawn_blocking(move || given.load()));
+        }
+    }
+
+    /// What was read; never, while nothing is.
+    ///
+    /// # Cancel safety
+    /// Safe: the reading goes on.
+    pub async fn done(&mut self) -> Result<Box<Loaded>, Vec<String>> {
+        let Some(reading) = &mut self.reading else { return std::future::pending().await };
+        let read = reading.await;
+        self.reading = None;
+        if std::mem::take(&mut self.again) {
+            self.begin();
+        }
+        match read {
+            Ok(Ok(loaded)) => Ok(Box::new(loaded)),
+            Ok(Err(problems)) => Err(problems.0.iter().map(ToString::to_string).collect()),
+            Err(error) => Err(vec![format!("reading it failed: {error}")]),
+        }
+    }
+
+    /// What a configuration changes, against the one that runs, and from now on it is that one that runs. What waits
+    /// for the next start is named each time, for as long as it waits.
+    pub fn replace(&mut self, running: &Config, loaded: &Loaded) -> Vec<Change> {
+        let mut found = changes(&self.shown, &loaded.shown);
+        let named = found.iter().any(|change| change.text.starts_with("auth."));
+        if running.token != loaded.config.token && !named {
+            // Its value shows nowhere.
+            found.push(Change { text: "the token changed".to_owned(), waits: false });
+        }
+        let kept = self.shown.iter().filter(|shown| waits(&shown.key));
+        let taken = loaded.shown.iter().filter(|shown| !waits(&shown.key));
+        self.shown = kept.chain(taken).cloned().collect();
+        if let Some(file) = &loaded.file {
+            self.given.sources.file = Some(file.clone());
+        }
+        found
+    }
+}
 
 /// One setting that is another than before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +128,27 @@ pub struct Change {
     pub waits: bool,
 }
 
+/// What the log says of them.
+pub fn told(changes: &[Change]) -> Vec<Line> {
+    let line = |Change { text, waits }: &Change| match waits {
+        true => Line::Log(Level::Warn, format!("config: {text}: needs a restart")),
+        false => Line::Log(Level::Info, format!("config: {text}")),
+    };
+    match changes {
+        [] => vec![Line::Log(Level::Info, "config: read again, nothing has changed".to_owned())],
+        changes => changes.iter().map(line).collect(),
+    }
+}
+
+/// What the log says of a configuration that does not hold.
+pub fn refused(problems: &[String]) -> Vec<Line> {
+    let each = problems.iter().map(|problem| Line::Log(Level::Error, format!("config: {problem}")));
+    let stays = "config: not taken over, the running configuration stays".to_owned();
+    each.chain([Line::Log(Level::Error, stays)]).collect()
+}
+
 /// What is set otherwise than before, by key.
-pub fn changes(old: &[Shown], new: &[Shown]) -> Vec<Change> {
+fn changes(old: &[Shown], new: &[Shown]) -> Vec<Change> {
     let mut keys: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
     for shown in old {
         keys.entry(&shown.key).or_default().0 = Some(&shown.value);
@@ -43,9 +159,13 @@ pub fn changes(old: &[Shown], new: &[Shown]) -> Vec<Change> {
     let changed = keys.into_iter().filter(|(_, (old, new))| old != new);
     let change = |(key, (old, new)): (&str, (Option<&str>, Option<&str>))| {
         let [old, new] = [old, new].map(|value| value.unwrap_or("the default"));
-        Change { text: format!("{key} is now {new}, it was {old}"), waits: AT_START.contains(&key) }
+        Change { text: format!("{key} changed from {old} to {new}"), waits: waits(key) }
     };
     changed.map(change).collect()
+}
+
+fn waits(key: &str) -> bool {
+    AT_START.contains(&key)
 }
 
 /// The new configuration, but for what waits for the next start.
@@ -56,18 +176,18 @@ pub fn merged(running: &Config, mut new: Config) -> Config {
     new.listen.port = old.listen.port;
     new.listen.bind_address = old.listen.bind_address;
     new.http_listen = old.http_listen;
-    new.log = crate::config::Log { level: new.log.level, ..old.log };
+    new.log = Log { file: old.log.file, timestamps: old.log.timestamps, ..new.log };
     new.commands.output_limit = old.commands.output_limit;
     new.commands.when_full = old.commands.when_full;
     new.commands.spool_limit = old.commands.spool_limit;
     new.commands.spool = old.commands.spool;
-    new.commands.remember = old.commands.remember;
     new
 }
 
-/// Whether the session rests on what has changed: the master was told it, or it is another master.
-pub fn needs_a_new_session(old: &Config, new: &Config) -> bool {
-    old.masters != new.masters
+/// Whether the session rests on what has changed: the master was told it, or it is with a master, or by means, that
+/// are not configured any more. `present` is the master's address.
+pub fn needs_a_new_session(old: &Config, new: &Config, present: &str) -> bool {
+    !new.masters.iter().any(|master| master.to_string() == present)
         || old.tls != new.tls
         || old.labels != new.labels
         || old.heartbeat != new.heartbeat
@@ -75,56 +195,4 @@ pub fn needs_a_new_session(old: &Config, new: &Config) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Sources, Surroundings, load};
-
-    fn loaded(settings: &[&str]) -> crate::config::Loaded {
-        let sources =
-            Sources { assignments: settings.iter().map(ToString::to_string).collect(), ..Sources::default() };
-        load(&sources, &Surroundings { host_name: "n".into(), ..Surroundings::default() }).unwrap()
-    }
-
-    #[test]
-    fn changes_are_named_with_both_values_and_when_they_count() {
-        let old = loaded(&["heartbeat.interval=5s", "labels.a=1", "log.level=debug"]);
-        let new = loaded(&["heartbeat.interval=7s", "labels.a=1", "listen.port=5"]);
-        let changes = changes(&old.shown, &new.shown);
-        let said: Vec<_> = changes.iter().map(|change| (change.text.as_str(), change.waits)).collect();
-        assert_eq!(
-            said,
-            [
-                ("heartbeat.interval is now 7s, it was 5s", false),
-                ("listen.port is now 5, it was the default", true),
-                ("log.level is now the default, it was debug", false),
-            ]
-        );
-        let merged = merged(&old.config, new.config.clone());
-        assert_eq!((merged.listen.port, merged.heartbeat.clone()), (None, new.config.heartbeat));
-        assert!(needs_a_new_session(&old.config, &merged));
-    }
-
-    #[test]
-    fn every_setting_that_waits_is_kept_as_it_was() {
-        let old = loaded(&[]);
-        let new = loaded(&[
-            "name=b",
-            "state_dir=/s",
-            "listen.port=5",
-            "listen.bind_address=127.0.0.1",
-            "http.listen=127.0.0.1:1",
-            "log.file=/l",
-            "log.max_size=2MiB",
-            "log.max_files=9",
-            "log.timestamps=false",
-            "commands.output_limit=1MiB",
-            "commands.when_full=drop",
-            "commands.spool_limit=2MiB",
-            "commands.spool=memory",
-            "commands.remember=1d",
-        ]);
-        let changes = changes(&old.shown, &new.shown);
-        assert_eq!(changes.iter().filter(|change| change.waits).count(), AT_START.len(), "{changes:?}");
-        assert_eq!(merged(&old.config, new.config), old.config);
-    }
-}
+mod tests;

@@ -348,3 +348,35 @@ fn a_state_directory_that_cannot_be_made_is_said_and_the_agent_runs() {
     kill(child.id(), libc::SIGTERM);
     child.wait().unwrap();
 }
+
+#[test]
+fn in_the_background_a_reload_finds_its_file_and_a_new_worker_keeps_what_it_said() {
+    let place = Place::new();
+    let file = place.path().join("agent.toml");
+    let write = |delay: &str, level: &str| {
+        let text = format!(
+            "name = 'node1'\nmaster = '127.0.0.1:1'\nstate_dir = 'state/node1'\n[reconnect]\nmax_delay = '{delay}'\n\
+             [log]\nlevel = '{level}'\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    write("70s", "info");
+    place.run(&["start", "--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    eventually("a wait", || place.log("agent.log").contains("(attempt 1)"));
+    write("80s", "debug");
+    // To the supervisor, as the pid file says.
+    let told = place.run(&["reconnect"]).expect(0);
+    assert_eq!(told.out, format!("agent node1 (pid {pid}) was told to connect now\n"));
+    eventually("the change", || {
+        place.log("agent.log").contains("INFO  config: reconnect.max_delay changed from 70s to 80s\n")
+    });
+    eventually("the attempt", || place.log("agent.log").contains("DEBUG Connecting to master at 127.0.0.1:1"));
+    assert!(!place.log("agent.log").contains("state_dir changed"), "{}", place.log("agent.log"));
+    kill(children(pid)[0], libc::SIGKILL);
+    eventually("the same in a new worker", || {
+        place.log("agent.log").matches("config: reconnect.max_delay changed from 70s to 80s\n").count() == 2
+    });
+    place.agent("reconnect", "other", &[]).expect(3);
+}

@@ -9,10 +9,11 @@ Agent that stays with its master and runs commands for it.
 Usage: {program} COMMAND [OPTIONS]
 
 Commands:
-  start    Run the agent, in the foreground or with --daemon in the background
-  stop     Ask a running agent to end, and wait until it has
-  status   Say whether the agent runs and is connected
-  check    Check the configuration and show it; start nothing
+  start      Run the agent, in the foreground or with --daemon in the background
+  stop       Ask a running agent to end, and wait until it has
+  status     Say whether the agent runs and is connected
+  reconnect  Have a running agent that waits for its next attempt connect now
+  check      Check the configuration and show it; start nothing
 
 Who and where:
   --name NAME                 Name, unique in the fleet     [default: the host name]
@@ -44,8 +45,8 @@ This process:
   -V, --version               Print the version
 
 Times are written like 5s, 1m30s or 250ms. Flags override the variables SLOTH_RUNNER_MASTER_ADDR and
-SLOTH_RUNNER_TOKEN, these override the configuration file. stop and status find the agent by --name, --config
-or --state-dir.
+SLOTH_RUNNER_TOKEN, these override the configuration file. stop, status and reconnect find the agent by --name,
+--config or --state-dir. SIGHUP makes a running agent read its configuration again.
 
 Examples:
   {program} start --name node1 --port 50051 --master 192.168.1.15:50050
@@ -58,7 +59,7 @@ Exit codes:
   0  done; status: the agent is Active
   1  failed; stop: it is not running; status: it runs, but is not Active
   2  wrong usage or configuration
-  3  status: it is not running
+  3  status, reconnect: it is not running
 "
     )
 }

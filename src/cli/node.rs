@@ -1,4 +1,4 @@
-//! `stop` and `status`: an agent that runs, or does not, on this machine.
+//! `stop`, `status` and `reconnect`: an agent that runs, or does not, on this machine.
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -46,32 +46,68 @@ pub(super) fn find(loaded: Result<Loaded, Problems>, sources: &Sources) -> Resul
 impl Node {
     /// Asks the agent to end and waits until nothing of it is left; the exit code.
     pub(super) fn stop(&self) -> i32 {
-        let agent = &self.agent;
-        let process = match self.holder() {
-            Ok(Holder::Running(Some(process))) => process,
+        match self.process(FAILED, "end it") {
+            Ok(process) => match self.signal(process, libc::SIGTERM, "end") {
+                DONE => self.wait_for_end(process),
+                failed => failed,
+            },
+            Err(code) => code,
+        }
+    }
+
+    /// Has the agent connect now if it waits for its next attempt; the exit code.
+    pub(super) fn reconnect(&self) -> i32 {
+        let process = match self.process(NOT_RUNNING, "send it SIGHUP") {
+            Ok(process) => process,
+            Err(code) => return code,
+        };
+        let (agent, pid, fields) = (&self.agent, process.pid, self.fields());
+        let field = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+        if field("state") == Some("Active") {
+            let master = field("master").unwrap_or("its master");
+            return print(&format!("{agent} (pid {pid}) is connected already, to {master}\n"));
+        }
+        match self.signal(process, libc::SIGHUP, "reach") {
+            DONE => print(&format!("{agent} (pid {pid}) was told to connect now\n")),
+            failed => failed,
+        }
+    }
+
+    /// The running agent's process; the exit code where there is none, or it is not known which.
+    fn process(&self, not_running: i32, by_hand: &str) -> Result<Process, i32> {
+        match self.holder() {
+            Ok(Holder::Running(Some(process))) => Ok(process),
             Ok(Holder::Running(None)) => {
+                let (agent, path) = (&self.agent, self.path.display());
                 complain(&format!(
-                    "{agent} is running, for it holds {}, but its pid is not known there: end it by hand",
-                    self.path.display()
+                    "{agent} is running, for it holds {path}, but its pid is not known there: {by_hand} by hand"
                 ));
-                return FAILED;
+                Err(FAILED)
             }
             Ok(Holder::Nobody) => {
                 complain(&self.not_running());
-                return FAILED;
+                Err(not_running)
             }
             Err(text) => {
                 complain(&text);
-                return FAILED;
+                Err(FAILED)
             }
-        };
-        // SAFETY: plain integers are passed; the pid was seen to be the agent's an instant ago.
-        if unsafe { libc::kill(process.pid.cast_signed(), libc::SIGTERM) } != 0 {
-            let error = std::io::Error::last_os_error();
-            complain(&format!("cannot end {agent} (pid {}): {}", process.pid, describe(&error)));
-            return FAILED;
         }
-        self.wait_for_end(process)
+    }
+
+    fn signal(&self, process: Process, signal: i32, what: &str) -> i32 {
+        // SAFETY: plain integers are passed; the pid was seen to be the agent's an instant ago.
+        if unsafe { libc::kill(process.pid.cast_signed(), signal) } == 0 {
+            return DONE;
+        }
+        let error = std::io::Error::last_os_error();
+        complain(&format!("cannot {what} {} (pid {}): {}", self.agent, process.pid, describe(&error)));
+        FAILED
+    }
+
+    /// What the agent last wrote of itself.
+    fn fields(&self) -> Vec<(String, String)> {
+        StateDir::read_status(&self.path).and_then(|text| status::read(&text)).unwrap_or_default()
     }
 
     fn wait_for_end(&self, process: Process) -> i32 {
@@ -114,7 +150,7 @@ impl Node {
                 return FAILED;
             }
         };
-        let mut fields = StateDir::read_status(&self.path).and_then(|text| status::read(&text)).unwrap_or_default();
+        let mut fields = self.fields();
         fields.retain(|(key, value)| key != "name" && key != "pid" && !value.is_empty());
         let state = match fields.iter().position(|(key, _)| key == "state") {
             Some(index) => fields.remove(index).1,

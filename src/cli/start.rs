@@ -5,16 +5,18 @@ use std::{net::TcpListener, path::Path};
 use super::{FAILED, complain, print};
 use crate::{
     agent::{self, StartContext},
-    config::{Config, Loaded},
+    config::{Config, Loaded, Shown},
     daemon::{self, Daemon},
     logging::{self, Console, OpenError, Rolling},
+    reload::{self, Given, Reload},
+    report::Line,
     state::StateDir,
     status::{self, Field},
 };
 
-pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
+pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: &str) -> i32 {
     let idle = loaded.idle().join(", ");
-    let config = loaded.config;
+    let Loaded { config, shown, .. } = loaded;
     let fail = |text: String| {
         complain(&format!("{program}: {text}"));
         FAILED
@@ -37,6 +39,7 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
         Err(error) => return fail(error.to_string()),
     };
     logging::install(&config.log, log.clone());
+    ignore_hangup();
     state.write_pid();
     state.announce();
     if !idle.is_empty() {
@@ -46,7 +49,7 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
     match log {
         Some(log) if in_background => {
             let (name, path) = (config.name.clone(), log.path());
-            match daemon::run(Background { config, state, log, port }) {
+            match daemon::run(Background { config, state, log, port, given, shown, again: false }) {
                 Ok(pid) => {
                     print(&format!("Agent {name} runs in the background (pid {pid}), log: {}\n", path.display()))
                 }
@@ -57,11 +60,19 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
             }
         }
         _ => {
-            let code = agent::run(config, StartContext { state, console: Console::Stdout, port });
+            let reload = Reload::new(given, shown);
+            let code = agent::run(config, StartContext { state, console: Console::Stdout, port, log, reload });
             guard.leave();
             code
         }
     }
+}
+
+/// From the pid file on anybody may send SIGHUP; until the agent listens for it, it would end the process. What is
+/// ignored by then is not missed: the agent is about to connect anyway.
+fn ignore_hangup() {
+    // SAFETY: no handler is given.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
 }
 
 /// The log's file; none is standard error.
@@ -85,6 +96,10 @@ struct Background {
     state: StateDir,
     log: Rolling,
     port: Option<TcpListener>,
+    given: Given,
+    shown: Vec<Shown>,
+    /// A worker has ended: the next one reads the configuration anew.
+    again: bool,
 }
 
 impl Daemon for Background {
@@ -95,6 +110,7 @@ impl Daemon for Background {
     }
 
     fn bereaved(&mut self) {
+        self.again = true;
         self.log.refresh();
         let fields = [("name", Field::Text(&self.config.name)), ("state", Field::Text("Restarting"))];
         self.state.write_status(&status::write(&fields));
@@ -104,8 +120,33 @@ impl Daemon for Background {
         self.state.guard().leave();
     }
 
-    fn work(self) -> i32 {
-        let context = StartContext { state: self.state, console: Console::File(self.log), port: self.port };
-        agent::run(self.config, context)
+    fn work(mut self) -> i32 {
+        let mut reload = Reload::new(self.given.clone(), self.shown.clone());
+        if self.again {
+            self.read_again(&mut reload);
+        }
+        let (console, log) = (Console::File(self.log.clone()), Some(self.log));
+        agent::run(self.config, StartContext { state: self.state, console, port: self.port, log, reload })
+    }
+}
+
+impl Background {
+    /// The worker before may have run by another configuration than that of the start.
+    fn read_again(&mut self, reload: &mut Reload) {
+        let lines = match self.given.load() {
+            Ok(loaded) => {
+                let changes = reload.replace(&self.config, &loaded);
+                self.config = reload::merged(&self.config, loaded.config);
+                logging::set_level(self.config.log.level);
+                self.log.set_limits(self.config.log.max_size, self.config.log.max_files);
+                if changes.is_empty() { Vec::new() } else { reload::told(&changes) }
+            }
+            Err(problems) => reload::refused(&problems.0.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        };
+        for line in lines {
+            if let Line::Log(level, text) = line {
+                log::log!(level, "{text}");
+            }
+        }
     }
 }

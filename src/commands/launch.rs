@@ -68,6 +68,11 @@ impl Launcher {
         }
     }
 
+    /// The agent's name.
+    pub fn agent(&self) -> &str {
+        &self.agent
+    }
+
     /// # Errors
     /// Why it was not started, for people. Nothing of it runs then.
     ///

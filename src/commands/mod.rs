@@ -6,6 +6,7 @@ mod held;
 mod launch;
 mod output;
 mod process;
+mod settings;
 mod stdin;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use held::{Held, Pool};
 use launch::{Launcher, Process};
 use link::{
     COMMAND_ID_MAX, Outcome,
-    ledger::{Exit, Finish, HeldState, Input, Ledger, Output, Params, Record},
+    ledger::{Exit, Finish, HeldState, Input, Ledger, Output, Record},
 };
 use process::Signal;
 use prost::Message;
@@ -104,19 +105,10 @@ enum Event {
 impl Commands {
     /// Nothing is held yet. `agent` is the agent's name, for the environment of commands.
     pub fn new(config: &config::Commands, agent: &str) -> Self {
-        let disabled = "commands.enabled is false in the agent's configuration";
-        let params = Params {
-            disabled: (!config.enabled).then(|| disabled.to_owned()),
-            max_running: config.max_running.max(1),
-            held_max: HELD_MAX,
-            kill_grace: config.kill_grace,
-            remember: config.remember,
-            tombstones_max: TOMBSTONES_MAX,
-        };
         let (told, events) = mpsc::channel(EVENTS_MAX);
         process::keep_children();
         Self {
-            ledger: Ledger::new(params),
+            ledger: Ledger::new(settings::params(config)),
             launcher: Arc::new(Launcher::new(config, agent)),
             timeout: config.timeout,
             pool: Arc::new(Pool::new(config.output_limit, config.spool_limit, config.when_full)),

@@ -38,6 +38,8 @@ pub struct Surroundings {
     pub state_home: Option<PathBuf>,
     /// Files to look for where `--config` names none, best first.
     pub files: Vec<PathBuf>,
+    /// What relative paths begin at. Default: the working directory of the moment.
+    pub directory: Option<PathBuf>,
     /// `SLOTH_RUNNER_MASTER_ADDR`.
     pub master: Option<OsString>,
     /// `SLOTH_RUNNER_TOKEN`.
@@ -55,6 +57,7 @@ impl Surroundings {
             home: set("HOME").map(PathBuf::from),
             state_home: set("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()),
             files: vec!["agent.toml".into(), "/etc/sloth-runner/agent.toml".into()],
+            directory: None,
             master: set("SLOTH_RUNNER_MASTER_ADDR"),
             token: set("SLOTH_RUNNER_TOKEN"),
         }
@@ -157,6 +160,7 @@ pub fn load(sources: &Sources, surroundings: &Surroundings) -> Result<Loaded, Pr
         layers.add_assignment(assignment);
     }
     let mut reader = layers.reader();
+    reader.begin_paths_at(surroundings.directory.clone());
     for problem in not_text {
         reader.problem(&problem.origin, problem.text);
     }

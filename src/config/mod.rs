@@ -22,7 +22,7 @@ pub use self::{
     address::{MASTER_PORT_DEFAULT, check_name},
     layers::describe,
     load::{Loaded, Sources, Surroundings, host_name, load},
-    reader::Problems,
+    reader::{Problems, Shown},
     settings::log as read_log,
 };
 

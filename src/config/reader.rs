@@ -48,6 +48,7 @@ pub struct Reader {
     known: BTreeSet<&'static str>,
     tables: BTreeSet<&'static str>,
     shown: Vec<Shown>,
+    directory: Option<PathBuf>,
 }
 
 impl Reader {
@@ -57,8 +58,13 @@ impl Reader {
         layer_problems: Vec<Problem>,
         broken: bool,
     ) -> Self {
-        let (problems, known, tables, shown) = Default::default();
-        Self { entries, sections, layer_problems, broken, problems, known, tables, shown }
+        let (problems, known, tables, shown, directory) = Default::default();
+        Self { entries, sections, layer_problems, broken, problems, known, tables, shown, directory }
+    }
+
+    /// From now on relative paths begin there, and not at the working directory.
+    pub fn begin_paths_at(&mut self, directory: Option<PathBuf>) {
+        self.directory = directory;
     }
 
     /// Where a key that was read was set; none if nowhere.
@@ -204,6 +210,7 @@ impl Reader {
 
     /// A path, made absolute against the working directory; or none.
     pub fn path(&mut self, key: &'static str) -> Setting<Option<PathBuf>> {
+        let directory = self.directory.clone().unwrap_or_default();
         self.string(key, |text| {
             if text.is_empty() {
                 return Err("empty: give a path, or leave the key out".into());
@@ -211,7 +218,7 @@ impl Reader {
             if text.contains('\0') {
                 return Err("not a path: take the NUL byte out".into());
             }
-            std::path::absolute(text)
+            std::path::absolute(directory.join(text))
                 .map_err(|error| format!("not to be made absolute ({error}): write it from the root on"))
         })
     }

@@ -84,6 +84,12 @@ impl Rolling {
         self.inner().write_line(line);
     }
 
+    /// Other limits from the next line on. Files beyond a smaller number stay where they are.
+    pub fn set_limits(&self, size_max: u64, files_max: u32) {
+        let mut inner = self.inner();
+        (inner.size_max, inner.files_max) = (size_max, files_max);
+    }
+
     /// From now on standard output and standard error are this file, after each rotation the new one: the message of a
     /// panic lands here.
     pub fn capture_stdio(&self) {
@@ -259,6 +265,16 @@ mod tests {
         let log = Rolling::open(&path, 12, 1).unwrap();
         write(&log, &["12", "next"]);
         assert_eq!(files(folder.path()), owned(&[("a", "next\n")]));
+    }
+
+    #[test]
+    fn other_limits_hold_from_the_next_line_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Rolling::open(&folder.path().join("a"), 1_000, 1).unwrap();
+        write(&log, &["one", "two"]);
+        log.set_limits(11, 2);
+        write(&log, &["three", "four"]);
+        assert_eq!(files(folder.path()), owned(&[("a", "three\nfour\n"), ("a.1", "one\ntwo\n")]));
     }
 
     #[test]

@@ -32,9 +32,7 @@ impl Agent {
 
     /// The same with a state directory of an earlier agent.
     pub fn start_in(state: TempDir, master: &str, settings: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
-        command.args(["start", "--name", "lady", "--master", master, "--log-level", "debug"]);
-        command.arg("--state-dir").arg(state.path());
+        let mut args = vec!["--master", master, "--log-level", "debug"];
         let quick = [
             "heartbeat.interval=\"200ms\"",
             "heartbeat.timeout=\"200ms\"",
@@ -44,8 +42,16 @@ impl Agent {
             "connection.timeout=\"2s\"",
         ];
         for setting in quick.iter().chain(settings) {
-            command.args(["--set", setting]);
+            args.extend(["--set", setting]);
         }
+        Self::start_with(state, &args, &[])
+    }
+
+    /// Starts with nothing but the given options and variables; `agent.toml` in the state directory is read.
+    pub fn start_with(state: TempDir, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+        command.args(["start", "--name", "lady", "--state-dir"]).arg(state.path()).args(args);
+        command.envs(variables.iter().copied());
         command.env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("RUST_LOG").current_dir(state.path());
         let mut child = command
             .stdin(Stdio::null())

@@ -1,0 +1,69 @@
+//! What a configuration that was read again changes in the driver.
+
+use super::{Driver, params};
+use crate::{
+    clock::Clock,
+    config::Loaded,
+    reload::{self, Reload},
+    report::Line,
+};
+use link::{Input, WakeReason};
+
+/// What was read; never, while nothing is.
+///
+/// # Cancel safety
+/// Safe, as [`Reload::done`].
+pub(super) async fn done(reload: &mut Option<Reload>) -> Result<Box<Loaded>, Vec<String>> {
+    match reload {
+        Some(reload) => reload.done().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<C: Clock> Driver<C> {
+    pub(super) fn begin_reload(&mut self) {
+        match &mut self.reload {
+            // Its commands end and then it leaves: other settings would be of no use.
+            _ if self.draining.is_some() => {}
+            Some(reload) => reload.begin(),
+            None => self.wake(),
+        }
+    }
+
+    /// A wait is over in any case: whoever changed the configuration wants to see what comes of it.
+    pub(super) fn reloaded(&mut self, read: Result<Box<Loaded>, Vec<String>>) {
+        let lines = match read {
+            _ if self.draining.is_some() => return,
+            Ok(loaded) => self.take_over(*loaded),
+            Err(problems) => reload::refused(&problems),
+        };
+        for line in lines {
+            self.keeper.line(line);
+        }
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        self.tell(Input::Woken(WakeReason::Operator));
+    }
+
+    /// What the log says of it.
+    fn take_over(&mut self, loaded: Loaded) -> Vec<Line> {
+        let changes = self.reload.as_mut().map_or_else(Vec::new, |reload| reload.replace(&self.config, &loaded));
+        let mut lines = reload::told(&changes);
+        let idle = loaded.idle().join(", ");
+        if !changes.is_empty() && !idle.is_empty() {
+            lines.push(Line::Log(log::Level::Warn, format!("Without an effect in this version: {idle}")));
+        }
+        let config = reload::merged(&self.config, loaded.config);
+        let renew = reload::needs_a_new_session(&self.config, &config, &self.status.master);
+        self.config = config;
+        self.link.set_params(params(&self.config));
+        self.commands.set(&self.config.commands);
+        self.keeper.set_log(&self.config.log);
+        if renew {
+            self.tell(Input::Renew);
+        }
+        lines
+    }
+}

@@ -1,0 +1,164 @@
+//! The agent's binary, when it is told to read its configuration again or to connect now.
+
+mod common;
+
+use common::{Agent, PATIENCE, master::Master};
+use proto::{agent_message::Kind as Up, master_message::Kind as Down};
+use std::{fs, path::Path};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, process::Command, time::timeout};
+
+/// Quick, and as it stands in a file.
+const QUICK: &str = "[heartbeat]\ninterval = '200ms'\n[reconnect]\ninitial_delay = '100ms'\njitter = 0.0\n";
+
+fn write(state: &Path, master: &str, rest: &str) {
+    fs::write(state.join("agent.toml"), format!("master = '{master}'\n{rest}")).expect("a configuration");
+}
+
+/// An agent that has everything from the file in its directory.
+fn agent(master: &str, rest: &str) -> Agent {
+    let state = TempDir::new().expect("temporary directory");
+    write(state.path(), master, rest);
+    Agent::start_with(state, &[], &[])
+}
+
+fn reload(agent: &Agent, master: &str, rest: &str) {
+    write(agent.state.path(), master, rest);
+    agent.signal(libc::SIGHUP);
+}
+
+/// `sloth-agent reconnect`: exit code, standard output, standard error.
+async fn reconnect(state: &Path) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+    command.args(["reconnect", "--name", "lady", "--state-dir"]).arg(state).current_dir(state);
+    let output = command.output().await.expect("the agent's binary starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn what_the_master_was_told_is_told_anew() {
+    let mut master = Master::start().await;
+    let mut agent = agent(&master.address(), QUICK);
+    let first = master.active(1).await;
+    let changed = "labels.site = 'berlin'\n[heartbeat]\ninterval = '300ms'\nmax_failures = 7\n";
+    reload(&agent, &master.address(), changed);
+    let mut session = master.session().await;
+    let register = session.register(2).await;
+    assert_eq!((register.interval_ms, register.timeout_ms, register.max_failures), (300, 300, 7));
+    assert_eq!(register.labels.get("site").map(String::as_str), Some("berlin"));
+    agent.line("INFO  config: heartbeat.interval changed from 200ms to 300ms").await;
+    agent.line("INFO  config: heartbeat.max_failures changed from the default to 7").await;
+    agent.line("INFO  Registering again with the new parameters").await;
+    agent.line("INFO  Agent registered").await;
+    assert_eq!(agent.count("Lost connection"), 0);
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_session_goes_on_under_what_the_master_need_not_know() {
+    let mut master = Master::start().await;
+    let mut agent = agent(&master.address(), QUICK);
+    let mut session = master.active(1).await;
+    let changed = "[heartbeat]\ninterval = '200ms'\n[reconnect]\ninitial_delay = '300ms'\njitter = 0.0\n\
+                   [commands]\nenabled = false\n[listen]\nport = 65535\n[log]\nlevel = 'debug'\n";
+    reload(&agent, &master.address(), changed);
+    agent.line("INFO  config: commands.enabled changed from the default to false").await;
+    agent.line("WARN  config: listen.port changed from the default to 65535: needs a restart").await;
+    agent.line("INFO  config: reconnect.initial_delay changed from 100ms to 300ms").await;
+    let spec = proto::CommandSpec { argv: vec![b"/bin/true".to_vec()], ..Default::default() };
+    session.send(Down::RunCommand(proto::RunCommand { id: "c".into(), spec: Some(spec) })).await;
+    let finished = loop {
+        match session.next().await.expect("the session goes on") {
+            Up::CommandFinished(finished) => break finished,
+            Up::Heartbeat(beat) => session.ack(beat.seq).await,
+            _ => {}
+        }
+    };
+    let refused = format!("{:?}", finished.outcome);
+    assert!(refused.contains("commands.enabled is false"), "{refused}");
+    drop(session);
+    agent.line("INFO  🔄 Reconnecting to master in 0.3s...").await;
+    agent.line("DEBUG Connecting to master").await;
+}
+
+#[tokio::test]
+async fn a_bad_or_missing_file_leaves_everything_as_it_is() {
+    let mut master = Master::start().await;
+    let mut agent = agent(&master.address(), QUICK);
+    let mut session = master.active(1).await;
+    reload(&agent, "127.0.0.1:1", "[heartbeat]\ninterval = 2\n[recconnect]\njitter = 0.0\n");
+    let file = agent.state.path().canonicalize().expect("it is there").join("agent.toml");
+    agent.line(&format!("ERROR config: {}:3: heartbeat.interval is 2, ", file.display())).await;
+    agent.line(&format!("ERROR config: {}:5: recconnect.jitter is not known", file.display())).await;
+    agent.line("ERROR config: not taken over, the running configuration stays").await;
+    let seq = session.beat().await;
+    session.ack(seq).await;
+    fs::remove_file(&file).expect("it was there");
+    agent.signal(libc::SIGHUP);
+    agent.line("ERROR config: cannot read the configuration file").await;
+    agent.line("the running configuration stays").await;
+    assert!(session.beat().await > seq);
+    // And a good one is taken.
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '400ms'\n");
+    assert_eq!(master.session().await.registration().await.interval_ms, 400);
+    assert_eq!(agent.count("Registering again"), 0, "not before the good one");
+}
+
+#[tokio::test]
+async fn another_master_is_gone_to_at_once() {
+    let (mut first, mut second) = (Master::start().await, Master::start().await);
+    let mut agent = agent(&first.address(), QUICK);
+    let held = first.active(1).await;
+    reload(&agent, &second.address(), QUICK);
+    second.active(2).await;
+    agent.line(&format!("INFO  Agent registered with master at {}", first.address())).await;
+    agent.line(&format!("INFO  config: master changed from {} to {}", first.address(), second.address())).await;
+    agent.line(&format!("INFO  Agent registered with master at {}", second.address())).await;
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_wait_ends_for_a_master_that_is_configured_meanwhile() {
+    let mut master = Master::start().await;
+    let slow = "[reconnect]\ninitial_delay = '1h'\nmax_delay = '1h'\n";
+    let mut agent = agent("127.0.0.1:1", slow);
+    agent.line("(attempt 1): connection refused. Retrying in ").await;
+    reload(&agent, &master.address(), slow);
+    master.active(1).await;
+    agent.line("INFO  Reconnecting now, as asked").await;
+}
+
+#[tokio::test]
+async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
+    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = place.local_addr().expect("bound");
+    drop(place);
+    let mut agent =
+        Agent::start(&address.to_string(), &["reconnect.initial_delay=\"1h\"", "reconnect.max_delay=\"1h\""]);
+    agent.line("(attempt 1): connection refused. Retrying in 3600s...").await;
+    let mut master = Master::on(TcpListener::bind(address).await.expect("free again"));
+    let pid = agent.child.id().expect("it runs");
+    let done = reconnect(agent.state.path()).await;
+    assert_eq!(done, (Some(0), format!("agent lady (pid {pid}) was told to connect now\n"), String::new()));
+    let serving = tokio::spawn(master.active(1).await.serve());
+    let state = agent.state.path().join("status.json");
+    timeout(PATIENCE, async {
+        let mut look = tokio::time::interval(std::time::Duration::from_millis(5));
+        while !fs::read_to_string(&state).is_ok_and(|text| text.contains("\"Active\"")) {
+            look.tick().await;
+        }
+    })
+    .await
+    .expect("it becomes Active");
+    let done = reconnect(agent.state.path()).await;
+    let connected = format!("agent lady (pid {pid}) is connected already, to {address}\n");
+    assert_eq!(done, (Some(0), connected, String::new()));
+    agent.signal(libc::SIGTERM);
+    agent.exit().await;
+    assert_eq!(agent.count("config: "), 1, "one SIGHUP came: {:#?}", agent.log);
+    serving.abort();
+    let (code, _, said) = reconnect(agent.state.path()).await;
+    assert_eq!(code, Some(3));
+    assert!(said.starts_with("agent lady is not running"), "{said}");
+}
