@@ -8,6 +8,7 @@ use crate::{
     health,
     logging::{self, Console, Rolling, utc::Utc},
     node::Disk,
+    notify::Notifier,
     reload::Reload,
     report::Line,
     state::{self, StateDir},
@@ -110,7 +111,7 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
     let (keeper, writer) = Files::new(&config.name, state, console);
     let keeper = Box::new(Files { log, ..keeper });
     let driver = Driver::new(config, identity, BootClock::new()?, keeper, commands, active);
-    driver.with_reload(reload).run(signals).await;
+    driver.with_manager(Notifier::from_environment()).with_reload(reload).run(signals).await;
     // It ends once the newest is written.
     let _ = tokio::time::timeout(EXIT_GRACE, writer).await;
     Ok(())

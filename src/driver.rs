@@ -7,6 +7,7 @@ use crate::{
     commands::{Commands, Uplink},
     config::{self, Config, Loaded},
     node::{Disk, Node},
+    notify::{self, Notifier},
     reload::Reload,
     report::{Context, Line, Lines},
     session::{self, Session},
@@ -97,6 +98,7 @@ pub struct Driver<C> {
     status: Status,
     /// Since when.
     draining: Option<Duration>,
+    manager: Notifier,
     reload: Option<Reload>,
 }
 
@@ -145,8 +147,14 @@ impl<C: Clock> Driver<C> {
             report_address: String::new(),
             status,
             draining: None,
+            manager: Notifier::default(),
             reload: None,
         }
+    }
+
+    /// Tells this service manager how the agent stands. Default: none.
+    pub fn with_manager(self, manager: Notifier) -> Self {
+        Self { manager, ..self }
     }
 
     /// Reads the configuration again by this. Default: SIGHUP only ends a wait.
@@ -156,12 +164,18 @@ impl<C: Clock> Driver<C> {
 
     /// Runs until a shutdown is over.
     pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>) {
+        // Not when the master has answered: what starts after the agent must not wait for a network.
+        self.manager.ready();
         self.tell(Input::Start);
         let mut read_first_until = None;
         while self.carry_out().await {
             let due = self.link.poll_timeout();
+            self.manager.feed(|| self.clock.now(), due);
             let event = {
-                let wake = due.map(|due| read_first_until.map_or(due, |at| due.max(at)));
+                let wake = match read_first_until {
+                    Some(at) => due.map(|due| due.max(at)),
+                    None => due.into_iter().chain(self.manager.wake_by()).min(),
+                };
                 let full = self.session.as_ref().filter(|session| !session.has_room()).map(Session::room);
                 let (has_room, room) = (full.is_none(), wait_for(full));
                 tokio::select! {
@@ -221,6 +235,7 @@ impl<C: Clock> Driver<C> {
             Some(_) => {}
             None => self.draining = Some(now),
         }
+        self.manager.stopping();
         self.commands.drain();
         self.tell(Input::Shutdown);
     }
@@ -405,6 +420,7 @@ impl<C: Clock> Driver<C> {
         status.attempt = self.link.attempt();
         status.report_address.clone_from(&self.report_address);
         self.keeper.keep_status(status);
+        self.manager.status(|| notify::in_words(status));
     }
 }
 
@@ -444,3 +460,6 @@ fn params(config: &Config) -> Params {
         kill_grace: config.commands.kill_grace,
     }
 }
+
+#[cfg(test)]
+mod tests;

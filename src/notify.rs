@@ -1,5 +1,7 @@
 //! What a service manager is told (sd_notify(3)): ready, how it stands, and that it still makes progress.
 
+use crate::{driver::Status, logging::utc::Utc};
+use link::Phase;
 use std::{
     env, io,
     os::{
@@ -9,11 +11,16 @@ use std::{
     time::Duration,
 };
 
+/// The link's next moment may be over by this and the link still counts as making progress: after a pause of the
+/// process sockets are read before deadlines are judged.
+const OVERDUE: Duration = Duration::from_secs(1);
+
 /// The way to the service manager; does nothing where there is none.
+#[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// How often the watchdog is fed: half of what the manager waits for.
-    every: Option<Duration>,
+    /// For so long the manager waits for a sign of life. `None`: it does not.
+    patience: Option<Duration>,
     fed: Duration,
 }
 
@@ -23,50 +30,78 @@ impl Notifier {
         let text = |name| env::var(name).ok();
         let ours = text("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         let watchdog = text("WATCHDOG_USEC").filter(|_| ours);
-        Self::new(env::var("NOTIFY_SOCKET").ok().as_deref(), watchdog.as_deref())
+        Self::new(text("NOTIFY_SOCKET").as_deref(), watchdog.as_deref())
     }
 
-    fn new(path: Option<&str>, watchdog_usec: Option<&str>) -> Self {
+    /// `path` is a socket's, or an abstract name after an `@`; `watchdog_usec` the watchdog's time in microseconds.
+    pub fn new(path: Option<&str>, watchdog_usec: Option<&str>) -> Self {
         let socket = path.and_then(|path| {
             let found = open(path);
             found.map_err(|error| log::warn!("NOTIFY_SOCKET is {path}, which cannot be used: {error}")).ok()
         });
-        let every = watchdog_usec.and_then(|usec| usec.parse().ok()).filter(|usec| *usec > 0);
-        let every = every.filter(|_| socket.is_some()).map(|usec| Duration::from_micros(usec) / 2);
-        Self { socket, every, fed: Duration::ZERO }
+        let patience = watchdog_usec.and_then(|usec| usec.parse().ok()).filter(|usec| *usec > 0);
+        let patience = patience.filter(|_| socket.is_some()).map(Duration::from_micros);
+        Self { socket, patience, fed: Duration::ZERO }
     }
 
+    /// Started, or done with a reload.
     pub fn ready(&self) {
-        self.say("READY=1");
+        self.say(|| "READY=1".to_owned());
+    }
+
+    /// [`Self::ready`] must follow.
+    pub fn reloading(&self) {
+        self.say(|| format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().as_micros()));
     }
 
     pub fn stopping(&self) {
-        self.say("STOPPING=1");
+        self.say(|| "STOPPING=1".to_owned());
     }
 
     /// One line for `systemctl status`.
-    pub fn status(&self, text: &str) {
-        self.say(&format!("STATUS={text}"));
+    pub fn status(&self, text: impl FnOnce() -> String) {
+        self.say(|| format!("STATUS={}", text()));
     }
 
-    /// When [`Self::feed`] has to be called next; `None`: there is no watchdog.
-    pub fn next_feed(&self) -> Option<Duration> {
-        self.every.map(|every| self.fed.saturating_add(every))
+    /// At the latest then [`Self::feed`] must be called; `None`: there is no watchdog. Half of the manager's patience
+    /// lies before the feeding, so that it can fall on a moment that something happens at anyway; a quarter after it.
+    pub fn wake_by(&self) -> Option<Duration> {
+        self.patience.map(|patience| self.fed.saturating_add(patience / 4 * 3))
     }
 
-    /// Feeds the watchdog if it is time. Call it only after something was done.
-    pub fn feed(&mut self, now: Duration) {
-        if self.next_feed().is_some_and(|at| now >= at) {
+    /// Feeds the watchdog if it is time for it, and if the link makes progress: its next moment, `due`, is to come.
+    /// `None`: it waits for none. Nobody else may call this but the loop that carries the link.
+    pub fn feed(&mut self, now: impl FnOnce() -> Duration, due: Option<Duration>) {
+        let Some(patience) = self.patience else { return };
+        let now = now();
+        let overdue = due.is_some_and(|due| now > due.saturating_add(OVERDUE));
+        if !overdue && now >= self.fed.saturating_add(patience / 2) {
             self.fed = now;
-            self.say("WATCHDOG=1");
+            self.say(|| "WATCHDOG=1".to_owned());
         }
     }
 
     /// A manager that does not read is no reason to wait.
-    fn say(&self, text: &str) {
+    fn say(&self, text: impl FnOnce() -> String) {
         if let Some((socket, address)) = &self.socket {
-            let _ = socket.send_to_addr(text.as_bytes(), address);
+            let _ = socket.send_to_addr(text().as_bytes(), address);
         }
+    }
+}
+
+/// How the agent stands, for a person.
+pub fn in_words(status: &Status) -> String {
+    let Status { phase, master, attempt, next_attempt_unix_ms, last_loss, .. } = status;
+    match phase {
+        Phase::Connecting => format!("Connecting to master at {master} (attempt {attempt})"),
+        Phase::Registered => format!("Registered with master at {master}"),
+        Phase::Active => format!("Active, with master at {master}"),
+        Phase::Disconnected | Phase::Reconnecting => {
+            let next = Utc(Duration::from_millis(*next_attempt_unix_ms));
+            let why = last_loss.as_ref().map(|(reason, ..)| format!(" ({reason})")).unwrap_or_default();
+            format!("Reconnecting to master at {master}, next attempt at {next}{why}")
+        }
+        Phase::Start | Phase::Stopped => phase.word().to_owned(),
     }
 }
 
@@ -80,41 +115,13 @@ fn open(path: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_manager_hears_what_it_is_told() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        manager.set_nonblocking(true).unwrap();
-        let heard = || {
-            let mut text = [0; 64];
-            manager.recv(&mut text).ok().map(|n| String::from_utf8_lossy(&text[..n]).into_owned())
-        };
-        let mut notifier = Notifier::new(path.to_str(), Some("10000000"));
-        notifier.ready();
-        assert_eq!(heard().as_deref(), Some("READY=1"));
-        notifier.status("Active");
-        assert_eq!(heard().as_deref(), Some("STATUS=Active"));
-        let s = Duration::from_secs;
-        for (now, fed) in [(s(4), false), (s(5), true), (s(9), false), (s(10), true), (s(60), true)] {
-            notifier.feed(now);
-            assert_eq!(heard().is_some(), fed, "at {now:?}");
-        }
-        assert_eq!(notifier.next_feed(), Some(s(65)));
-        drop(manager);
-        notifier.stopping();
-    }
-
-    #[test]
-    fn without_a_manager_nothing_is_due() {
-        let mut notifier = Notifier::new(None, Some("10000000"));
-        notifier.ready();
-        notifier.feed(Duration::from_secs(100));
-        assert_eq!(notifier.next_feed(), None);
-        assert_eq!(Notifier::new(Some("@sloth-test"), Some("0")).next_feed(), None);
-    }
+/// CLOCK_MONOTONIC, by which a manager tells an older reload from a newer one.
+fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,6 +115,10 @@ fn a_systemd_node_gets_binary_configuration_and_an_enabled_unit() {
     assert_eq!(fs::read(root.path("usr/local/bin/sloth-agent")).unwrap(), fs::read(AGENT).unwrap());
     let unit = root.read("etc/systemd/system/sloth-agent.service");
     assert!(unit.contains("\nExecStart=/usr/local/bin/sloth-agent start --config /etc/sloth-runner/agent.toml\n"));
+    // Without either the other would have it killed: a manager that waits, and an agent that may not speak.
+    for line in ["Type=notify", "NotifyAccess=main", "WatchdogSec=60", "ExecReload=/bin/kill -HUP $MAINPID"] {
+        assert!(unit.lines().any(|found| found == line), "{line}");
+    }
     let link = fs::read_link(root.path("etc/systemd/system/multi-user.target.wants/sloth-agent.service")).unwrap();
     assert_eq!(link, Path::new("/etc/systemd/system/sloth-agent.service"));
 }

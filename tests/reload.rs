@@ -1,4 +1,5 @@
-//! The agent's binary, when it is told to read its configuration again or to connect now.
+//! The agent's binary, when it is told to read its configuration again or to connect now, and what a service manager
+//! hears of it.
 
 mod common;
 
@@ -6,7 +7,11 @@ use common::{Agent, PATIENCE, master::Master};
 use proto::{agent_message::Kind as Up, master_message::Kind as Down};
 use std::{fs, path::Path};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Command, time::timeout};
+use tokio::{
+    net::{TcpListener, UnixDatagram},
+    process::Command,
+    time::timeout,
+};
 
 /// Quick, and as it stands in a file.
 const QUICK: &str = "[heartbeat]\ninterval = '200ms'\n[reconnect]\ninitial_delay = '100ms'\njitter = 0.0\n";
@@ -161,4 +166,43 @@ async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
     let (code, _, said) = reconnect(agent.state.path()).await;
     assert_eq!(code, Some(3));
     assert!(said.starts_with("agent lady is not running"), "{said}");
+}
+
+#[tokio::test]
+async fn a_service_manager_hears_how_the_agent_stands() {
+    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = place.local_addr().expect("bound");
+    drop(place);
+    let state = TempDir::new().expect("temporary directory");
+    let path = state.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let heard = async || {
+        let mut text = [0; 512];
+        let n = timeout(PATIENCE, manager.recv(&mut text)).await.expect("the agent says it").expect("a message");
+        String::from_utf8_lossy(&text[..n]).into_owned()
+    };
+    let until = async |wanted: &str| {
+        let mut said = Vec::new();
+        while !said.last().is_some_and(|text: &String| text.starts_with(wanted)) {
+            said.push(heard().await);
+        }
+        said
+    };
+    write(state.path(), &address.to_string(), QUICK);
+    let variables = [("NOTIFY_SOCKET", path.to_str().expect("UTF-8")), ("WATCHDOG_USEC", "400000")];
+    let mut agent = Agent::start_with(state, &[], &variables);
+    assert_eq!(heard().await, "READY=1", "before any master is there");
+    until(&format!("STATUS=Reconnecting to master at {address}, next attempt at 2")).await;
+    until("WATCHDOG=1").await;
+    let mut master = Master::on(TcpListener::bind(address).await.expect("free again"));
+    let serving = tokio::spawn(master.active(1).await.serve());
+    until(&format!("STATUS=Active, with master at {address}")).await;
+    until("WATCHDOG=1").await;
+    agent.signal(libc::SIGHUP);
+    until("RELOADING=1\nMONOTONIC_USEC=").await;
+    until("READY=1").await;
+    agent.signal(libc::SIGTERM);
+    until("STOPPING=1").await;
+    assert_eq!(agent.exit().await, 0);
+    serving.abort();
 }

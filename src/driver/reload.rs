@@ -25,7 +25,10 @@ impl<C: Clock> Driver<C> {
         match &mut self.reload {
             // Its commands end and then it leaves: other settings would be of no use.
             _ if self.draining.is_some() => {}
-            Some(reload) => reload.begin(),
+            Some(reload) => {
+                reload.begin();
+                self.manager.reloading();
+            }
             None => self.wake(),
         }
     }
@@ -41,6 +44,7 @@ impl<C: Clock> Driver<C> {
             self.keeper.line(line);
         }
         self.wake();
+        self.manager.ready();
     }
 
     fn wake(&mut self) {
