@@ -93,6 +93,8 @@ pub struct Driver<C> {
     node: Node,
     resolver: Arc<Mutex<Resolver>>,
     session: Option<Session>,
+    /// Of before a reload, until another is registered in its place: its master hears of a change and not of a loss.
+    replaced: Option<Session>,
     commands: Commands,
     report_address: String,
     status: Status,
@@ -143,6 +145,7 @@ impl<C: Clock> Driver<C> {
             lines: Lines::default(),
             resolver: Arc::default(),
             session: None,
+            replaced: None,
             commands,
             report_address: String::new(),
             status,
@@ -169,6 +172,9 @@ impl<C: Clock> Driver<C> {
         self.tell(Input::Start);
         let mut read_first_until = None;
         while self.carry_out().await {
+            if self.link.state() != Phase::Connecting {
+                self.replaced = None;
+            }
             let due = self.link.poll_timeout();
             self.manager.feed(|| self.clock.now(), due);
             let event = {

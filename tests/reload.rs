@@ -5,7 +5,7 @@ mod common;
 
 use common::{Agent, PATIENCE, master::Master};
 use proto::{agent_message::Kind as Up, master_message::Kind as Down};
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, UnixDatagram},
@@ -58,6 +58,23 @@ async fn what_the_master_was_told_is_told_anew() {
     agent.line("INFO  Agent registered").await;
     assert_eq!(agent.count("Lost connection"), 0);
     drop(first);
+}
+
+#[tokio::test]
+async fn the_old_session_stays_until_the_new_one_is_registered() {
+    let mut master = Master::start().await;
+    let agent = agent(&master.address(), QUICK);
+    let mut first = master.active(1).await;
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\n");
+    let mut second = master.session().await;
+    second.registration().await;
+    // A reset would have come before the dial, and so before this registration.
+    while let Ok(said) = timeout(Duration::from_millis(100), first.next()).await {
+        assert!(matches!(said, Some(Up::Heartbeat(_))), "the master would take it for a loss: {said:?}");
+    }
+    second.send(Down::Registered(proto::Registered { epoch: 2, ..Default::default() })).await;
+    assert!(first.next().await.is_none(), "it is over now");
+    second.beat().await;
 }
 
 #[tokio::test]
@@ -149,7 +166,7 @@ async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
     let serving = tokio::spawn(master.active(1).await.serve());
     let state = agent.state.path().join("status.json");
     timeout(PATIENCE, async {
-        let mut look = tokio::time::interval(std::time::Duration::from_millis(5));
+        let mut look = tokio::time::interval(Duration::from_millis(5));
         while !fs::read_to_string(&state).is_ok_and(|text| text.contains("\"Active\"")) {
             look.tick().await;
         }

@@ -7,7 +7,7 @@ use crate::{
     reload::{self, Reload},
     report::Line,
 };
-use link::{Input, WakeReason};
+use link::{Input, Phase, WakeReason};
 
 /// What was read; never, while nothing is.
 ///
@@ -66,6 +66,9 @@ impl<C: Clock> Driver<C> {
         self.commands.set(&self.config.commands);
         self.keeper.set_log(&self.config.log);
         if renew {
+            if matches!(self.link.state(), Phase::Registered | Phase::Active) {
+                self.replaced = self.session.take();
+            }
             self.tell(Input::Renew);
         }
         lines
