@@ -37,16 +37,19 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
         Err(error) => return fail(error.to_string()),
     };
     logging::install(&config.log, log.clone());
-    state.write_pid();
-    state.announce();
-    if !idle.is_empty() {
-        log::warn!("Without an effect in this version: {idle}");
-    }
+    let written = state.write_pid();
     let guard = state.guard();
+    if in_background && let Err(why) = &written {
+        return fail(format!(
+            "cannot go into the background: neither the state directory {} can be written nor {why}, so `stop` would \
+             not find this agent; give it another state_dir, or start it without --daemon",
+            config.state_dir.display()
+        ));
+    }
     match log {
         Some(log) if in_background => {
             let (name, path) = (config.name.clone(), log.path());
-            match daemon::run(Background { config, state, log, port }) {
+            match daemon::run(Background { config, idle, state, log, port }) {
                 Ok(pid) => {
                     print(&format!("Agent {name} runs in the background (pid {pid}), log: {}\n", path.display()))
                 }
@@ -57,10 +60,22 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
             }
         }
         _ => {
+            begin(&config, &idle, &mut state);
             let code = agent::run(config, StartContext { state, console: Console::Stdout, port });
             guard.leave();
             code
         }
+    }
+}
+
+/// The first lines of the log: who runs here, and what is wrong already.
+fn begin(config: &Config, idle: &str, state: &mut StateDir) {
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    let directory = config.state_dir.display();
+    log::info!("Agent {} started: sloth-agent {version}, pid {pid}, state directory {directory}", config.name);
+    state.announce();
+    if !idle.is_empty() {
+        log::warn!("Without an effect in this version: {idle}");
     }
 }
 
@@ -82,6 +97,7 @@ fn open_log(config: &Config, in_background: bool) -> Result<Option<Rolling>, Ope
 
 struct Background {
     config: Config,
+    idle: String,
     state: StateDir,
     log: Rolling,
     port: Option<TcpListener>,
@@ -89,8 +105,9 @@ struct Background {
 
 impl Daemon for Background {
     fn settle(&mut self) -> Result<(), String> {
-        self.state.write_pid();
+        self.state.write_pid().map_err(|why| format!("cannot write the pid file: {why}"))?;
         self.log.capture_stdio();
+        begin(&self.config, &self.idle, &mut self.state);
         Ok(())
     }
 
