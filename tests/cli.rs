@@ -348,3 +348,76 @@ fn a_state_directory_that_cannot_be_made_is_said_and_the_agent_runs() {
     kill(child.id(), libc::SIGTERM);
     child.wait().unwrap();
 }
+
+#[test]
+fn an_agent_that_can_keep_nothing_is_found_stopped_and_started_once_all_the_same() {
+    let place = Place::new();
+    fs::create_dir(place.path().join("state")).unwrap();
+    // A file in the way stands for a disk that cannot be written: it holds for root as well.
+    fs::write(place.state("node1"), "").unwrap();
+    let started = place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid: u32 = started.out.split("(pid ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap();
+    for args in [["--daemon"].as_slice(), &[]] {
+        let second = place.agent("start", "node1", args).expect(1);
+        assert!(second.err.contains(&format!("agent node1 is running already (pid {pid})")), "{}", second.err);
+    }
+    let status = place.agent("status", "node1", &[]).expect(1).out;
+    assert!(
+        status.starts_with("agent node1: ") && status.contains(&format!("\n  pid              {pid}\n")),
+        "{status}"
+    );
+    assert!(status.contains("\n  pid and status   "), "{status}");
+    kill(pid, libc::SIGKILL);
+    eventually("its end", || !alive(pid));
+    eventually("the worker's end", || place.agent("status", "node1", &[]).code == Some(3));
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    place.agent("stop", "node1", &[]).expect(0);
+    place.agent("status", "node1", &[]).expect(3);
+}
+
+#[test]
+fn the_log_begins_with_who_runs_here() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), place.pid("node1"));
+    let state = place.state("node1");
+    let expected =
+        format!("INFO  Agent node1 started: sloth-agent {version}, pid {pid}, state directory {}", state.display());
+    let log = place.log("agent.log");
+    assert_eq!(log.lines().next().and_then(|line| line.split_once(' ')).map(|(_, text)| text), Some(expected.as_str()));
+}
+
+#[test]
+fn stop_and_status_say_the_name_of_the_agent_that_they_find() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let state = place.state("node1");
+    let here = ["--state-dir", state.to_str().unwrap()];
+    let run = |command, name: &[&str]| place.run(&[&[command], here.as_slice(), name].concat());
+    assert!(run("status", &[]).expect(1).out.starts_with("agent node1: "));
+    let other = format!("agent b is not running: its state directory {} is held by agent node1\n", state.display());
+    assert_eq!(run("status", &["--name", "b"]).expect(3).out, other);
+    assert_eq!(run("stop", &["--name", "b"]).expect(1).err, other);
+    assert!(run("stop", &[]).expect(0).out.starts_with("agent node1 has stopped"));
+    assert!(run("stop", &[]).expect(1).err.starts_with(&format!("the agent of {} is not running", state.display())));
+}
+
+#[test]
+fn a_typo_in_the_configuration_hides_no_agent_that_is_named() {
+    let place = Place::new();
+    let state = place.state("node1");
+    let typo = format!("nmae = 'x'\nstate_dir = '{}'\n", state.display());
+    let run = |command, config: &str| {
+        fs::write(place.path().join("agent.toml"), config).unwrap();
+        let mut command = place.command(&[command, "--name", "node1"]);
+        // The default place is below it for all but root.
+        Done::of(command.env("XDG_STATE_HOME", place.path()).output().unwrap())
+    };
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let status = run("status", &typo).expect(1);
+    assert!(status.out.starts_with("agent node1: ") && status.err.is_empty(), "{}", status.err);
+    let broken = run("status", "nmae =").expect(3);
+    assert!(broken.err.contains("agent.toml:1: is not TOML: "), "{}", broken.err);
+    assert!(broken.err.contains("\nlooking in the default place all the same: /"), "{}", broken.err);
+    run("stop", &typo).expect(0);
+}
