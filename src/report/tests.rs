@@ -98,6 +98,38 @@ fn a_long_outage_is_told_once_in_ten_minutes() {
     assert_eq!(changed.len(), 1, "another reason is news");
 }
 
+/// At which second each of so many attempts is logged, a minute apart, in a long outage.
+fn logged(attempts: u32, report: impl Fn(u32) -> Report) -> Vec<u64> {
+    let mut said = Lines::default();
+    let minutes = (0..attempts).map(|k| (u64::from(k) * 60, report(k)));
+    minutes.filter(|(now, report)| !said.of(s(*now), report, &context()).is_empty()).map(|(now, _)| now).collect()
+}
+
+#[test]
+fn reasons_that_take_turns_are_news_once_each() {
+    let turns = [LossReason::ConnectionReset, LossReason::StreamClosed];
+    let at = logged(40, |k| failed(k + 1, turns[k as usize % 2], 60, true));
+    assert_eq!(at, [0, 60, 660, 1260, 1860]);
+}
+
+#[test]
+fn a_registration_makes_everything_news_again() {
+    let mut said = Lines::default();
+    let refused = failed(1, LossReason::ConnectionRefused, 60, true);
+    let count = |said: &mut Lines| (0..5).map(|k| said.of(s(k), &refused, &context()).len()).sum::<usize>();
+    assert_eq!(count(&mut said), 2);
+    said.of(s(9), &Report::Registered { attempt: 6, outage: Some(s(9)) }, &context());
+    assert_eq!(count(&mut said), 2);
+}
+
+#[test]
+fn a_master_that_keeps_putting_the_agent_off_is_told_like_one_that_fails() {
+    let deferred = |_| Report::Deferred { wait: s(60), reason: "busy".into() };
+    assert_eq!(logged(40, deferred), [0, 60, 120, 720, 1320, 1920]);
+    let mixed = |k| if k % 2 == 0 { deferred(k) } else { failed(k, LossReason::StreamClosed, 60, true) };
+    assert_eq!(logged(40, mixed), [0, 60, 120, 180, 240, 840, 1440, 2040]);
+}
+
 #[test]
 fn what_a_person_must_mend_is_an_error_with_its_remedy() {
     for (reason, remedy) in [
