@@ -141,3 +141,69 @@ fn what_a_person_must_mend_is_an_error_with_its_remedy() {
         assert!(said[0].starts_with("ERROR Cannot connect") && said[0].contains(remedy), "{said:?}");
     }
 }
+
+/// Lines of the log that a document shows, but for those that have nothing to do with the connection.
+fn quoted(document: &str) -> Vec<&str> {
+    let elsewhere = ["The worker process", "the state directory", "/var/lib/sloth-runner"];
+    let logged = |line: &&str| {
+        let text = ["INFO  ", "WARN  ", "ERROR "].iter().find_map(|level| line.strip_prefix(level));
+        text.is_some_and(|text| !elsewhere.iter().any(|start| text.starts_with(start)))
+    };
+    document.split("```").skip(1).step_by(2).flat_map(str::lines).filter(logged).collect()
+}
+
+#[test]
+fn the_documents_quote_lines_as_they_are_written() {
+    use crate::transport::{Failure, classify_status};
+    let os = |number| Failure::io(std::io::Error::from_raw_os_error(number));
+    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5) };
+    let recovered = |round_trip| Report::HeartbeatRecovered { failures: 1, round_trip };
+    let mut reports = vec![
+        Report::Registered { attempt: 1, outage: None },
+        Report::HeartbeatFailed { failures: 1, max: 3 },
+        recovered(s(1)),
+        recovered(s(7)),
+        lost(LossReason::HeartbeatTimeout, 3),
+        lost(LossReason::ConnectionReset, 0),
+    ];
+    let document = include_str!("../../docs/troubleshooting.md");
+    // A master's own words are handed on as they are: the registry's tests look at them.
+    let said_by_master = |start: &str| {
+        let line = document.lines().find_map(|line| line.split_once(start)?.1.rsplit_once(". Retrying"));
+        format!("{start}{}", line.expect("the document quotes it").0)
+    };
+    let resolver = "failed to lookup address information: Name or service not known";
+    let failures = [
+        os(libc::ECONNREFUSED),
+        os(libc::EHOSTUNREACH),
+        os(libc::ENETUNREACH),
+        Failure::new(LossReason::ConnectionTimeout, "no answer within 10s"),
+        Failure::new(LossReason::ConnectionTimeout, "no answer to the registration within 10s"),
+        Failure::new(LossReason::Dns, format!("cannot resolve master.example.com: {resolver}")),
+        classify_status(&tonic::Status::unimplemented("")),
+        Failure::new(LossReason::NameTaken, said_by_master("the name ")),
+        Failure::new(LossReason::DuplicateId, said_by_master("the agent id ")),
+    ];
+    for failure in failures {
+        for wait in [5, 10, 60] {
+            let mut report = failed(1, failure.reason, wait, false);
+            if let Report::AttemptFailed { detail, .. } = &mut report {
+                detail.clone_from(&failure.detail);
+            }
+            reports.push(report);
+        }
+    }
+    let masters = ["192.168.1.15:50050", "192.168.1.15:80", "master.example.com:50050"];
+    let written: Vec<String> = masters
+        .iter()
+        .flat_map(|master| reports.iter().map(move |report| (Context { master, ..context() }, report)))
+        .flat_map(|(context, report)| shown(Lines::default().of(s(0), report, &context)))
+        .collect();
+    for (document, least) in [(document, 12), (include_str!("../../README.md"), 7)] {
+        let quoted = quoted(document);
+        assert!(quoted.len() >= least, "{quoted:#?}");
+        for line in quoted {
+            assert!(written.iter().any(|written| written == line), "nobody writes {line}");
+        }
+    }
+}

@@ -4,6 +4,12 @@ use link::LossReason;
 use std::{error::Error, io};
 use tonic::{Code, Status};
 
+/// Of something else that listens at a master's address.
+const NO_MASTER: &str = "it does not serve agents (is this a Sloth Runner master?)";
+
+/// How tonic begins where a web server answered.
+const NO_GRPC: &str = "grpc-status header missing";
+
 /// A reason, and what a person reads beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -78,6 +84,8 @@ impl Failure {
             Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL) if error.is_remote() => {
                 Self::new(LossReason::StreamClosed, "stream closed by master")
             }
+            // What text makes of a frame: an answer in HTTP/1, a greeting of SSH or SMTP.
+            Some(h2::Reason::FRAME_SIZE_ERROR) if error.is_library() => Self::protocol(NO_MASTER),
             _ => Self::protocol(error.to_string()),
         }
     }
@@ -95,7 +103,8 @@ pub fn classify_status(status: &Status) -> Failure {
         Code::Ok | Code::Cancelled | Code::Unavailable | Code::Aborted => {
             Failure::new(LossReason::StreamClosed, if text.is_empty() { "stream closed by master" } else { text })
         }
-        Code::Unimplemented => Failure::protocol("it does not serve agents (is this a Sloth Runner master?)"),
+        Code::Unimplemented => Failure::protocol(NO_MASTER),
+        Code::Internal | Code::Unknown if text.starts_with(NO_GRPC) => Failure::protocol(NO_MASTER),
         code => Failure::protocol(format!("master answered {code:?}: {text}")),
     }
 }
@@ -135,6 +144,10 @@ mod tests {
         assert_eq!(classify_status(&Status::from_error(Box::new(reset))).reason, LossReason::ConnectionReset);
         assert_eq!(classify_status(&Status::unauthenticated("no token")).reason, LossReason::Unauthorized);
         assert_eq!(classify_status(&Status::unavailable("")).reason, LossReason::StreamClosed);
-        assert_eq!(classify_status(&Status::unimplemented("")).reason, LossReason::Protocol);
+        let no_master = Failure::protocol(NO_MASTER);
+        assert_eq!(classify_status(&Status::unimplemented("")), no_master);
+        let web = Status::unknown("grpc-status header missing, mapped from HTTP status code 405");
+        assert_eq!(classify_status(&web), no_master);
+        assert_eq!(classify_status(&Status::internal("out of ids")).detail, "master answered Internal: out of ids");
     }
 }
