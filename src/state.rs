@@ -58,6 +58,8 @@ pub struct StateDir {
     /// Where the lock, the pid file and the status can go instead.
     places: Vec<Place>,
     refuge: Option<Refuge>,
+    /// What stands in the pid file.
+    pid: String,
 }
 
 /// Why an agent must not start on a state directory.
@@ -127,6 +129,7 @@ impl StateDir {
             complained: false,
             places,
             refuge: None,
+            pid: String::new(),
         };
         if let Err(error) = trusted(path, refuge::make_private) {
             state.fall_back("be trusted", &error);
@@ -227,7 +230,8 @@ impl StateDir {
     pub fn write_pid(&mut self) -> Result<(), String> {
         // Without /proc there is nothing to write, and the lock says enough.
         let Some(Process { pid, started }) = Process::own() else { return Ok(()) };
-        self.show(PID, format!("{pid} {started} {}\n", self.name).as_bytes())
+        self.pid = format!("{pid} {started} {}\n", self.name);
+        self.show(PID, self.pid.clone().as_bytes())
     }
 
     /// Writes what others read while the agent runs: into the state directory, else where it has its refuge.
@@ -237,7 +241,13 @@ impl StateDir {
         }
         if self.refuge.is_none() {
             match refuge::take(&self.places, &RUNTIME) {
-                Taken::Ours(refuge) => self.refuge = Some(refuge),
+                Taken::Ours(refuge) => {
+                    // A directory that was lost on the way has lost the pid, too.
+                    if !self.pid.is_empty() {
+                        let _ = write_atomically(&refuge.path, PID, self.pid.as_bytes(), false);
+                    }
+                    self.refuge = Some(refuge);
+                }
                 Taken::Nowhere(why) => return Err(why),
                 Taken::Held => {}
             }

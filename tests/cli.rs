@@ -332,6 +332,28 @@ fn a_log_that_cannot_be_written_is_an_error_with_its_name_and_leaves_nothing_run
 }
 
 #[test]
+fn a_log_that_is_a_pipe_without_a_reader_does_not_hold_the_start() {
+    let place = Place::new();
+    let pipe = place.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let done = place.agent("start", "node1", &["--daemon", "--log-file", "pipe"]).expect(1);
+    assert!(done.err.contains("/pipe: no such device or address; make it writable"), "{}", done.err);
+}
+
+#[test]
+fn stop_sees_the_end_where_it_may_not_look() {
+    let place = Place::new();
+    // A path that leads nowhere, for root as well.
+    let state = place.path().join("loop");
+    std::os::unix::fs::symlink("loop", &state).unwrap();
+    let run = |args: &[&str]| place.run(&[args, &["--name", "node1", "--state-dir", state.to_str().unwrap()]].concat());
+    run(&["start", "--daemon", "--master", "127.0.0.1:1"]).expect(0);
+    let stopped = run(&["stop"]).expect(0).out;
+    assert!(stopped.starts_with("agent node1 has stopped"), "{stopped}");
+    run(&["status"]).expect(3);
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_made_is_said_and_the_agent_runs() {
     let place = Place::new();
     fs::write(place.path().join("state"), "").unwrap();

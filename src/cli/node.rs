@@ -11,7 +11,7 @@ use crate::{
     config::{
         Loaded, Problems, Sources, Surroundings, Whereabouts, check_name, describe, units::ShowDuration, whereabouts,
     },
-    state::{Holder, Process, StateDir},
+    state::{Holder, Process, StateDir, start_time},
     status,
 };
 
@@ -113,6 +113,10 @@ impl Node {
                 Ok(Holder::Nobody) => return print(&format!("{agent} has stopped (pid {pid})\n")),
                 Ok(Holder::Running(Some(other))) if other != process => {
                     return print(&format!("{agent} has stopped (pid {pid}), and was started again\n"));
+                }
+                // Where the state directory may not be looked into, its own end is all that can be seen.
+                Err(_) if start_time(pid) != Some(process.started) => {
+                    return print(&format!("{agent} has stopped (pid {pid})\n"));
                 }
                 _ => {}
             }

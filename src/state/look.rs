@@ -98,14 +98,14 @@ fn homes(path: &Path) -> Vec<PathBuf> {
 
 /// False as well where there is no such directory.
 fn lock_is_held(path: &Path) -> io::Result<bool> {
-    use io::ErrorKind::{NotADirectory, NotFound};
+    const NO_SUCH_PATH: [i32; 4] = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ENAMETOOLONG];
     let file = match File::open(path.join(LOCK)) {
-        Err(error) if error.kind() == NotFound => File::open(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(path),
         other => other,
     };
     match file {
         Ok(file) => is_unlocked(&file).map(|unlocked| !unlocked),
-        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+        Err(error) if error.raw_os_error().is_some_and(|number| NO_SUCH_PATH.contains(&number)) => Ok(false),
         Err(error) => Err(error),
     }
 }

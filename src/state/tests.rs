@@ -190,3 +190,13 @@ fn where_nothing_at_all_can_be_written_the_pid_file_says_so() {
         format!("nor can its pid and status be written elsewhere: {why}; `stop` and `status` will not find it")
     );
 }
+
+#[test]
+fn an_agent_whose_directory_was_removed_is_found_from_its_next_status_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = open_with_place(folder.path(), "state").unwrap();
+    state.write_pid().unwrap();
+    fs::remove_dir_all(folder.path().join("state")).unwrap();
+    state.write_status("{}");
+    assert_eq!(open_with_place(folder.path(), "state").unwrap_err().pid, Some(std::process::id()));
+}
