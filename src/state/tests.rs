@@ -109,7 +109,8 @@ fn where_nothing_can_be_written_state_lives_in_memory_with_a_stable_id() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file/state");
     fs::write(folder.path().join("file"), "").unwrap();
-    let mut state = open(&path);
+    let place = Place::below(folder.path().join("places"), "", "node1");
+    let mut state = StateDir::open_with(&path, "node1", vec![place]).unwrap();
     assert!(state.is_memory());
     assert_eq!(
         state.notices,

@@ -34,6 +34,10 @@ impl Failure {
             Kind::BrokenPipe if error.raw_os_error().is_none() => {
                 (LossReason::StreamClosed, "connection closed by master".to_owned())
             }
+            // The codec's word for an end in the middle of a frame.
+            Kind::Other if error.raw_os_error().is_none() => {
+                (LossReason::StreamClosed, "connection closed by master".to_owned())
+            }
             Kind::ConnectionRefused => (LossReason::ConnectionRefused, "connection refused".to_owned()),
             Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
                 (LossReason::ConnectionReset, "connection reset by master".to_owned())
@@ -136,6 +140,12 @@ mod tests {
         ] {
             assert_eq!(Failure::io(io::Error::from_raw_os_error(number)), Failure::new(reason, detail));
         }
+    }
+
+    #[test]
+    fn an_end_in_the_middle_of_a_frame_is_a_close() {
+        let halved = Failure::io(io::Error::other("bytes remaining on stream"));
+        assert_eq!(halved, Failure::new(LossReason::StreamClosed, "connection closed by master"));
     }
 
     #[test]
