@@ -24,12 +24,18 @@ pub struct Context<'a> {
     pub commands_held: usize,
 }
 
+/// So often a master's wish to be left alone is logged in one outage before only reminders are.
+const DEFERRED_MAX: u32 = 3;
+
 /// Remembers what was said, so that a long outage does not fill the log.
 #[derive(Default)]
 pub struct Lines {
-    /// Of the latest failed attempt that was logged.
-    reason: Option<LossReason>,
+    /// Why attempts failed in this outage, each once: one that comes back is no news.
+    reasons: Vec<LossReason>,
+    /// Attempts with the longest wait after them.
     longest: u32,
+    deferred: u32,
+    /// An attempt, or a wish of the master.
     logged_at: Duration,
 }
 
@@ -81,7 +87,9 @@ impl Lines {
                     vec![Line::Log(level, text)]
                 })
             }
+            Report::Deferred { .. } if !self.worth_a_line(now, self.deferred < DEFERRED_MAX) => vec![],
             Report::Deferred { wait, reason } => {
+                self.deferred += 1;
                 let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
                 vec![info(format!("Master at {master} asks to come back in {}{why}", Seconds(*wait)))]
             }
@@ -96,19 +104,24 @@ impl Lines {
         }
     }
 
-    /// Every attempt is logged until the wait was the longest twice or the reason changes; then one in ten minutes.
+    /// Every attempt is logged until the wait was the longest twice, and one that fails for a reason that is new in
+    /// this outage; then one in ten minutes.
     fn attempt_failed(&mut self, now: Duration, reason: LossReason, longest: bool) -> Option<Level> {
-        if self.reason != Some(reason) {
-            self.reason = Some(reason);
-            self.longest = 0;
+        let is_new = !self.reasons.contains(&reason);
+        if is_new {
+            self.reasons.push(reason);
         }
-        let say = self.longest < 2 || now.saturating_sub(self.logged_at) >= REMINDER;
+        let say = self.worth_a_line(now, is_new || self.longest < 2);
         self.longest += u32::from(longest);
-        if !say {
-            return None;
+        say.then(|| if reason.needs_a_person() { Level::Error } else { Level::Warn })
+    }
+
+    fn worth_a_line(&mut self, now: Duration, is_news: bool) -> bool {
+        let say = is_news || now.saturating_sub(self.logged_at) >= REMINDER;
+        if say {
+            self.logged_at = now;
         }
-        self.logged_at = now;
-        Some(if reason.needs_a_person() { Level::Error } else { Level::Warn })
+        say
     }
 }
 

@@ -1,7 +1,9 @@
 //! The state directory: who this agent is, that it runs once, and what it remembers.
 
 mod identity;
+mod look;
 mod process;
+mod refuge;
 
 use std::{
     fmt,
@@ -13,11 +15,16 @@ use std::{
 
 pub use self::{
     identity::random,
+    look::Holder,
     process::{Process, boot_id, start_time},
 };
+use self::{
+    look::read_process,
+    refuge::{Place, Refuge, Taken},
+};
 use crate::{
-    config::describe,
-    logging::{is_unlocked, lock},
+    config::{describe, temporary_folder},
+    logging::lock,
 };
 
 const LOCK: &str = "lock";
@@ -25,11 +32,14 @@ const AGENT_ID: &str = "agent-id";
 const EPOCH: &str = "epoch";
 const PID: &str = "agent.pid";
 const STATUS: &str = "status.json";
+/// What is of use only while the agent runs.
+const RUNTIME: [&str; 4] = [PID, STATUS, "agent.pid.new", "status.json.new"];
 
 /// The state directory of one agent, held against a second one for as long as this lives and, after a fork, for as
 /// long as any copy of it lives.
 ///
 /// Where the directory cannot be written, state lives in memory: the agent goes on, and [`StateDir::announce`] says so.
+/// What says that it runs stands elsewhere then, where those who ask for the directory find it.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -45,11 +55,18 @@ pub struct StateDir {
     logging: bool,
     /// Failed writes were spoken of.
     complained: bool,
+    /// Where the lock, the pid file and the status can go instead.
+    places: Vec<Place>,
+    refuge: Option<Refuge>,
+    /// What stands in the pid file.
+    pid: String,
 }
 
 /// Why an agent must not start on a state directory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Held {
+    /// Of the one that must not start.
+    pub newcomer: String,
     pub name: String,
     pub path: PathBuf,
     /// Of the process that holds it, if that can be known.
@@ -62,35 +79,31 @@ impl fmt::Display for Held {
         if let Some(pid) = self.pid {
             write!(f, " (pid {pid})")?;
         }
-        write!(
-            f,
-            ": it holds the state directory {}; stop it first, or start this one with another --name",
-            self.path.display()
-        )
+        write!(f, ": it holds the state directory {}; stop it first, or ", self.path.display())?;
+        if self.newcomer == self.name {
+            f.write_str("start this one with another --name")
+        } else {
+            write!(f, "give agent {} a state_dir of its own", self.newcomer)
+        }
     }
-}
-
-/// Whether an agent runs on a state directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// None. A pid file that is left is stale.
-    Nobody,
-    /// The process of the pid file, if there is one and it is that process.
-    Running(Option<Process>),
 }
 
 /// Holds a state directory like its [`StateDir`] does.
 #[derive(Debug)]
 pub struct Guard {
     path: PathBuf,
+    places: Vec<Place>,
     _lock: Option<File>,
 }
 
 impl Guard {
     /// Removes pid file and status, at a planned end.
     pub fn leave(&self) {
-        let _ = fs::remove_file(self.path.join(PID));
-        let _ = fs::remove_file(self.path.join(STATUS));
+        if trusted(&self.path, refuge::is_ours).is_ok() {
+            let _ = fs::remove_file(self.path.join(PID));
+            let _ = fs::remove_file(self.path.join(STATUS));
+        }
+        refuge::clear(&self.places, &RUNTIME);
     }
 }
 
@@ -100,6 +113,10 @@ impl StateDir {
     /// # Errors
     /// When another agent holds it. A directory that cannot be written is no error.
     pub fn open(path: &Path, name: &str) -> Result<Self, Held> {
+        Self::open_with(path, name, Place::all(path))
+    }
+
+    fn open_with(path: &Path, name: &str, places: Vec<Place>) -> Result<Self, Held> {
         let mut state = Self {
             path: path.to_path_buf(),
             name: name.to_string(),
@@ -110,7 +127,15 @@ impl StateDir {
             notices: Vec::new(),
             logging: false,
             complained: false,
+            places,
+            refuge: None,
+            pid: String::new(),
         };
+        if let Err(error) = trusted(path, refuge::make_private) {
+            state.fall_back("be trusted", &error);
+            state.agent_id = identity::derive(Path::new("/"), name);
+            return state.settled();
+        }
         match take_lock(path) {
             Ok(Some(lock)) => state.lock = Some(lock),
             Ok(None) => return Err(state.held()),
@@ -119,45 +144,37 @@ impl StateDir {
                 state.fall_back("be written", &error);
             }
         }
+        if is_temporary(path) {
+            state.notice(format!(
+                "the state directory is {}, for neither HOME nor XDG_STATE_HOME says where else: the system may clear \
+                 it, and this agent's id with it; set state_dir",
+                path.display()
+            ));
+        }
         state.epoch = read_number(&path.join(EPOCH)).unwrap_or(0);
         state.agent_id = state.read_or_make_agent_id();
         // What an earlier run left says nothing of this one.
         let _ = fs::remove_file(path.join(STATUS));
-        Ok(state)
+        state.settled()
     }
 
-    /// Who holds a state directory.
-    ///
-    /// # Errors
-    /// When its lock cannot be examined.
-    pub fn holder(path: &Path) -> io::Result<Holder> {
-        let file = match File::open(path.join(LOCK)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(path),
-            other => other,
-        };
-        match file {
-            Ok(file) if is_unlocked(&file)? => Ok(Holder::Nobody),
-            Ok(_) => Ok(Holder::Running(read_process(path))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Holder::Nobody),
-            Err(error) => Err(error),
+    /// Held also against an agent that could not write the directory, or as one.
+    fn settled(mut self) -> Result<Self, Held> {
+        if refuge::held(&self.places).is_some() {
+            return Err(self.held());
         }
+        if self.memory { self.seek_refuge().map(|()| self) } else { Ok(self) }
     }
 
-    /// Removes a pid file that no agent stands behind, and returns the pid in it.
-    pub fn remove_stale_pid(path: &Path) -> Option<u32> {
-        // Under the lock: the file of an agent that is starting is not stale.
-        let file = File::open(path.join(LOCK)).ok()?;
-        if !lock(&file).ok()? {
-            return None;
+    fn seek_refuge(&mut self) -> Result<(), Held> {
+        match refuge::take(&self.places, &RUNTIME) {
+            Taken::Ours(refuge) => self.refuge = Some(refuge),
+            Taken::Held => return Err(self.held()),
+            Taken::Nowhere(why) => self.notice(format!(
+                "nor can its pid and status be written elsewhere: {why}; `stop` and `status` will not find it"
+            )),
         }
-        let text = fs::read_to_string(path.join(PID)).ok()?;
-        fs::remove_file(path.join(PID)).ok()?;
-        text.split_whitespace().next()?.parse().ok()
-    }
-
-    /// What the running agent last wrote by [`StateDir::write_status`].
-    pub fn read_status(path: &Path) -> Option<String> {
-        fs::read_to_string(path.join(STATUS)).ok()
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {
@@ -202,25 +219,54 @@ impl StateDir {
 
     /// Writes what `status` shows. Without an fsync: after a crash of the machine nobody asks for it.
     pub fn write_status(&mut self, text: &str) {
-        self.keep(STATUS, text.as_bytes(), false);
+        // Where it cannot be written, that was said of the pid already.
+        let _ = self.show(STATUS, text.as_bytes());
     }
 
-    /// Writes this process into the pid file.
-    pub fn write_pid(&mut self) {
-        if let Some(process) = Process::own() {
-            self.keep(PID, format!("{} {}\n", process.pid, process.started).as_bytes(), false);
+    /// Writes this process and the agent's name into the pid file.
+    ///
+    /// # Errors
+    /// Where else it cannot be written than in the state directory, and why: nobody will find this agent.
+    pub fn write_pid(&mut self) -> Result<(), String> {
+        // Without /proc there is nothing to write, and the lock says enough.
+        let Some(Process { pid, started }) = Process::own() else { return Ok(()) };
+        self.pid = format!("{pid} {started} {}\n", self.name);
+        self.show(PID, self.pid.clone().as_bytes())
+    }
+
+    /// Writes what others read while the agent runs: into the state directory, else where it has its refuge.
+    fn show(&mut self, file: &str, bytes: &[u8]) -> Result<(), String> {
+        if self.keep(file, bytes, false) {
+            return Ok(());
         }
+        if self.refuge.is_none() {
+            match refuge::take(&self.places, &RUNTIME) {
+                Taken::Ours(refuge) => {
+                    // A directory that was lost on the way has lost the pid, too.
+                    if !self.pid.is_empty() {
+                        let _ = write_atomically(&refuge.path, PID, self.pid.as_bytes(), false);
+                    }
+                    self.refuge = Some(refuge);
+                }
+                Taken::Nowhere(why) => return Err(why),
+                Taken::Held => {}
+            }
+        }
+        let Some(Refuge { path, .. }) = &self.refuge else { return Err("another agent is there".into()) };
+        write_atomically(path, file, bytes, false).map_err(|error| format!("{} ({})", path.display(), describe(&error)))
     }
 
     /// Something that holds the directory as well, to outlive this.
     pub fn guard(&self) -> Guard {
         let lock = self.lock.as_ref().and_then(|lock| lock.try_clone().ok());
-        Guard { path: self.path.clone(), _lock: lock }
+        Guard { path: self.path.clone(), places: self.places.clone(), _lock: lock }
     }
 
     fn held(&self) -> Held {
-        let pid = read_process(&self.path).map(|process| process.pid);
-        Held { name: self.name.clone(), path: self.path.clone(), pid }
+        let places = [self.path.clone()].into_iter().chain(refuge::held(&self.places));
+        let pid = places.into_iter().find_map(|place| read_process(&place)).map(|process| process.pid);
+        let name = Self::holder_name(&self.path).unwrap_or_else(|| self.name.clone());
+        Held { newcomer: self.name.clone(), name, path: self.path.clone(), pid }
     }
 
     fn read_or_make_agent_id(&mut self) -> [u8; 16] {
@@ -292,6 +338,18 @@ impl StateDir {
     }
 }
 
+fn is_temporary(path: &Path) -> bool {
+    path.starts_with(temporary_folder(refuge::own_uid()))
+}
+
+/// Where everybody may make folders, only one that `check` finds ours is looked into.
+fn trusted<T>(path: &Path, check: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<()> {
+    if !is_temporary(path) {
+        return Ok(());
+    }
+    check(&temporary_folder(refuge::own_uid())).map(|_| ())
+}
+
 /// Makes the directory and takes its lock; none if another process has it.
 ///
 /// # Errors
@@ -334,14 +392,6 @@ fn patient_lock(file: &File) -> io::Result<bool> {
 
 fn read_number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// The process of the pid file, if it is alive and the one that wrote it.
-fn read_process(path: &Path) -> Option<Process> {
-    let text = fs::read_to_string(path.join(PID)).ok()?;
-    let (pid, started) = text.trim().split_once(' ')?;
-    let process = Process { pid: pid.parse().ok()?, started: started.parse().ok()? };
-    (start_time(process.pid) == Some(process.started)).then_some(process)
 }
 
 /// After it, and after a crash in its middle, the file is the old one or the new one.

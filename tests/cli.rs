@@ -332,6 +332,28 @@ fn a_log_that_cannot_be_written_is_an_error_with_its_name_and_leaves_nothing_run
 }
 
 #[test]
+fn a_log_that_is_a_pipe_without_a_reader_does_not_hold_the_start() {
+    let place = Place::new();
+    let pipe = place.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let done = place.agent("start", "node1", &["--daemon", "--log-file", "pipe"]).expect(1);
+    assert!(done.err.contains("/pipe: no such device or address; make it writable"), "{}", done.err);
+}
+
+#[test]
+fn stop_sees_the_end_where_it_may_not_look() {
+    let place = Place::new();
+    // A path that leads nowhere, for root as well.
+    let state = place.path().join("loop");
+    std::os::unix::fs::symlink("loop", &state).unwrap();
+    let run = |args: &[&str]| place.run(&[args, &["--name", "node1", "--state-dir", state.to_str().unwrap()]].concat());
+    run(&["start", "--daemon", "--master", "127.0.0.1:1"]).expect(0);
+    let stopped = run(&["stop"]).expect(0).out;
+    assert!(stopped.starts_with("agent node1 has stopped"), "{stopped}");
+    run(&["status"]).expect(3);
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_made_is_said_and_the_agent_runs() {
     let place = Place::new();
     fs::write(place.path().join("state"), "").unwrap();
@@ -379,4 +401,77 @@ fn in_the_background_a_reload_finds_its_file_and_a_new_worker_keeps_what_it_said
         place.log("agent.log").matches("config: reconnect.max_delay changed from 70s to 80s\n").count() == 2
     });
     place.agent("reconnect", "other", &[]).expect(3);
+}
+
+#[test]
+fn an_agent_that_can_keep_nothing_is_found_stopped_and_started_once_all_the_same() {
+    let place = Place::new();
+    fs::create_dir(place.path().join("state")).unwrap();
+    // A file in the way stands for a disk that cannot be written: it holds for root as well.
+    fs::write(place.state("node1"), "").unwrap();
+    let started = place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid: u32 = started.out.split("(pid ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap();
+    for args in [["--daemon"].as_slice(), &[]] {
+        let second = place.agent("start", "node1", args).expect(1);
+        assert!(second.err.contains(&format!("agent node1 is running already (pid {pid})")), "{}", second.err);
+    }
+    let status = place.agent("status", "node1", &[]).expect(1).out;
+    assert!(
+        status.starts_with("agent node1: ") && status.contains(&format!("\n  pid              {pid}\n")),
+        "{status}"
+    );
+    assert!(status.contains("\n  pid and status   "), "{status}");
+    kill(pid, libc::SIGKILL);
+    eventually("its end", || !alive(pid));
+    eventually("the worker's end", || place.agent("status", "node1", &[]).code == Some(3));
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    place.agent("stop", "node1", &[]).expect(0);
+    place.agent("status", "node1", &[]).expect(3);
+}
+
+#[test]
+fn the_log_begins_with_who_runs_here() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), place.pid("node1"));
+    let state = place.state("node1");
+    let expected =
+        format!("INFO  Agent node1 started: sloth-agent {version}, pid {pid}, state directory {}", state.display());
+    let log = place.log("agent.log");
+    assert_eq!(log.lines().next().and_then(|line| line.split_once(' ')).map(|(_, text)| text), Some(expected.as_str()));
+}
+
+#[test]
+fn stop_and_status_say_the_name_of_the_agent_that_they_find() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let state = place.state("node1");
+    let here = ["--state-dir", state.to_str().unwrap()];
+    let run = |command, name: &[&str]| place.run(&[&[command], here.as_slice(), name].concat());
+    assert!(run("status", &[]).expect(1).out.starts_with("agent node1: "));
+    let other = format!("agent b is not running: its state directory {} is held by agent node1\n", state.display());
+    assert_eq!(run("status", &["--name", "b"]).expect(3).out, other);
+    assert_eq!(run("stop", &["--name", "b"]).expect(1).err, other);
+    assert!(run("stop", &[]).expect(0).out.starts_with("agent node1 has stopped"));
+    assert!(run("stop", &[]).expect(1).err.starts_with(&format!("the agent of {} is not running", state.display())));
+}
+
+#[test]
+fn a_typo_in_the_configuration_hides_no_agent_that_is_named() {
+    let place = Place::new();
+    let state = place.state("node1");
+    let typo = format!("nmae = 'x'\nstate_dir = '{}'\n", state.display());
+    let run = |command, config: &str| {
+        fs::write(place.path().join("agent.toml"), config).unwrap();
+        let mut command = place.command(&[command, "--name", "node1"]);
+        // The default place is below it for all but root.
+        Done::of(command.env("XDG_STATE_HOME", place.path()).output().unwrap())
+    };
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let status = run("status", &typo).expect(1);
+    assert!(status.out.starts_with("agent node1: ") && status.err.is_empty(), "{}", status.err);
+    let broken = run("status", "nmae =").expect(3);
+    assert!(broken.err.contains("agent.toml:1: is not TOML: "), "{}", broken.err);
+    assert!(broken.err.contains("\nlooking in the default place all the same: /"), "{}", broken.err);
+    run("stop", &typo).expect(0);
 }

@@ -171,12 +171,16 @@ async fn nonsense_is_a_failure_with_a_reason() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let mut agent = Agent::start(&listener.local_addr().expect("bound").to_string(), &[]);
     let talker = tokio::spawn(async move {
+        let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            // Closed at once, the connection would as well be reset.
+            open.push(stream);
         }
     });
     let line = agent.line("(attempt 2): ").await;
-    assert!(line.contains("WARN  Cannot connect") && line.contains("Retrying in 0.2s"), "{line}");
+    let reason = "(attempt 2): it does not serve agents (is this a Sloth Runner master?). Retrying in 0.2s...";
+    assert!(line.contains("WARN  Cannot connect") && line.ends_with(reason), "{line}");
     talker.abort();
 }
 

@@ -1,11 +1,17 @@
 //! `stop`, `status` and `reconnect`: an agent that runs, or does not, on this machine.
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use super::{DONE, FAILED, NOT_RUNNING, complain, print};
 use crate::{
-    config::{Loaded, Problems, Sources, describe, units::ShowDuration},
-    state::{Holder, Process, StateDir},
+    config::{
+        Loaded, Problems, Sources, Surroundings, Whereabouts, check_name, describe, units::ShowDuration, whereabouts,
+    },
+    state::{Holder, Process, StateDir, start_time},
     status,
 };
 
@@ -18,8 +24,10 @@ const MARGIN: Duration = Duration::from_secs(10);
 
 /// One agent, found by its state directory.
 pub(super) struct Node {
-    /// What messages call it.
+    /// What messages call it while it has not said its name.
     agent: String,
+    /// The name that was asked for.
+    wanted: Option<String>,
     path: PathBuf,
     /// How long it may take to stop.
     stops_within: Duration,
@@ -27,28 +35,47 @@ pub(super) struct Node {
 
 /// Finds the agent that the command line means.
 ///
-/// With `--state-dir` a configuration that does not hold is in nobody's way.
+/// With `--name` or `--state-dir` a configuration that does not hold is in nobody's way.
 pub(super) fn find(loaded: Result<Loaded, Problems>, sources: &Sources) -> Result<Node, Problems> {
-    let state_dir = sources.flags.iter().rev().find(|(flag, ..)| *flag == "--state-dir");
-    match (loaded, state_dir) {
-        (Ok(Loaded { config, .. }), _) => Ok(Node {
-            agent: format!("agent {}", config.name),
-            stops_within: config.shutdown_grace + config.commands.kill_grace + MARGIN,
-            path: config.state_dir,
-        }),
-        (Err(_), Some((.., path))) if !path.is_empty() => {
-            Ok(Node { agent: format!("the agent of {path}"), stops_within: 60 * PATIENCE, path: path.into() })
+    let flag = |flag| sources.flags.iter().rev().find(|(name, ..)| *name == flag).map(|(.., value)| value.clone());
+    let wanted = flag("--name");
+    let agent = |name: &str, path: &Path| match (&wanted, flag("--state-dir")) {
+        (None, Some(_)) => format!("the agent of {}", path.display()),
+        _ => format!("agent {name}"),
+    };
+    let problems = match loaded {
+        Ok(Loaded { config, .. }) => {
+            return Ok(Node {
+                agent: agent(&config.name, &config.state_dir),
+                wanted,
+                stops_within: config.shutdown_grace + config.commands.kill_grace + MARGIN,
+                path: config.state_dir,
+            });
         }
-        (Err(problems), _) => Err(problems),
+        Err(problems) => problems,
+    };
+    let sound = wanted.as_ref().is_none_or(|name| check_name(name).is_ok());
+    if !sound || (wanted.is_none() && flag("--state-dir").is_none()) {
+        return Err(problems);
     }
+    let Some(Whereabouts { state_dir, unread }) = whereabouts(sources, &Surroundings::of_process(), wanted.as_deref())
+    else {
+        return Err(problems);
+    };
+    if unread {
+        complain(&format!("{problems}\nlooking in the default place all the same: {}", state_dir.display()));
+    }
+    let agent = agent(wanted.as_deref().unwrap_or_default(), &state_dir);
+    Ok(Node { agent, wanted, stops_within: 60 * PATIENCE, path: state_dir })
 }
 
 impl Node {
     /// Asks the agent to end and waits until nothing of it is left; the exit code.
     pub(super) fn stop(&self) -> i32 {
+        let agent = self.called();
         match self.process(FAILED, "end it") {
             Ok(process) => match self.signal(process, libc::SIGTERM, "end") {
-                DONE => self.wait_for_end(process),
+                DONE => self.wait_for_end(&agent, process),
                 failed => failed,
             },
             Err(code) => code,
@@ -61,7 +88,7 @@ impl Node {
             Ok(process) => process,
             Err(code) => return code,
         };
-        let (agent, pid, fields) = (&self.agent, process.pid, self.fields());
+        let (agent, pid, fields) = (self.called(), process.pid, self.fields());
         let field = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
         if field("state") == Some("Active") {
             let master = field("master").unwrap_or("its master");
@@ -76,9 +103,15 @@ impl Node {
     /// The running agent's process; the exit code where there is none, or it is not known which.
     fn process(&self, not_running: i32, by_hand: &str) -> Result<Process, i32> {
         match self.holder() {
-            Ok(Holder::Running(Some(process))) => Ok(process),
+            Ok(Holder::Running(Some(process))) => match self.other() {
+                Some(other) => {
+                    complain(&other);
+                    Err(not_running)
+                }
+                None => Ok(process),
+            },
             Ok(Holder::Running(None)) => {
-                let (agent, path) = (&self.agent, self.path.display());
+                let (agent, path) = (self.called(), self.path.display());
                 complain(&format!(
                     "{agent} is running, for it holds {path}, but its pid is not known there: {by_hand} by hand"
                 ));
@@ -101,7 +134,7 @@ impl Node {
             return DONE;
         }
         let error = std::io::Error::last_os_error();
-        complain(&format!("cannot {what} {} (pid {}): {}", self.agent, process.pid, describe(&error)));
+        complain(&format!("cannot {what} {} (pid {}): {}", self.called(), process.pid, describe(&error)));
         FAILED
     }
 
@@ -110,8 +143,8 @@ impl Node {
         StateDir::read_status(&self.path).and_then(|text| status::read(&text)).unwrap_or_default()
     }
 
-    fn wait_for_end(&self, process: Process) -> i32 {
-        let (agent, pid) = (&self.agent, process.pid);
+    fn wait_for_end(&self, agent: &str, process: Process) -> i32 {
+        let pid = process.pid;
         let mut waited = Duration::ZERO;
         while waited < self.stops_within {
             // Somebody else's may be the next start already.
@@ -119,6 +152,10 @@ impl Node {
                 Ok(Holder::Nobody) => return print(&format!("{agent} has stopped (pid {pid})\n")),
                 Ok(Holder::Running(Some(other))) if other != process => {
                     return print(&format!("{agent} has stopped (pid {pid}), and was started again\n"));
+                }
+                // Where the state directory may not be looked into, its own end is all that can be seen.
+                Err(_) if start_time(pid) != Some(process.started) => {
+                    return print(&format!("{agent} has stopped (pid {pid})\n"));
                 }
                 _ => {}
             }
@@ -138,7 +175,7 @@ impl Node {
 
     /// Says how the agent is; the exit code.
     pub(super) fn status(&self) -> i32 {
-        let agent = &self.agent;
+        let agent = &self.called();
         let process = match self.holder() {
             Ok(Holder::Running(process)) => process,
             Ok(Holder::Nobody) => {
@@ -150,6 +187,10 @@ impl Node {
                 return FAILED;
             }
         };
+        if let Some(other) = self.other() {
+            print(&format!("{other}\n"));
+            return NOT_RUNNING;
+        }
         let mut fields = self.fields();
         fields.retain(|(key, value)| key != "name" && key != "pid" && !value.is_empty());
         let state = match fields.iter().position(|(key, _)| key == "state") {
@@ -161,6 +202,9 @@ impl Node {
             fields.insert(0, ("pid".into(), process.pid.to_string()));
         }
         fields.push(("state directory".into(), self.path.display().to_string()));
+        if let Some(refuge) = StateDir::refuge(&self.path) {
+            fields.push(("pid and status".into(), refuge.display().to_string()));
+        }
         for (key, value) in fields {
             text.push_str(&format!("  {:<16} {value}\n", key.replace('_', " ")));
         }
@@ -173,12 +217,26 @@ impl Node {
             .map_err(|error| format!("cannot look into {}: {}", self.path.display(), describe(&error)))
     }
 
+    /// By the name that it has said, if it has.
+    fn called(&self) -> String {
+        StateDir::holder_name(&self.path).map_or_else(|| self.agent.clone(), |name| format!("agent {name}"))
+    }
+
+    /// What to say where the agent that runs is not the one that was asked for.
+    fn other(&self) -> Option<String> {
+        let (wanted, name) = (self.wanted.as_ref()?, StateDir::holder_name(&self.path)?);
+        let path = self.path.display();
+        (name != *wanted)
+            .then(|| format!("agent {wanted} is not running: its state directory {path} is held by agent {name}"))
+    }
+
     fn not_running(&self) -> String {
+        let agent = self.called();
         match StateDir::remove_stale_pid(&self.path) {
             Some(pid) => {
-                format!("{} is not running; the pid file of process {pid}, which is gone, was removed", self.agent)
+                format!("{agent} is not running; the pid file of process {pid}, which is gone, was removed")
             }
-            None => format!("{} is not running (state directory {})", self.agent, self.path.display()),
+            None => format!("{agent} is not running (state directory {})", self.path.display()),
         }
     }
 }

@@ -40,16 +40,19 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
     };
     logging::install(&config.log, log.clone());
     ignore_hangup();
-    state.write_pid();
-    state.announce();
-    if !idle.is_empty() {
-        log::warn!("Without an effect in this version: {idle}");
-    }
+    let written = state.write_pid();
     let guard = state.guard();
+    if in_background && let Err(why) = &written {
+        return fail(format!(
+            "cannot go into the background: neither the state directory {} can be written nor {why}, so `stop` would \
+             not find this agent; give it another state_dir, or start it without --daemon",
+            config.state_dir.display()
+        ));
+    }
     match log {
         Some(log) if in_background => {
             let (name, path) = (config.name.clone(), log.path());
-            match daemon::run(Background { config, state, log, port, given, shown, again: false }) {
+            match daemon::run(Background { config, idle, state, log, port, given, shown, again: false }) {
                 Ok(pid) => {
                     print(&format!("Agent {name} runs in the background (pid {pid}), log: {}\n", path.display()))
                 }
@@ -60,6 +63,7 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
             }
         }
         _ => {
+            begin(&config, &idle, &mut state);
             let reload = Reload::new(given, shown);
             let code = agent::run(config, StartContext { state, console: Console::Stdout, port, log, reload });
             guard.leave();
@@ -73,6 +77,17 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
 fn ignore_hangup() {
     // SAFETY: no handler is given.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+/// The first lines of the log: who runs here, and what is wrong already.
+fn begin(config: &Config, idle: &str, state: &mut StateDir) {
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    let directory = config.state_dir.display();
+    log::info!("Agent {} started: sloth-agent {version}, pid {pid}, state directory {directory}", config.name);
+    state.announce();
+    if !idle.is_empty() {
+        log::warn!("Without an effect in this version: {idle}");
+    }
 }
 
 /// The log's file; none is standard error.
@@ -93,6 +108,7 @@ fn open_log(config: &Config, in_background: bool) -> Result<Option<Rolling>, Ope
 
 struct Background {
     config: Config,
+    idle: String,
     state: StateDir,
     log: Rolling,
     port: Option<TcpListener>,
@@ -104,8 +120,9 @@ struct Background {
 
 impl Daemon for Background {
     fn settle(&mut self) -> Result<(), String> {
-        self.state.write_pid();
+        self.state.write_pid().map_err(|why| format!("cannot write the pid file: {why}"))?;
         self.log.capture_stdio();
+        begin(&self.config, &self.idle, &mut self.state);
         Ok(())
     }
 

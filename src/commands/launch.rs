@@ -80,6 +80,10 @@ impl Launcher {
     /// Outside of a runtime.
     pub fn start(&self, id: &str, spec: &CommandSpec) -> Result<Process, String> {
         let (program, arguments) = self.program(spec)?;
+        if !spec.dir.is_empty() && !spec.dir.starts_with(b"/") {
+            let dir = quoted(OsStr::from_bytes(&spec.dir));
+            return Err(format!("directory {dir} is relative, and there is nothing to go on from: begin with /"));
+        }
         let own = Account::own().map_err(|error| format!("cannot look up the agent's user: {}", plain(&error)))?;
         let (account, identity) = self.account(own, &spec.user)?;
         let mut command = std::process::Command::new(&program);

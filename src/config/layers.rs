@@ -184,6 +184,19 @@ impl Layers {
         self.entries.insert(key.into(), Entry { value: Value::String(text.into()), raw: text.into(), origin });
     }
 
+    /// The text that a key has so far, if it has one.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        match &self.entries.get(key)?.value {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A file could not be read, or not as TOML.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Ends the adding.
     pub fn reader(self) -> Reader {
         Reader::new(self.entries, self.sections, self.problems, self.broken)

@@ -1,9 +1,6 @@
 //! Finding the configuration and putting its layers together.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, path::PathBuf};
 
 use super::{
     Config, Spool,
@@ -33,6 +30,7 @@ pub struct Sources {
 pub struct Surroundings {
     pub host_name: String,
     pub root: bool,
+    pub uid: u32,
     pub home: Option<PathBuf>,
     /// `XDG_STATE_HOME`.
     pub state_home: Option<PathBuf>,
@@ -50,11 +48,13 @@ impl Surroundings {
     /// As they are, for this process.
     pub fn of_process() -> Self {
         let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty());
+        // SAFETY: geteuid has no preconditions and cannot fail.
+        let uid = unsafe { libc::geteuid() };
         Self {
             host_name: host_name(),
-            // SAFETY: geteuid has no preconditions and cannot fail.
-            root: unsafe { libc::geteuid() } == 0,
-            home: set("HOME").map(PathBuf::from),
+            root: uid == 0,
+            uid,
+            home: set("HOME").map(PathBuf::from).filter(|path| path.is_absolute()),
             state_home: set("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()),
             files: vec!["agent.toml".into(), "/etc/sloth-runner/agent.toml".into()],
             directory: None,
@@ -73,11 +73,18 @@ impl Surroundings {
             PathBuf::from("/var/lib")
         } else if let Some(state_home) = &self.state_home {
             state_home.clone()
+        } else if let Some(home) = &self.home {
+            home.join(".local/state")
         } else {
-            self.home.as_deref().unwrap_or(Path::new("/tmp")).join(".local/state")
+            return temporary_folder(self.uid).join("state").join(name);
         };
         base.join("sloth-runner").join(name)
     }
+}
+
+/// For a user without a home. Whoever uses it makes sure that it is that user's.
+pub fn temporary_folder(uid: u32) -> PathBuf {
+    format!("/tmp/sloth-runner-{uid}").into()
 }
 
 /// A configuration that holds, and where it comes from.
@@ -120,9 +127,7 @@ impl Loaded {
 /// Everything that is wrong with it, at once.
 pub fn load(sources: &Sources, surroundings: &Surroundings) -> Result<Loaded, Problems> {
     let mut layers = Layers::default();
-    // One that is there and cannot be read is an error, not a reason to look further.
-    let found = || surroundings.files.iter().find(|path| path.symlink_metadata().is_ok()).cloned();
-    let file = sources.file.clone().or_else(found);
+    let file = file(sources, surroundings);
     if let Some(path) = &file {
         layers.add_file(path);
     }
@@ -174,6 +179,42 @@ pub fn load(sources: &Sources, surroundings: &Surroundings) -> Result<Loaded, Pr
     }
     let shown = reader.finish()?;
     Ok(Loaded { config, file, shown })
+}
+
+/// Where an agent is, whatever else the configuration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    pub state_dir: PathBuf,
+    /// The file cannot be read, so that nobody knows what it says of the state directory.
+    pub unread: bool,
+}
+
+/// Finds the state directory of an agent whose configuration need not hold. `name` is for the default; none where
+/// nothing says which agent is meant.
+pub fn whereabouts(sources: &Sources, surroundings: &Surroundings, name: Option<&str>) -> Option<Whereabouts> {
+    let mut layers = Layers::default();
+    if let Some(path) = file(sources, surroundings) {
+        layers.add_file(&path);
+    }
+    for (flag, key, value) in &sources.flags {
+        layers.add_flag(flag, key, value);
+    }
+    for assignment in &sources.assignments {
+        layers.add_assignment(assignment);
+    }
+    let said = layers.text("state_dir").filter(|text| !text.is_empty());
+    let unread = said.is_none() && layers.is_broken();
+    let state_dir = match said {
+        Some(said) => std::path::absolute(said).ok()?,
+        None => surroundings.default_state_dir(name?),
+    };
+    Some(Whereabouts { state_dir, unread })
+}
+
+/// The file to read. One that is there and cannot be read is an error, not a reason to look further.
+fn file(sources: &Sources, surroundings: &Surroundings) -> Option<PathBuf> {
+    let found = || surroundings.files.iter().find(|path| path.symlink_metadata().is_ok()).cloned();
+    sources.file.clone().or_else(found)
 }
 
 /// What the kernel calls this machine; may be empty.

@@ -21,7 +21,7 @@ pub(crate) use self::phrase::distance;
 pub use self::{
     address::{MASTER_PORT_DEFAULT, check_name},
     layers::describe,
-    load::{Loaded, Sources, Surroundings, host_name, load},
+    load::{Loaded, Sources, Surroundings, Whereabouts, host_name, load, temporary_folder, whereabouts},
     reader::{Problems, Shown},
     settings::log as read_log,
 };

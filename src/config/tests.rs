@@ -1,4 +1,8 @@
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use super::{reader::Layers, *};
 
@@ -78,17 +82,38 @@ fn defaults_that_depend_on_others_follow_them() {
 
 #[test]
 fn the_state_directory_of_a_user_is_under_the_users_home() {
-    let of = |state_home: Option<&str>| {
+    let of = |home: Option<&str>, state_home: Option<&str>| {
         let surroundings = Surroundings {
             host_name: "n".into(),
-            home: Some("/home/u".into()),
+            uid: 1000,
+            home: home.map(PathBuf::from),
             state_home: state_home.map(PathBuf::from),
             ..Surroundings::default()
         };
         load(&Sources::default(), &surroundings).unwrap().config.state_dir
     };
-    assert_eq!(of(None), Path::new("/home/u/.local/state/sloth-runner/n"));
-    assert_eq!(of(Some("/state")), Path::new("/state/sloth-runner/n"));
+    assert_eq!(of(Some("/home/u"), None), Path::new("/home/u/.local/state/sloth-runner/n"));
+    assert_eq!(of(Some("/home/u"), Some("/state")), Path::new("/state/sloth-runner/n"));
+    assert_eq!(of(None, None), Path::new("/tmp/sloth-runner-1000/state/n"));
+}
+
+#[test]
+fn an_agent_is_found_in_spite_of_what_else_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    let of = |text: &str, flags: &[(&'static str, &'static str, &str)], name: Option<&str>| {
+        std::fs::write(&file, text).unwrap();
+        let flags = flags.iter().map(|(flag, key, value)| (*flag, *key, value.to_string())).collect();
+        let sources = Sources { file: Some(file.clone()), flags, ..Sources::default() };
+        let surroundings = Surroundings { state_home: Some("/state".into()), ..Surroundings::default() };
+        whereabouts(&sources, &surroundings, name).map(|found| (found.state_dir, found.unread))
+    };
+    let at = |path: &str, unread| Some((PathBuf::from(path), unread));
+    assert_eq!(of("nmae = 'x'\nstate_dir = '/s'", &[], Some("n")), at("/s", false));
+    assert_eq!(of("nmae = 'x'", &[], Some("n")), at("/state/sloth-runner/n", false));
+    assert_eq!(of("nmae =", &[], Some("n")), at("/state/sloth-runner/n", true));
+    assert_eq!(of("nmae =", &[("--state-dir", "state_dir", "/s")], None), at("/s", false));
+    assert_eq!(of("nmae =", &[], None), None);
 }
 
 #[test]

@@ -180,7 +180,8 @@ impl Inner {
 }
 
 fn open_to_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    // A named pipe without a reader must not hold the start, nor a full one the agent; to a file it means nothing.
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Takes the lock on a file, without waiting; false if another process has it.

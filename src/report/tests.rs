@@ -98,6 +98,38 @@ fn a_long_outage_is_told_once_in_ten_minutes() {
     assert_eq!(changed.len(), 1, "another reason is news");
 }
 
+/// At which second each of so many attempts is logged, a minute apart, in a long outage.
+fn logged(attempts: u32, report: impl Fn(u32) -> Report) -> Vec<u64> {
+    let mut said = Lines::default();
+    let minutes = (0..attempts).map(|k| (u64::from(k) * 60, report(k)));
+    minutes.filter(|(now, report)| !said.of(s(*now), report, &context()).is_empty()).map(|(now, _)| now).collect()
+}
+
+#[test]
+fn reasons_that_take_turns_are_news_once_each() {
+    let turns = [LossReason::ConnectionReset, LossReason::StreamClosed];
+    let at = logged(40, |k| failed(k + 1, turns[k as usize % 2], 60, true));
+    assert_eq!(at, [0, 60, 660, 1260, 1860]);
+}
+
+#[test]
+fn a_registration_makes_everything_news_again() {
+    let mut said = Lines::default();
+    let refused = failed(1, LossReason::ConnectionRefused, 60, true);
+    let count = |said: &mut Lines| (0..5).map(|k| said.of(s(k), &refused, &context()).len()).sum::<usize>();
+    assert_eq!(count(&mut said), 2);
+    said.of(s(9), &Report::Registered { attempt: 6, outage: Some(s(9)) }, &context());
+    assert_eq!(count(&mut said), 2);
+}
+
+#[test]
+fn a_master_that_keeps_putting_the_agent_off_is_told_like_one_that_fails() {
+    let deferred = |_| Report::Deferred { wait: s(60), reason: "busy".into() };
+    assert_eq!(logged(40, deferred), [0, 60, 120, 720, 1320, 1920]);
+    let mixed = |k| if k % 2 == 0 { deferred(k) } else { failed(k, LossReason::StreamClosed, 60, true) };
+    assert_eq!(logged(40, mixed), [0, 60, 120, 180, 240, 840, 1440, 2040]);
+}
+
 #[test]
 fn what_a_person_must_mend_is_an_error_with_its_remedy() {
     for (reason, remedy) in [
@@ -107,5 +139,71 @@ fn what_a_person_must_mend_is_an_error_with_its_remedy() {
     ] {
         let said = lines(&failed(1, reason, 60, true));
         assert!(said[0].starts_with("ERROR Cannot connect") && said[0].contains(remedy), "{said:?}");
+    }
+}
+
+/// Lines of the log that a document shows, but for those that have nothing to do with the connection.
+fn quoted(document: &str) -> Vec<&str> {
+    let elsewhere = ["The worker process", "the state directory", "/var/lib/sloth-runner"];
+    let logged = |line: &&str| {
+        let text = ["INFO  ", "WARN  ", "ERROR "].iter().find_map(|level| line.strip_prefix(level));
+        text.is_some_and(|text| !elsewhere.iter().any(|start| text.starts_with(start)))
+    };
+    document.split("```").skip(1).step_by(2).flat_map(str::lines).filter(logged).collect()
+}
+
+#[test]
+fn the_documents_quote_lines_as_they_are_written() {
+    use crate::transport::{Failure, classify_status};
+    let os = |number| Failure::io(std::io::Error::from_raw_os_error(number));
+    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5) };
+    let recovered = |round_trip| Report::HeartbeatRecovered { failures: 1, round_trip };
+    let mut reports = vec![
+        Report::Registered { attempt: 1, outage: None },
+        Report::HeartbeatFailed { failures: 1, max: 3 },
+        recovered(s(1)),
+        recovered(s(7)),
+        lost(LossReason::HeartbeatTimeout, 3),
+        lost(LossReason::ConnectionReset, 0),
+    ];
+    let document = include_str!("../../docs/troubleshooting.md");
+    // A master's own words are handed on as they are: the registry's tests look at them.
+    let said_by_master = |start: &str| {
+        let line = document.lines().find_map(|line| line.split_once(start)?.1.rsplit_once(". Retrying"));
+        format!("{start}{}", line.expect("the document quotes it").0)
+    };
+    let resolver = "failed to lookup address information: Name or service not known";
+    let failures = [
+        os(libc::ECONNREFUSED),
+        os(libc::EHOSTUNREACH),
+        os(libc::ENETUNREACH),
+        Failure::new(LossReason::ConnectionTimeout, "no answer within 10s"),
+        Failure::new(LossReason::ConnectionTimeout, "no answer to the registration within 10s"),
+        Failure::new(LossReason::Dns, format!("cannot resolve master.example.com: {resolver}")),
+        classify_status(&tonic::Status::unimplemented("")),
+        Failure::new(LossReason::NameTaken, said_by_master("the name ")),
+        Failure::new(LossReason::DuplicateId, said_by_master("the agent id ")),
+    ];
+    for failure in failures {
+        for wait in [5, 10, 60] {
+            let mut report = failed(1, failure.reason, wait, false);
+            if let Report::AttemptFailed { detail, .. } = &mut report {
+                detail.clone_from(&failure.detail);
+            }
+            reports.push(report);
+        }
+    }
+    let masters = ["192.168.1.15:50050", "192.168.1.15:80", "master.example.com:50050"];
+    let written: Vec<String> = masters
+        .iter()
+        .flat_map(|master| reports.iter().map(move |report| (Context { master, ..context() }, report)))
+        .flat_map(|(context, report)| shown(Lines::default().of(s(0), report, &context)))
+        .collect();
+    for (document, least) in [(document, 12), (include_str!("../../README.md"), 7)] {
+        let quoted = quoted(document);
+        assert!(quoted.len() >= least, "{quoted:#?}");
+        for line in quoted {
+            assert!(written.iter().any(|written| written == line), "nobody writes {line}");
+        }
     }
 }

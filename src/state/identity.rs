@@ -54,7 +54,7 @@ fn lowest_mac(root: &Path) -> Option<String> {
 }
 
 /// FNV-1a of 128 bits: spreads well, and stays the same in every version.
-fn fnv_1a(bytes: &[u8]) -> u128 {
+pub(super) fn fnv_1a(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))

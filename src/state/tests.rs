@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::logging::is_unlocked;
 
 fn open(path: &Path) -> StateDir {
     StateDir::open(path, "node1").unwrap()
@@ -21,7 +22,7 @@ fn the_directory_is_made_for_its_owner_alone_and_the_id_stays() {
 fn a_second_holder_is_refused_with_name_pid_and_directory() {
     let folder = tempfile::tempdir().unwrap();
     let mut state = open(folder.path());
-    state.write_pid();
+    state.write_pid().unwrap();
     let pid = std::process::id();
     assert_eq!(StateDir::holder(folder.path()).unwrap(), Holder::Running(Process::own()));
     let held = StateDir::open(folder.path(), "node1").unwrap_err();
@@ -33,6 +34,9 @@ fn a_second_holder_is_refused_with_name_pid_and_directory() {
             folder.path().display()
         )
     );
+    let other = StateDir::open(folder.path(), "node2").unwrap_err().to_string();
+    assert!(other.starts_with("agent node1 is running already"), "{other}");
+    assert!(other.ends_with("; stop it first, or give agent node2 a state_dir of its own"), "{other}");
     drop(state);
     assert_eq!(StateDir::holder(folder.path()).unwrap(), Holder::Nobody);
     open(folder.path());
@@ -105,7 +109,8 @@ fn where_nothing_can_be_written_state_lives_in_memory_with_a_stable_id() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file/state");
     fs::write(folder.path().join("file"), "").unwrap();
-    let mut state = open(&path);
+    let place = Place::below(folder.path().join("places"), "", "node1");
+    let mut state = StateDir::open_with(&path, "node1", vec![place]).unwrap();
     assert!(state.is_memory());
     assert_eq!(
         state.notices,
@@ -135,4 +140,64 @@ fn a_disk_that_fills_up_later_is_spoken_of_once_and_tried_again() {
     state.keep_epoch(3);
     drop(state);
     assert_eq!(open(folder.path()).highest_epoch(), 3);
+}
+
+/// With a place that can be written, in the same folder.
+fn open_with_place(folder: &Path, state_dir: &str) -> Result<StateDir, Held> {
+    let place = Place::below(folder.join("places"), "", "node1");
+    StateDir::open_with(&folder.join(state_dir), "node1", vec![place])
+}
+
+#[test]
+fn an_agent_without_a_directory_holds_a_place_and_hands_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let mut state = open_with_place(folder.path(), "file/state").unwrap();
+    state.write_pid().unwrap();
+    state.write_status("{}");
+    let place = folder.path().join("places/node1");
+    assert_eq!(fs::read_to_string(place.join("status.json")).unwrap(), "{}");
+    let held = open_with_place(folder.path(), "file/state").unwrap_err();
+    assert_eq!(held.pid, Some(std::process::id()));
+    // Also once the directory can be written.
+    assert_eq!(open_with_place(folder.path(), "state").unwrap_err().pid, Some(std::process::id()));
+    state.guard().leave();
+    drop(state);
+    assert!(!place.exists());
+    open_with_place(folder.path(), "file/state").unwrap();
+}
+
+#[test]
+fn a_disk_that_takes_no_pid_file_is_told_by_the_place_that_does() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("state/agent.pid.new")).unwrap();
+    let mut state = open_with_place(folder.path(), "state").unwrap();
+    assert!(!state.is_memory());
+    state.write_pid().unwrap();
+    let pid = fs::read_to_string(folder.path().join("places/node1/agent.pid")).unwrap();
+    assert!(pid.starts_with(&format!("{} ", std::process::id())) && pid.ends_with(" node1\n"), "{pid}");
+}
+
+#[test]
+fn where_nothing_at_all_can_be_written_the_pid_file_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("places"), "").unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let mut state = open_with_place(folder.path(), "file/state").unwrap();
+    let why = format!("{}/places/node1 (not a directory)", folder.path().display());
+    assert_eq!(state.write_pid(), Err(why.clone()));
+    assert_eq!(
+        state.notices[1],
+        format!("nor can its pid and status be written elsewhere: {why}; `stop` and `status` will not find it")
+    );
+}
+
+#[test]
+fn an_agent_whose_directory_was_removed_is_found_from_its_next_status_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = open_with_place(folder.path(), "state").unwrap();
+    state.write_pid().unwrap();
+    fs::remove_dir_all(folder.path().join("state")).unwrap();
+    state.write_status("{}");
+    assert_eq!(open_with_place(folder.path(), "state").unwrap_err().pid, Some(std::process::id()));
 }

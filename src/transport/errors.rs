@@ -4,6 +4,12 @@ use link::LossReason;
 use std::{error::Error, io};
 use tonic::{Code, Status};
 
+/// Of something else that listens at a master's address.
+const NO_MASTER: &str = "it does not serve agents (is this a Sloth Runner master?)";
+
+/// How tonic begins where a web server answered.
+const NO_GRPC: &str = "grpc-status header missing";
+
 /// A reason, and what a person reads beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -26,6 +32,10 @@ impl Failure {
         let (reason, detail) = match error.kind() {
             // h2's own word for an end of file without a farewell.
             Kind::BrokenPipe if error.raw_os_error().is_none() => {
+                (LossReason::StreamClosed, "connection closed by master".to_owned())
+            }
+            // The codec's word for an end in the middle of a frame.
+            Kind::Other if error.raw_os_error().is_none() => {
                 (LossReason::StreamClosed, "connection closed by master".to_owned())
             }
             Kind::ConnectionRefused => (LossReason::ConnectionRefused, "connection refused".to_owned()),
@@ -78,6 +88,8 @@ impl Failure {
             Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL) if error.is_remote() => {
                 Self::new(LossReason::StreamClosed, "stream closed by master")
             }
+            // What text makes of a frame: an answer in HTTP/1, a greeting of SSH or SMTP.
+            Some(h2::Reason::FRAME_SIZE_ERROR) if error.is_library() => Self::protocol(NO_MASTER),
             _ => Self::protocol(error.to_string()),
         }
     }
@@ -95,7 +107,8 @@ pub fn classify_status(status: &Status) -> Failure {
         Code::Ok | Code::Cancelled | Code::Unavailable | Code::Aborted => {
             Failure::new(LossReason::StreamClosed, if text.is_empty() { "stream closed by master" } else { text })
         }
-        Code::Unimplemented => Failure::protocol("it does not serve agents (is this a Sloth Runner master?)"),
+        Code::Unimplemented => Failure::protocol(NO_MASTER),
+        Code::Internal | Code::Unknown if text.starts_with(NO_GRPC) => Failure::protocol(NO_MASTER),
         code => Failure::protocol(format!("master answered {code:?}: {text}")),
     }
 }
@@ -130,11 +143,21 @@ mod tests {
     }
 
     #[test]
+    fn an_end_in_the_middle_of_a_frame_is_a_close() {
+        let halved = Failure::io(io::Error::other("bytes remaining on stream"));
+        assert_eq!(halved, Failure::new(LossReason::StreamClosed, "connection closed by master"));
+    }
+
+    #[test]
     fn a_reset_below_a_status_is_found() {
         let reset = io::Error::from_raw_os_error(libc::ECONNRESET);
         assert_eq!(classify_status(&Status::from_error(Box::new(reset))).reason, LossReason::ConnectionReset);
         assert_eq!(classify_status(&Status::unauthenticated("no token")).reason, LossReason::Unauthorized);
         assert_eq!(classify_status(&Status::unavailable("")).reason, LossReason::StreamClosed);
-        assert_eq!(classify_status(&Status::unimplemented("")).reason, LossReason::Protocol);
+        let no_master = Failure::protocol(NO_MASTER);
+        assert_eq!(classify_status(&Status::unimplemented("")), no_master);
+        let web = Status::unknown("grpc-status header missing, mapped from HTTP status code 405");
+        assert_eq!(classify_status(&web), no_master);
+        assert_eq!(classify_status(&Status::internal("out of ids")).detail, "master answered Internal: out of ids");
     }
 }

@@ -114,10 +114,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(environment))]
     pub env: Vec<OsString>,
     /// Run in this directory [default: /]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(directory))]
     pub dir: Option<OsString>,
     /// Run as this user [default: the agent's own]
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = user)]
     pub user: Option<String>,
     /// End the command after this time (90s, 5m)
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
@@ -225,6 +225,22 @@ fn environment(text: OsString) -> Result<OsString, String> {
     }
 }
 
+fn directory(path: OsString) -> Result<OsString, String> {
+    if path.as_bytes().starts_with(b"/") {
+        Ok(path)
+    } else {
+        Err("it would be a path on the agent, which has no directory of its own to go on from: begin with /".to_owned())
+    }
+}
+
+fn user(name: &str) -> Result<String, String> {
+    if name.is_empty() {
+        Err("name a user, or leave --user away for the agent's own".to_owned())
+    } else {
+        Ok(name.to_owned())
+    }
+}
+
 fn command_id(text: &str) -> Result<String, String> {
     if link::valid_command_id(text) {
         Ok(text.to_owned())
@@ -285,6 +301,10 @@ mod tests {
             "agent run a --id .a -- true",
             "agent run a --env =x -- true",
             "agent run a --timeout soon -- true",
+            "agent run a --user= -- true",
+            "agent run a --dir= -- true",
+            "agent run a --dir var/tmp -- true",
+            "agent run a --dir ~ -- true",
             "agent run --all --max-parallel 0 -- true",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

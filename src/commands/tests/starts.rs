@@ -86,6 +86,11 @@ async fn what_cannot_or_may_not_run_is_refused_with_the_reason() {
             CommandSpec { dir: "/no/such".into(), ..argv(["pwd"]) },
             "cannot enter directory '/no/such': no such file or directory",
         ),
+        (
+            config(),
+            CommandSpec { dir: "srv/x".into(), ..argv(["pwd"]) },
+            "directory 'srv/x' is relative, and there is nothing to go on from: begin with /",
+        ),
         (config(), spec(), "no program is given"),
         (config(), argv([""]), "the program's name is empty"),
         (

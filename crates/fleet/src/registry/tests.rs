@@ -135,6 +135,7 @@ fn a_copy_of_an_agent_is_refused_when_the_original_answers() {
     let (reason, message) = rejection(&bench.settle(), 2).expect("a rejection");
     assert_eq!(reason, LossReason::DuplicateId);
     assert!(message.contains("host1") && message.contains("elsewhere"), "{message}");
+    assert_documented(&message);
     bench.advance(MS(5_000));
     assert_eq!(bench.timeout(), []);
     assert_eq!(bench.status(1).0, Status::Active);
@@ -185,6 +186,13 @@ fn an_original_that_is_being_recorded_is_asked_when_it_can_answer() {
     assert_eq!(effects[1], Effect::Send { session: session(1, 1), message: Down::Probe });
 }
 
+/// The document has other names in it, and the same words after them.
+fn assert_documented(message: &str) {
+    let document = include_str!("../../../../docs/troubleshooting.md");
+    let (_, remedy) = message.rsplit_once("): ").expect("the remedy comes after the hosts");
+    assert!(document.contains(&format!("): {remedy}. Retrying")), "not in the document: {remedy}");
+}
+
 #[test]
 fn a_name_belongs_to_the_agent_that_is_connected() {
     let mut bench = Bench::new();
@@ -192,6 +200,7 @@ fn a_name_belongs_to_the_agent_that_is_connected() {
     let (reason, message) = rejection(&bench.register(2, register(2, 1, "a")), 2).expect("a rejection");
     assert_eq!(reason, LossReason::NameTaken);
     assert!(message.contains("host1") && message.contains("host2"), "{message}");
+    assert_documented(&message);
     assert_eq!(bench.last_event(), ("agent.rejected".to_owned(), "name_taken".to_owned()));
     let events = bench.events().len();
     bench.register(3, register(2, 1, "a"));
