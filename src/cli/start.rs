@@ -32,11 +32,20 @@ pub(super) fn start(loaded: Loaded, in_background: bool, program: &str) -> i32 {
         Ok(port) => port,
         Err(text) => return fail(text),
     };
+    let mut no_log = None;
     let log = match open_log(&config, in_background) {
         Ok(log) => log,
+        // An agent that did not start could not be told to mend that. In the background there is nowhere else to write.
+        Err(error) if error.is_of_the_box() && !in_background => {
+            no_log = Some(error);
+            None
+        }
         Err(error) => return fail(error.to_string()),
     };
     logging::install(&config.log, log.clone());
+    if let Some(error) = no_log {
+        log::warn!("{error}. Until the next start the log is on standard error");
+    }
     state.write_pid();
     state.announce();
     if !idle.is_empty() {
