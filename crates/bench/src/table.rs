@@ -72,7 +72,7 @@ fn rows(found: &Found) -> Vec<Row> {
     ));
     rows.extend(memory("while 50 MiB of output pass", &|agent| agent.burst.output, &|_| None));
     rows.extend(memory("after it", &|agent| agent.burst.after_output, &|_| None));
-    let what = format!("after {} heartbeats", found.heartbeats);
+    let what = format!("after {} heartbeats", number(found.heartbeats as f64, 0));
     rows.extend(memory(&what, &|agent| agent.long.after, &|floor| Some(floor.long.after)));
     let grown = |before: Memory, after: Memory| Some(after.dirty as f64 - before.dirty as f64);
     rows.push(row(
