@@ -3,7 +3,7 @@
 use crate::{
     clock::BootClock,
     commands::Commands,
-    config::{self, Config},
+    config::{self, Config, describe},
     driver::{Driver, Identity, Keeper, Signal, Status},
     health,
     logging::{self, Console, Rolling, utc::Utc},
@@ -43,8 +43,21 @@ pub struct StartContext {
     pub reload: Reload,
 }
 
+/// Open files of an agent with a session that keeps an epoch: 14 descriptors and 2 for a moment. Each command needs 3,
+/// and 8 on its way.
+const OPEN_FILES_MIN: u64 = 16;
+
 /// Runs until a shutdown is over; the exit code.
 pub fn run(config: Config, context: StartContext) -> i32 {
+    // Below, the runtime would end with a panic.
+    let open_files = open_files_max();
+    if open_files < OPEN_FILES_MIN {
+        log::error!(
+            "cannot start: too many open files: the limit is {open_files}, an agent needs {OPEN_FILES_MIN}, and 8 more \
+             to run commands: raise it (`ulimit -n`, or LimitNOFILE= of the service)"
+        );
+        return 1;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(HELPERS)
@@ -53,7 +66,7 @@ pub fn run(config: Config, context: StartContext) -> i32 {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            log::error!("cannot start: {error}");
+            log::error!("cannot start: {}", describe(&error));
             return 1;
         }
     };
@@ -63,7 +76,7 @@ pub fn run(config: Config, context: StartContext) -> i32 {
     match ended {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
-            log::error!("cannot start: {error}");
+            log::error!("cannot start: {}", describe(&error));
             1
         }
         Err(error) => {
@@ -91,6 +104,14 @@ pub fn bind(config: &Config) -> Result<Option<TcpListener>, String> {
         _ => "choose another --port or --bind-address",
     };
     bound.map(Some).map_err(|error| format!("cannot listen on {address}: {}", remedy(&error)))
+}
+
+fn open_files_max() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a local.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    #[allow(clippy::useless_conversion, reason = "narrower on some 32-bit targets")]
+    if done == 0 { u64::from(limit.rlim_cur) } else { u64::MAX }
 }
 
 async fn serve(config: Config, context: StartContext) -> io::Result<()> {

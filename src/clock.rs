@@ -23,6 +23,8 @@ pub trait Clock: Send + 'static {
 pub struct BootClock {
     start: Duration,
     timer: AsyncFd<OwnedFd>,
+    /// The moment that the timer is set to and has not been read for: set again, it would be a system call for nothing.
+    armed: Option<Duration>,
 }
 
 impl BootClock {
@@ -40,7 +42,7 @@ impl BootClock {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: the AsyncFd owns the descriptor and is the only one to use it.
         let timer = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
-        Ok(Self { start: boottime(), timer })
+        Ok(Self { start: boottime(), timer, armed: None })
     }
 
     fn set(&self, at: Duration) {
@@ -67,7 +69,10 @@ impl Clock for BootClock {
 
     async fn sleep_until(&mut self, at: Option<Duration>) {
         let Some(at) = at else { return std::future::pending().await };
-        self.set(at);
+        if self.armed != Some(at) {
+            self.set(at);
+            self.armed = Some(at);
+        }
         loop {
             let Ok(mut ready) = self.timer.readable().await else { return std::future::pending().await };
             let mut count = [0_u8; 8];
@@ -78,6 +83,9 @@ impl Clock for BootClock {
                 if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
             });
             if let Ok(Ok(())) = read {
+                // It has fired once and is not set: without this the next wait would begin with a read in vain.
+                ready.clear_ready();
+                self.armed = None;
                 return;
             }
         }
@@ -97,4 +105,57 @@ pub fn boottime() -> Duration {
 #[expect(clippy::disallowed_methods, reason = "the wall clock's one reader on the agent")]
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const MS: Duration = Duration::from_millis(1);
+
+    async fn waits(clock: &mut BootClock, at: Duration) {
+        timeout(PATIENCE, clock.sleep_until(Some(at))).await.expect("the moment comes");
+        assert!(clock.now() >= at, "{:?} is before {at:?}", clock.now());
+    }
+
+    #[tokio::test]
+    async fn a_moment_that_is_waited_for_again_still_comes() {
+        let mut clock = BootClock::new().unwrap();
+        let at = clock.now() + 20 * MS;
+        for _ in 0..3 {
+            let began = timeout(Duration::ZERO, clock.sleep_until(Some(at))).await;
+            assert!(began.is_err(), "too early");
+        }
+        waits(&mut clock, at).await;
+        // The same moment, now past, comes at once, and so does one that was always past.
+        waits(&mut clock, at).await;
+        waits(&mut clock, Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn a_moment_that_is_moved_comes_when_it_was_moved_to() {
+        let mut clock = BootClock::new().unwrap();
+        let (near, far) = (clock.now() + 10 * MS, clock.now() + 3_600_000 * MS);
+        for first in [near, far] {
+            let began = timeout(Duration::ZERO, clock.sleep_until(Some(first))).await;
+            assert!(began.is_err(), "too early");
+        }
+        // It fired for nobody: the one that is set now is waited for, not that one.
+        assert!(timeout(30 * MS, clock.sleep_until(Some(far))).await.is_err(), "the old moment counts");
+        for _ in 0..3 {
+            let next = clock.now() + 5 * MS;
+            waits(&mut clock, next).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_moment_it_waits_for_ever() {
+        let mut clock = BootClock::new().unwrap();
+        let at = clock.now() + 10 * MS;
+        assert!(timeout(Duration::ZERO, clock.sleep_until(Some(at))).await.is_err());
+        assert!(timeout(30 * MS, clock.sleep_until(None)).await.is_err());
+        waits(&mut clock, at).await;
+    }
 }

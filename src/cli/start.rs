@@ -34,13 +34,22 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
         Ok(port) => port,
         Err(text) => return fail(text),
     };
+    let mut no_log = None;
     let log = match open_log(&config, in_background) {
         Ok(log) => log,
+        // An agent that did not start could not be told to mend that. In the background there is nowhere else to write.
+        Err(error) if error.is_of_the_box() && !in_background => {
+            no_log = Some(error);
+            None
+        }
         Err(error) => return fail(error.to_string()),
     };
     logging::install(&config.log, log.clone());
     ignore_hangup();
     let written = state.write_pid();
+    if let Some(error) = no_log {
+        log::warn!("{error}. Until the next start the log is on standard error");
+    }
     let guard = state.guard();
     if in_background && let Err(why) = &written {
         return fail(format!(

@@ -13,6 +13,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::standard::Standard;
 use crate::config::describe;
 
 /// A log file that is shared by all that write to it, and held against other processes.
@@ -56,6 +57,15 @@ impl fmt::Display for OpenError {
                 describe(error)
             ),
         }
+    }
+}
+
+impl OpenError {
+    /// Whether the box lacks something that it had when the agent was set up, or may have again. A setting that never
+    /// worked is another matter.
+    pub fn is_of_the_box(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(self, Self::Io(_, error) if matches!(error.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded))
     }
 }
 
@@ -127,8 +137,24 @@ impl Inner {
         }
         match self.file.write_all(line) {
             Ok(()) => self.size += line.len() as u64,
-            Err(_) => self.lost = self.lost.saturating_add(1),
+            Err(error) => {
+                self.lost = self.lost.saturating_add(1);
+                self.complain(&error);
+            }
         }
+    }
+
+    /// Only of the first line that is lost.
+    fn complain(&self, error: &io::Error) {
+        if self.captures_stdio {
+            return;
+        }
+        let text = format!(
+            "the log {} cannot be written ({}): lines are lost until it can\n",
+            self.path.display(),
+            describe(error)
+        );
+        Standard::new(io::stderr()).write_line(text.as_bytes());
     }
 
     fn rotate(&mut self) -> io::Result<()> {

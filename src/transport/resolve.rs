@@ -1,26 +1,40 @@
 //! Names to addresses, on a helper thread: a resolver can hang for half a minute.
 
 use super::Failure;
-use crate::config::MasterAddress;
+use crate::{clock::boottime, config::MasterAddress};
 use link::LossReason;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
+
+/// How long an attempt waits for a resolver. Longer than a first server that does not answer (5 s in every libc) and a
+/// second one that does; below the default of `connection.timeout`, so that the resolver is named as the cause.
+const WAIT: Duration = Duration::from_secs(8);
+
+/// An answer that came after its attempt is good for so long. Without it a resolver that is slower than an attempt
+/// would never lead anywhere.
+const FRESH: Duration = Duration::from_secs(60);
+
+type LookUp = JoinHandle<Answer>;
+
+/// And when it came.
+type Answer = (io::Result<Vec<SocketAddr>>, Duration);
 
 /// At most one look-up is under way: one that outlived its attempt is waited for by the next attempt for the same
 /// name, so that a hung resolver never holds more than its one thread.
 #[derive(Default)]
 pub struct Resolver {
-    pending: Option<(MasterAddress, JoinHandle<io::Result<Vec<SocketAddr>>>)>,
+    pending: Option<(MasterAddress, LookUp)>,
 }
 
 impl Resolver {
     /// All addresses, IPv6 and IPv4 in turns, in the order of the system (RFC 8305, section 4).
     ///
     /// # Errors
-    /// `dns` when there is none.
+    /// `dns` when there is none, or the resolver does not answer within 8 s.
     ///
     /// # Cancel safety
     /// Safe: the look-up goes on and is taken up by the next call.
@@ -28,8 +42,24 @@ impl Resolver {
         if let Ok(ip) = master.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, master.port)]);
         }
-        if self.pending.as_ref().is_some_and(|(_, task)| task.is_finished()) {
-            self.pending = None; // of an earlier attempt: the answer may be old
+        let failed = |why: &dyn std::fmt::Display| {
+            Failure::new(LossReason::Dns, format!("cannot resolve {}: {why}", master.host))
+        };
+        let Ok(found) = timeout(WAIT, self.look_up(master)).await else {
+            return Err(failed(&format!("no answer from the resolver within {}s", WAIT.as_secs())));
+        };
+        let found = found.map_err(|error| failed(&error))?;
+        if found.is_empty() { Err(failed(&"no address")) } else { Ok(in_turns(found)) }
+    }
+
+    async fn look_up(&mut self, master: &MasterAddress) -> io::Result<Vec<SocketAddr>> {
+        if self.pending.as_ref().is_some_and(|(_, task)| task.is_finished())
+            && let Some((name, task)) = self.pending.take()
+            && name == *master
+            && let Ok((Ok(found), at)) = task.await
+            && boottime().saturating_sub(at) < FRESH
+        {
+            return Ok(found);
         }
         if let Some((other, task)) = &mut self.pending
             && other != master
@@ -39,16 +69,12 @@ impl Resolver {
         }
         let (_, task) = self.pending.get_or_insert_with(|| {
             let name = (master.host.clone(), master.port);
-            let look_up = move || std::net::ToSocketAddrs::to_socket_addrs(&name).map(Iterator::collect);
+            let look_up = move || (std::net::ToSocketAddrs::to_socket_addrs(&name).map(Iterator::collect), boottime());
             (master.clone(), tokio::task::spawn_blocking(look_up))
         });
-        let found = task.await.map_err(|error| Failure::new(LossReason::Dns, error.to_string()))?;
+        let found = task.await;
         self.pending = None;
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::new(LossReason::Dns, format!("cannot resolve {}: {error}", master.host))
-        };
-        let found = found.map_err(|error| failed(&error))?;
-        if found.is_empty() { Err(failed(&"no address")) } else { Ok(in_turns(found)) }
+        found.map_err(io::Error::other)?.0
     }
 }
 
@@ -77,6 +103,44 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn finished(address: &str, ago: Duration) -> LookUp {
+        let found = vec![address.parse().expect("literal")];
+        let at = boottime().saturating_sub(ago);
+        tokio::spawn(async move { (Ok(found), at) })
+    }
+
+    /// No system resolves this name (RFC 6761).
+    const NAME: &str = "master.invalid:1";
+
+    #[tokio::test]
+    async fn an_answer_that_came_after_its_attempt_serves_the_next_one_and_no_other() {
+        let master = MasterAddress::parse(NAME).expect("an address");
+        let mut resolver = Resolver::default();
+        for (name, ago, serves) in
+            [(NAME, Duration::ZERO, true), (NAME, FRESH, false), ("other.invalid:1", Duration::ZERO, false)]
+        {
+            let answer = finished("192.0.2.1:1", ago);
+            while !answer.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            resolver.pending = Some((MasterAddress::parse(name).expect("an address"), answer));
+            let found = resolver.resolve(&master).await;
+            assert_eq!(found.is_ok_and(|found| found == ["192.0.2.1:1".parse().expect("literal")]), serves, "{name}");
+            assert!(resolver.pending.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_hangs_is_named() {
+        let master = MasterAddress::parse(NAME).expect("an address");
+        let hangs = tokio::spawn(std::future::pending());
+        let mut resolver = Resolver { pending: Some((master.clone(), hangs)) };
+        let failure = resolver.resolve(&master).await.expect_err("it hangs");
+        assert_eq!(failure.reason, LossReason::Dns);
+        assert_eq!(failure.detail, "cannot resolve master.invalid: no answer from the resolver within 8s");
+        assert!(resolver.pending.is_some(), "it is waited for again");
+    }
 
     #[test]
     fn families_take_turns_beginning_with_the_systems_choice() {

@@ -1,11 +1,16 @@
 //! The agent's real binary, a master that does what a test tells it, and a wire between them that can fail.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod cramped;
 pub mod master;
 pub mod proxy;
 pub mod tls;
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -32,6 +37,11 @@ impl Agent {
 
     /// The same with a state directory of an earlier agent.
     pub fn start_in(state: TempDir, master: &str, settings: &[&str]) -> Self {
+        Self::start_as(state, master, settings, |_| {})
+    }
+
+    /// The same; what else the process is started with is for `prepare` to say.
+    pub fn start_as(state: TempDir, master: &str, settings: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let mut args = vec!["--master", master, "--log-level", "debug"];
         let quick = [
             "heartbeat.interval=\"200ms\"",
@@ -44,15 +54,21 @@ impl Agent {
         for setting in quick.iter().chain(settings) {
             args.extend(["--set", setting]);
         }
-        Self::start_with(state, &args, &[])
+        Self::launch(state, &args, prepare)
     }
 
     /// Starts with nothing but the given options and variables; `agent.toml` in the state directory is read.
     pub fn start_with(state: TempDir, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::launch(state, args, |command| {
+            command.envs(variables.iter().copied());
+        })
+    }
+
+    fn launch(state: TempDir, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
         command.args(["start", "--name", "lady", "--state-dir"]).arg(state.path()).args(args);
-        command.envs(variables.iter().copied());
         command.env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("RUST_LOG").current_dir(state.path());
+        prepare(&mut command);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -84,6 +100,12 @@ impl Agent {
         }
     }
 
+    /// A file as the agent sees it, which may have mounts of its own.
+    pub fn beneath(&self, path: &Path) -> PathBuf {
+        let root = format!("/proc/{}/root", self.child.id().expect("still running"));
+        Path::new(&root).join(path.strip_prefix("/").expect("an absolute path"))
+    }
+
     /// So many lines of the log so far have this text.
     pub fn count(&self, text: &str) -> usize {
         self.log.iter().filter(|line| line.contains(text)).count()
@@ -91,14 +113,23 @@ impl Agent {
 
     /// Returns when a file of the state directory has this content.
     pub async fn kept(&self, file: &str, content: &str) {
+        self.kept_so(file, content, |text| text == content).await;
+    }
+
+    /// Returns when a file of the state directory has this in it.
+    pub async fn contains(&self, file: &str, part: &str) {
+        self.kept_so(file, part, |text| text.contains(part)).await;
+    }
+
+    async fn kept_so(&self, file: &str, what: &str, is_so: impl Fn(&str) -> bool) {
         let path = self.state.path().join(file);
         let written = timeout(PATIENCE, async {
             let mut look = tokio::time::interval(Duration::from_millis(5));
-            while !std::fs::read_to_string(&path).is_ok_and(|text| text == content) {
+            while !std::fs::read_to_string(&path).is_ok_and(|text| is_so(&text)) {
                 look.tick().await;
             }
         });
-        assert!(written.await.is_ok(), "{} never held {content:?}", path.display());
+        assert!(written.await.is_ok(), "{} never held {what:?}", path.display());
     }
 
     pub fn signal(&self, signal: i32) {

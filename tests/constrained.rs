@@ -1,0 +1,325 @@
+//! The agent's binary on a box that lacks something: it starts, says what is missing, and keeps its link and its beat.
+
+mod common;
+
+use common::{
+    Agent, PATIENCE,
+    cramped::{self, MemoryGroup, Mount, needs},
+    master::{Master, OutputCall, Session},
+};
+use proto::{Outcome, OutputAck, agent_message::Kind as Up, master_message::Kind as Down, outcome::Kind};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::{Instant, timeout};
+
+/// Far above what a busy machine makes of the tests' interval of 200 ms, below what is made to hang.
+const GAP_MAX: Duration = Duration::from_secs(2);
+
+fn folder() -> TempDir {
+    TempDir::new().expect("temporary directory")
+}
+
+fn run(id: &str, shell: &str) -> Down {
+    let spec = Some(proto::CommandSpec { shell: shell.into(), ..Default::default() });
+    Down::RunCommand(proto::RunCommand { id: id.into(), spec })
+}
+
+/// Answers heartbeats until so many came, each in time.
+async fn beats(session: &mut Session, count: u64) {
+    for _ in 0..count {
+        let before = Instant::now();
+        let seq = session.beat().await;
+        assert!(before.elapsed() < GAP_MAX, "heartbeat {seq} came after {:?}", before.elapsed());
+        session.ack(seq).await;
+    }
+}
+
+/// Runs a command whose output is of no interest; its outcome. Heartbeats are answered, and come in time.
+async fn outcome(session: &mut Session, id: &str, shell: &str) -> Outcome {
+    session.send(run(id, shell)).await;
+    let mut last = Instant::now();
+    loop {
+        match session.next().await.expect("the session goes on") {
+            Up::Heartbeat(beat) => {
+                assert!(last.elapsed() < GAP_MAX, "heartbeat {} came after {:?}", beat.seq, last.elapsed());
+                last = Instant::now();
+                session.ack(beat.seq).await;
+            }
+            Up::CommandFinished(finished) => {
+                session.send(Down::FinishedAck(proto::FinishedAck { id: finished.id })).await;
+                return finished.outcome.expect("an outcome");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Takes all output of a call; how much it was.
+async fn drain(mut call: OutputCall) -> u64 {
+    let mut received = 0;
+    loop {
+        let ack = OutputAck { received, durable: received, stdin: None };
+        let _ = call.outgoing.send(Ok(ack)).await;
+        let message = timeout(PATIENCE, call.incoming.message()).await.expect("output comes");
+        match message.expect("the call does not break off") {
+            Some(message) => received += message.data.len() as u64,
+            None => return received,
+        }
+    }
+}
+
+/// No line of the log so far speaks of a heartbeat that failed or a session that was lost.
+fn was_steady(agent: &Agent) {
+    let failures = agent.count("Heartbeat failed") + agent.count("Lost connection");
+    assert_eq!(failures, 0, "{}", agent.log.join("\n"));
+}
+
+#[tokio::test]
+async fn output_passes_in_64_megabytes_of_memory() {
+    const MEMORY: u64 = 64 << 20;
+    const OUTPUT: u64 = 20 << 20;
+    let group = MemoryGroup::new(MEMORY);
+    let mut master = Master::start().await;
+    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| match &group {
+        Some(group) => group.hold(command),
+        None => cramped::limit(command, libc::RLIMIT_DATA, MEMORY),
+    });
+    let mut session = master.active(1).await;
+    session.send(run("c", &format!("head -c {OUTPUT} /dev/zero"))).await;
+    let printing = tokio::spawn(async move { drain(master.output().await).await });
+    let total = loop {
+        match session.next().await.expect("the session goes on") {
+            Up::Heartbeat(beat) => session.ack(beat.seq).await,
+            Up::CommandFinished(finished) => break finished.total_bytes,
+            _ => {}
+        }
+    };
+    let (received, ()) = tokio::join!(printing, beats(&mut session, 5));
+    assert_eq!((received.expect("the output is taken"), total), (OUTPUT, OUTPUT));
+    session.send(Down::FinishedAck(proto::FinishedAck { id: "c".into() })).await;
+    agent.signal(libc::SIGTERM);
+    timeout(PATIENCE, session.serve()).await.expect("the agent leaves");
+    assert_eq!(agent.exit().await, 0);
+    was_steady(&agent);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_holds_nothing_up() {
+    if !needs("right to mount", cramped::may_mount()) {
+        return;
+    }
+    let mut master = Master::start().await;
+    let state = folder();
+    let path = state.path().to_owned();
+    let mut agent = Agent::start_as(state, &master.address(), &[], |command| {
+        cramped::mount(command, &path, Mount::Full);
+    });
+    let mut session = master.active(1).await;
+    let said = agent.line("going on with state in memory").await;
+    let expected = format!(
+        "WARN  the state directory {} cannot be written (no space left on device): going on with state in memory, \
+         which a restart forgets",
+        path.display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    beats(&mut session, 5).await;
+    let outcome = outcome(&mut session, "c", "exit 3").await;
+    assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
+    // Its epoch is kept in memory: the next session must still be a newer one.
+    drop(session);
+    agent.line("Lost connection").await;
+    let register = master.session().await.registration().await;
+    assert_eq!(register.highest_epoch, 1);
+    assert_eq!(agent.count("cannot be written"), 1, "said once:\n{}", agent.log.join("\n"));
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_log_is_said_elsewhere() {
+    if !needs("right to mount", cramped::may_mount()) {
+        return;
+    }
+    let (mut master, logs) = (Master::start().await, folder());
+    let file = logs.path().join("agent.log");
+    let setting = format!("log.file={:?}", file.display().to_string());
+    let mut agent = Agent::start_as(folder(), &master.address(), &[&setting], |command| {
+        cramped::mount(command, logs.path(), Mount::Full);
+    });
+    let mut session = master.active(1).await;
+    beats(&mut session, 5).await;
+    agent.line(&format!("the log {} cannot be written (no space left on device)", file.display())).await;
+    let outcome = outcome(&mut session, "c", "exit 3").await;
+    assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
+    // Once there is room, it is used.
+    let fill = agent.beneath(&logs.path().join("fill"));
+    std::fs::remove_file(&fill).expect("the file that fills it");
+    drop(session);
+    master.active(2).await;
+    let log = agent.beneath(&file);
+    let written = timeout(PATIENCE, async {
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        while !std::fs::read_to_string(&log).is_ok_and(|text| text.contains("lines were lost")) {
+            look.tick().await;
+        }
+    });
+    assert!(written.await.is_ok(), "{:?}", std::fs::read_to_string(&log));
+}
+
+#[tokio::test]
+async fn a_read_only_root_is_said_and_holds_nothing_up() {
+    if !needs("right to mount", cramped::may_mount()) {
+        return;
+    }
+    let (mut master, state) = (Master::start().await, folder());
+    let path = state.path().to_owned();
+    // A log as well, as a service may be set up.
+    let log = format!("log.file={:?}", path.join("agent.log").display().to_string());
+    let mut agent = Agent::start_as(state, &master.address(), &[&log], |command| {
+        cramped::mount(command, "/".as_ref(), Mount::ReadOnly);
+        cramped::mount(command, &path, Mount::ReadOnly);
+    });
+    let mut session = master.active(1).await;
+    beats(&mut session, 5).await;
+    let outcome = outcome(&mut session, "c", "exit 3").await;
+    assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
+    agent.line("Agent registered").await;
+    let path = path.display();
+    for said in [
+        format!("WARN  cannot write the log file {path}/agent.log: read-only file system"),
+        format!("WARN  the state directory {path} cannot be written (read-only file system): going on with state in"),
+    ] {
+        assert_eq!(agent.count(&said), 1, "{said}: {:#?}", agent.log);
+    }
+    was_steady(&agent);
+}
+
+#[tokio::test]
+async fn with_few_open_files_commands_are_refused_and_the_link_stays() {
+    let ((refused, exited), _) = tokio::join!(with_open_files(26), with_open_files(16));
+    assert!(refused > 0 && exited > 0, "{refused} refused, {exited} exited");
+}
+
+/// Has an agent with so many open files run many commands at once; how many it refused and ran.
+async fn with_open_files(limit: u64) -> (usize, usize) {
+    const COMMANDS: usize = 12;
+    let mut master = Master::start().await;
+    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| {
+        cramped::limit(command, libc::RLIMIT_NOFILE, limit);
+    });
+    let mut session = master.active(1).await;
+    for number in 0..COMMANDS {
+        session.send(run(&format!("c{number}"), "sleep 1")).await;
+    }
+    let (mut refused, mut exited, mut last) = (0, 0, Instant::now());
+    while refused + exited < COMMANDS {
+        match session.next().await.expect("the session goes on") {
+            Up::Heartbeat(beat) => {
+                assert!(last.elapsed() < GAP_MAX, "heartbeat {} came after {:?}", beat.seq, last.elapsed());
+                last = Instant::now();
+                session.ack(beat.seq).await;
+            }
+            Up::CommandFinished(finished) => {
+                let outcome = finished.outcome.expect("an outcome");
+                match outcome.kind() {
+                    Kind::Exited => exited += 1,
+                    Kind::Refused => {
+                        assert!(outcome.reason.contains("too many open files"), "{}", outcome.reason);
+                        refused += 1;
+                    }
+                    other => panic!("{other:?}: {}", outcome.reason),
+                }
+                session.send(Down::FinishedAck(proto::FinishedAck { id: finished.id })).await;
+            }
+            _ => {}
+        }
+    }
+    if exited > 0 {
+        // What was taken is given back.
+        let outcome = outcome(&mut session, "later", "exit 3").await;
+        assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3), "{}", outcome.reason);
+    }
+    // Also for a session that is new.
+    drop(session);
+    beats(&mut master.active(2).await, 3).await;
+    agent.line("Agent registered").await;
+    agent.line("Agent registered").await;
+    assert_eq!(agent.count("Heartbeat failed"), 0);
+    (refused, exited)
+}
+
+#[tokio::test]
+async fn with_too_few_open_files_to_start_it_says_so() {
+    let master = Master::start().await;
+    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| {
+        cramped::limit(command, libc::RLIMIT_NOFILE, 8);
+    });
+    assert_eq!(agent.exit().await, 1);
+    let expected = "ERROR cannot start: too many open files: the limit is 8, an agent needs 16";
+    assert_eq!(agent.count(expected), 1, "{:#?}", agent.log);
+}
+
+const SLOW_SYNC: &str = "
+#include <unistd.h>
+int fsync(int fd) { sleep(3); return 0; }
+int fdatasync(int fd) { sleep(3); return 0; }
+";
+
+#[tokio::test]
+async fn a_disk_that_takes_seconds_delays_no_heartbeat() {
+    let libraries = folder();
+    let library = cramped::library(libraries.path(), SLOW_SYNC);
+    if !needs("C compiler", library.is_some()) {
+        return;
+    }
+    let mut master = Master::start().await;
+    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| {
+        command.env("LD_PRELOAD", library.expect("just made"));
+    });
+    let mut session = master.active(1).await;
+    // The epoch is being made durable meanwhile: file and directory.
+    beats(&mut session, 20).await;
+    let outcome = outcome(&mut session, "c", "exit 3").await;
+    assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
+    agent.kept("epoch", "1\n").await;
+    agent.line("Agent registered").await;
+    was_steady(&agent);
+}
+
+const HANGING_NAMES: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <unistd.h>
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
+    for (int i = 0; i < 6000 && access(getenv("HANGS"), F_OK) == 0; i++) usleep(5000);
+    return real("127.0.0.1", service, hints, found);
+}
+"#;
+
+#[tokio::test]
+async fn a_resolver_that_hangs_is_said_and_holds_nothing_else_up() {
+    let libraries = folder();
+    let library = cramped::library(libraries.path(), HANGING_NAMES);
+    if !needs("C compiler", library.is_some()) {
+        return;
+    }
+    let mut master = Master::start().await;
+    let hangs = libraries.path().join("hangs");
+    let address = format!("master.test:{}", master.address.port());
+    let mut agent = Agent::start_as(folder(), &address, &["connection.timeout=\"10s\""], |command| {
+        command.env("LD_PRELOAD", library.expect("just made")).env("HANGS", &hangs);
+    });
+    let mut session = master.active(1).await;
+    std::fs::write(&hangs, "").expect("our own folder");
+    beats(&mut session, 5).await;
+    drop(session);
+    agent.line("Lost connection").await;
+    agent.line("(attempt 1): cannot resolve master.test: no answer from the resolver within 8s").await;
+    // The disk has a thread of its own.
+    agent.contains("status.json", "Reconnecting").await;
+    std::fs::remove_file(&hangs).expect("it is there");
+    let mut session = master.active(2).await;
+    beats(&mut session, 5).await;
+    assert_eq!(agent.count("Heartbeat failed"), 0);
+}
