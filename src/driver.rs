@@ -3,7 +3,7 @@
 use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
-    config::Config,
+    config::{Config, MasterAddress},
     node::{Disk, Node},
     report::{Context, Line, Lines},
     session::{self, Session},
@@ -65,6 +65,8 @@ pub struct Status {
     /// Of the next attempt; 0: none is waited for.
     pub next_attempt_unix_ms: u64,
     pub last_loss: Option<(LossReason, String, u64)>,
+    /// Masters that are not tried at present, and until when.
+    pub skipped: Vec<(String, u64)>,
 }
 
 /// From outside the link.
@@ -121,6 +123,7 @@ impl<C: Clock> Driver<C> {
             attempt: 0,
             next_attempt_unix_ms: 0,
             last_loss: None,
+            skipped: Vec::new(),
         };
         Self {
             link: Link::new(params(&config), seed),
@@ -345,8 +348,12 @@ impl<C: Clock> Driver<C> {
 
     fn report(&mut self, report: &Report) {
         let now = self.clock.now();
+        if let Report::Connecting { master, .. } = report {
+            self.status.master = self.config.masters[*master].to_string();
+        }
         let context = Context {
             master: &self.status.master,
+            masters: &self.config.masters,
             report_address: &self.report_address,
             heartbeat_timeout: self.config.heartbeat.timeout,
             shutdown_grace: self.config.shutdown_grace,
@@ -385,6 +392,12 @@ impl<C: Clock> Driver<C> {
         status.since_unix_ms = unix_ms();
         status.attempt = self.link.attempt();
         status.report_address.clone_from(&self.report_address);
+        let (now, masters) = (self.clock.now(), self.config.masters.iter().enumerate());
+        let skipped = |(index, master): (usize, &MasterAddress)| {
+            let left = self.link.skipped_until(index)?.saturating_sub(now);
+            (!left.is_zero()).then(|| (master.to_string(), unix_ms().saturating_add(millis(left))))
+        };
+        status.skipped = masters.filter_map(skipped).collect();
         self.keeper.keep_status(status);
     }
 }
@@ -423,5 +436,8 @@ fn params(config: &Config) -> Params {
         reset_after: config.reconnect.reset_after,
         shutdown_grace: config.shutdown_grace,
         kill_grace: config.commands.kill_grace,
+        masters: config.masters.iter().map(ToString::to_string).collect(),
+        breaker_failures_max: config.circuit_breaker.max_failures,
+        breaker_open_for: config.circuit_breaker.open_for,
     }
 }

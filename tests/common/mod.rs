@@ -25,7 +25,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts with parameters that make failures quick; `settings` come after them.
+    /// Starts with parameters that make failures quick; `settings` come after them. Several masters are parted by commas.
     pub fn start(master: &str, settings: &[&str]) -> Self {
         Self::start_in(TempDir::new().expect("temporary directory"), master, settings)
     }
@@ -33,7 +33,10 @@ impl Agent {
     /// The same with a state directory of an earlier agent.
     pub fn start_in(state: TempDir, master: &str, settings: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
-        command.args(["start", "--name", "lady", "--master", master, "--log-level", "debug"]);
+        command.args(["start", "--name", "lady", "--log-level", "debug"]);
+        for master in master.split(',') {
+            command.args(["--master", master]);
+        }
         command.arg("--state-dir").arg(state.path());
         let quick = [
             "heartbeat.interval=\"200ms\"",
