@@ -8,6 +8,7 @@ use crate::{
     report::{Context, Line, Lines},
     session::{self, Session},
     transport::Resolver,
+    watch::{Verdict, Watch},
 };
 use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report, WakeReason};
 use proto::agent_message::Kind as Up;
@@ -89,6 +90,7 @@ pub struct Driver<C> {
     node: Node,
     resolver: Arc<Mutex<Resolver>>,
     session: Option<Session>,
+    watch: Watch,
     commands: Commands,
     report_address: String,
     status: Status,
@@ -102,6 +104,8 @@ enum Event {
     Signal(Signal),
     /// The session takes messages of commands again.
     Room,
+    /// Addresses, routes or links are others.
+    Network,
     Timer,
 }
 
@@ -125,6 +129,7 @@ impl<C: Clock> Driver<C> {
             last_loss: None,
             skipped: Vec::new(),
         };
+        let watch = if config.reconnect.on_network_change { Watch::new(&config.masters) } else { Watch::off() };
         Self {
             link: Link::new(params(&config), seed),
             node: Node::new(),
@@ -136,6 +141,7 @@ impl<C: Clock> Driver<C> {
             lines: Lines::default(),
             resolver: Arc::default(),
             session: None,
+            watch,
             commands,
             report_address: String::new(),
             status,
@@ -159,6 +165,7 @@ impl<C: Clock> Driver<C> {
                     signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Shutdown)),
                     kind = self.commands.next(has_room) => Event::Command(kind),
                     () = room => Event::Room,
+                    () = self.watch.changed() => Event::Network,
                     () = self.clock.sleep_until(wake) => Event::Timer,
                 }
             };
@@ -171,6 +178,7 @@ impl<C: Clock> Driver<C> {
                 }
                 Event::Signal(Signal::Shutdown) => self.shut_down(),
                 Event::Room => {}
+                Event::Network => self.network_changed(),
                 Event::Signal(Signal::Reconnect) => self.tell(Input::Woken(WakeReason::Operator)),
                 Event::Timer => {
                     let now = self.clock.now();
@@ -212,6 +220,17 @@ impl<C: Clock> Driver<C> {
         self.tell(Input::Shutdown);
     }
 
+    fn network_changed(&mut self) {
+        let registered = matches!(self.link.state(), Phase::Registered | Phase::Active);
+        let session = self.session.as_ref().filter(|_| registered).and_then(Session::addresses);
+        match self.watch.judge(session) {
+            Some(Verdict::AddressGone) => self.tell(Input::SourceAddressGone),
+            Some(Verdict::RouteChanged) => self.tell(Input::RouteChanged),
+            Some(Verdict::Came) => self.tell(Input::Woken(WakeReason::Network)),
+            None => {}
+        }
+    }
+
     fn session_event(&mut self, event: session::Event) {
         use session::Event;
         let registered = matches!(self.link.state(), Phase::Registered | Phase::Active);
@@ -221,9 +240,10 @@ impl<C: Clock> Driver<C> {
                 self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
             }
             Event::Reply(reply) => {
-                if let (Reply::Dialled, Some((local, _))) = (&reply, self.session.as_ref().and_then(Session::addresses))
-                {
+                let addresses = self.session.as_ref().and_then(Session::addresses);
+                if let (Reply::Dialled, Some((local, peer))) = (&reply, addresses) {
                     self.report_address = self.reported(local);
+                    self.watch.met(&self.status.master, peer);
                 }
                 self.reply(reply);
             }

@@ -32,7 +32,17 @@ impl Agent {
 
     /// The same with a state directory of an earlier agent.
     pub fn start_in(state: TempDir, master: &str, settings: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_sloth-agent")), state, master, settings)
+    }
+
+    /// The same by a program that becomes the agent.
+    pub fn start_by(program: &str, arguments: &[&str], master: &str, settings: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_sloth-agent"));
+        Self::spawn(command, TempDir::new().expect("temporary directory"), master, settings)
+    }
+
+    fn spawn(mut command: Command, state: TempDir, master: &str, settings: &[&str]) -> Self {
         command.args(["start", "--name", "lady", "--log-level", "debug"]);
         for master in master.split(',') {
             command.args(["--master", master]);

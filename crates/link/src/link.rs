@@ -56,11 +56,24 @@ pub struct Link {
 #[derive(Clone, Debug)]
 enum State {
     Start,
-    Connecting { deadline: Duration, dialled: bool },
+    /// `woken`: begun by a wake-up.
+    Connecting {
+        deadline: Duration,
+        dialled: bool,
+        woken: bool,
+    },
     Registered(Beats),
-    Active { beats: Beats, stable_at: Option<Duration> },
-    Disconnected { at: Duration, wait: Duration },
-    Reconnecting { until: Duration },
+    Active {
+        beats: Beats,
+        stable_at: Option<Duration>,
+    },
+    Disconnected {
+        at: Duration,
+        wait: Duration,
+    },
+    Reconnecting {
+        until: Duration,
+    },
     Stopped,
 }
 
@@ -188,7 +201,7 @@ impl Link {
     fn reply(&mut self, now: Duration, reply: Reply) {
         match (reply, &mut self.state) {
             (_, State::Start | State::Disconnected { .. } | State::Reconnecting { .. } | State::Stopped) => {}
-            (Reply::Dialled, State::Connecting { deadline, dialled }) => {
+            (Reply::Dialled, State::Connecting { deadline, dialled, .. }) => {
                 if !*dialled {
                     *dialled = true;
                     let will_wait = deadline.saturating_sub(now);
@@ -257,7 +270,7 @@ impl Link {
         }
         match &mut self.state {
             State::Start | State::Stopped => {}
-            State::Connecting { deadline, dialled } => {
+            State::Connecting { deadline, dialled, .. } => {
                 if now >= *deadline {
                     let detail = if *dialled { "no answer to the registration" } else { "no answer" };
                     let detail = format!("{detail} within {}", Seconds(self.params.connection_timeout));
@@ -322,7 +335,8 @@ impl Link {
     fn dial(&mut self, now: Duration) {
         self.session = Session(self.session.0 + 1);
         self.attempt = self.attempt.saturating_add(1);
-        self.state = State::Connecting { deadline: now.saturating_add(self.params.connection_timeout), dialled: false };
+        let deadline = now.saturating_add(self.params.connection_timeout);
+        self.state = State::Connecting { deadline, dialled: false, woken: false };
         let master = self.masters.next();
         let half_open = self.masters.dial();
         self.report_breaker(master, half_open);
@@ -385,13 +399,39 @@ impl Link {
     }
 
     fn woken(&mut self, now: Duration, reason: WakeReason) {
-        let (State::Reconnecting { .. } | State::Disconnected { .. }) = self.state else { return };
+        match &self.state {
+            State::Reconnecting { .. } | State::Disconnected { .. } => {}
+            // It waits for an answer over the network that was. Not one that a wake-up began: on a network that
+            // changes again and again none would ever be let finish.
+            State::Connecting { dialled: false, woken: false, .. } if reason == WakeReason::Network => {}
+            _ => return,
+        }
         if self.may_wake(now) {
+            if matches!(self.state, State::Connecting { .. }) {
+                self.close();
+            }
             self.report(Report::Woken(reason));
             self.masters.wake(now);
             self.dial(now);
-        } else if let (State::Reconnecting { until }, Some(at)) = (&mut self.state, self.woken_at) {
-            *until = (*until).min(at.saturating_add(WAKE_INTERVAL));
+            if let State::Connecting { woken, .. } = &mut self.state {
+                *woken = true;
+            }
+        } else if let Some(at) = self.woken_at {
+            let soon = at.saturating_add(WAKE_INTERVAL);
+            let sooner = match &mut self.state {
+                State::Reconnecting { until } => soon < std::mem::replace(until, soon.min(*until)),
+                State::Disconnected { at, wait } => {
+                    let until = at.saturating_add(*wait);
+                    *wait = soon.min(until).saturating_sub(*at);
+                    soon < until
+                }
+                _ => false,
+            };
+            if sooner {
+                // That dial is this wake-up's: the next one keeps its distance from it.
+                self.woken_at = Some(soon);
+                self.masters.wake(soon);
+            }
         }
     }
 

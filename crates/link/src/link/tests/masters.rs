@@ -234,3 +234,43 @@ fn a_renewal_dials_the_same_master_unless_the_list_is_another() {
     bench.input(Input::Renew);
     assert_eq!(bench.tried(), [(0, 0), (1, 0), (1, 0), (0, 0)]);
 }
+
+#[test]
+fn a_dial_over_the_network_that_was_is_cut_short_and_one_that_a_wake_up_began_is_not() {
+    let mut bench = Bench::new(of(2));
+    bench.fail(LossReason::ConnectionRefused);
+    bench.run(s(3));
+    bench.input(Input::Woken(WakeReason::Operator));
+    assert_eq!(bench.tried(), [(0, 0), (1, 0)], "an operator can wait");
+    bench.input(Input::Woken(WakeReason::Network));
+    assert!(bench.log.contains(&(s(3), Output::Close { session: Session(2), how: Close::Abort })));
+    assert_eq!(bench.tried()[2..], [(0, 3)]);
+    for at in 4..12 {
+        bench.run(s(at));
+        bench.input(Input::Woken(WakeReason::Network));
+    }
+    assert_eq!(bench.tried()[2..], [(0, 3)], "it has its time");
+    bench.run(s(13));
+    assert_eq!(bench.tried()[3..], [(1, 13)]);
+    bench.reply(Reply::Dialled);
+    bench.input(Input::Woken(WakeReason::Network));
+    assert_eq!(bench.tried().len(), 4, "what has an answer goes on");
+}
+
+#[test]
+fn a_wake_up_that_was_put_off_keeps_the_next_one_at_a_distance() {
+    let mut bench = Bench::new(Params { breaker_failures_max: 1, ..of(1) });
+    for millis in (0..10_000).step_by(100) {
+        bench.run(ms(millis));
+        if bench.link.state() == Phase::Connecting {
+            bench.fail(LossReason::Unreachable);
+        }
+        bench.run(ms(millis));
+        if millis >= 2_300 {
+            bench.input(Input::Woken(WakeReason::Network));
+        }
+    }
+    let dials: Vec<Duration> =
+        bench.log.iter().filter(|(_, o)| matches!(o, Output::Dial { .. })).map(|(at, _)| *at).collect();
+    assert_eq!(dials, [vec![s(0)], (0..8).map(|n| ms(2_300 + 1_000 * n)).collect()].concat());
+}
