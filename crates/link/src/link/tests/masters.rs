@@ -176,6 +176,25 @@ fn a_breaker_skips_its_master_then_tries_it_once() {
 }
 
 #[test]
+fn sessions_that_worked_and_were_lost_open_no_breaker_and_ones_that_never_did_do() {
+    let mut bench = Bench::new(Params { breaker_failures_max: 1, ..of(2) });
+    for at in [0, 5, 15] {
+        bench.run(s(at));
+        bench.activate();
+        bench.fail(LossReason::StreamClosed);
+        bench.run(s(at));
+        bench.activate();
+        bench.fail(LossReason::StreamClosed);
+    }
+    assert_eq!((bench.link.skipped_until(0), bench.link.skipped_until(1)), (None, None));
+    bench.run(s(35));
+    bench.reply(Reply::Dialled);
+    bench.reply(Reply::Registered { interval: None });
+    bench.fail(LossReason::StreamClosed);
+    assert_eq!(bench.link.skipped_until(0), Some(s(335)), "registered, and no heartbeat was answered");
+}
+
+#[test]
 fn with_all_breakers_open_the_tables_wait_holds_and_the_one_that_opens_first_is_tried() {
     let mut bench = Bench::new(Params { breaker_failures_max: 1, ..of(2) });
     refused_until(&mut bench, s(140));
