@@ -1,7 +1,8 @@
 //! One pure function turns what the link reports into log lines; nothing else logs about the connection. The lines are
 //! an interface: people grep for them.
 
-use link::{LossReason, Report, Seconds, WakeReason};
+use crate::config::{MasterAddress, units::ShowDuration};
+use link::{BreakerChange, LossReason, Report, Seconds, WakeReason};
 use log::Level;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub enum Line {
 /// What the lines name beside the report.
 pub struct Context<'a> {
     pub master: &'a str,
+    /// All of them: reports name them by number.
+    pub masters: &'a [MasterAddress],
     pub report_address: &'a str,
     pub heartbeat_timeout: Duration,
     pub shutdown_grace: Duration,
@@ -30,12 +33,20 @@ const DEFERRED_MAX: u32 = 3;
 /// Remembers what was said, so that a long outage does not fill the log.
 #[derive(Default)]
 pub struct Lines {
+    /// Of each master.
+    told: Vec<Told>,
+    deferred: u32,
+    /// An attempt, or a wish of the master.
+    logged_at: Duration,
+}
+
+#[derive(Clone, Default)]
+struct Told {
     /// Why attempts failed in this outage, each once: one that comes back is no news.
     reasons: Vec<LossReason>,
     /// Attempts with the longest wait after them.
     longest: u32,
-    deferred: u32,
-    /// An attempt, or a wish of the master.
+    /// The latest line of an attempt.
     logged_at: Duration,
 }
 
@@ -76,23 +87,27 @@ impl Lines {
                 };
                 vec![info(format!("Heartbeat recovered, connection stable{late}"))]
             }
-            Report::Lost { reason, detail, failures, wait } => lost(*reason, detail, *failures, *wait),
-            Report::AttemptFailed { attempt, reason, detail, wait, longest } => {
-                self.attempt_failed(now, *reason, *longest).map_or_else(Vec::new, |level| {
+            Report::Lost { reason, detail, failures, wait, next } => {
+                let handed_over = context.other(*next).filter(|_| wait.is_zero());
+                lost(*reason, detail, *failures, *wait, handed_over)
+            }
+            Report::AttemptFailed { master: index, attempt, reason, detail, wait, next, longest } => {
+                self.attempt_failed(now, *index, *reason, *longest).map_or_else(Vec::new, |level| {
                     let detail = fragment(*reason, detail);
-                    let wait = Seconds(*wait);
-                    let text = format!(
-                        "Cannot connect to master at {master} (attempt {attempt}): {detail}. Retrying in {wait}..."
-                    );
+                    let then = match context.other(*next).filter(|_| wait.is_zero()) {
+                        Some(other) => format!("Trying {other} now..."),
+                        None => format!("Retrying in {}...", Seconds(*wait)),
+                    };
+                    let text = format!("Cannot connect to master at {master} (attempt {attempt}): {detail}. {then}");
                     vec![Line::Log(level, text)]
                 })
             }
-            Report::Deferred { .. } if !self.worth_a_line(now, self.deferred < DEFERRED_MAX) => vec![],
-            Report::Deferred { wait, reason } => {
-                self.deferred += 1;
+            Report::Deferred { .. } if !self.may_tell_a_wish(now) => vec![],
+            Report::Deferred { after, reason, .. } => {
                 let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-                vec![info(format!("Master at {master} asks to come back in {}{why}", Seconds(*wait)))]
+                vec![info(format!("Master at {master} asks to come back in {}{why}", Seconds(*after)))]
             }
+            Report::Breaker { master, change } => vec![breaker(context.named(*master), *change)],
             Report::Woken(WakeReason::Network) => vec![info("Network changed, reconnecting now".into())],
             Report::Woken(WakeReason::Operator) => vec![info("Reconnecting now, as asked".into())],
             Report::ShuttingDown if context.commands_held > 0 => {
@@ -106,26 +121,69 @@ impl Lines {
 
     /// Every attempt is logged until the wait was the longest twice, and one that fails for a reason that is new in
     /// this outage; then one in ten minutes.
-    fn attempt_failed(&mut self, now: Duration, reason: LossReason, longest: bool) -> Option<Level> {
-        let is_new = !self.reasons.contains(&reason);
-        if is_new {
-            self.reasons.push(reason);
+    fn attempt_failed(&mut self, now: Duration, master: usize, reason: LossReason, longest: bool) -> Option<Level> {
+        if self.told.len() <= master {
+            self.told.resize(master + 1, Told::default());
         }
-        let say = self.worth_a_line(now, is_new || self.longest < 2);
-        self.longest += u32::from(longest);
-        say.then(|| if reason.needs_a_person() { Level::Error } else { Level::Warn })
+        let told = &mut self.told[master];
+        let is_new = !told.reasons.contains(&reason);
+        if is_new {
+            told.reasons.push(reason);
+        }
+        let say = is_new || told.longest < 2 || now.saturating_sub(told.logged_at) >= REMINDER;
+        told.longest = told.longest.saturating_add(u32::from(longest));
+        if !say {
+            return None;
+        }
+        told.logged_at = now;
+        self.logged_at = now;
+        Some(if reason.needs_a_person() { Level::Error } else { Level::Warn })
     }
 
-    fn worth_a_line(&mut self, now: Duration, is_news: bool) -> bool {
-        let say = is_news || now.saturating_sub(self.logged_at) >= REMINDER;
+    /// A master's wish to be left alone.
+    fn may_tell_a_wish(&mut self, now: Duration) -> bool {
+        let say = self.deferred < DEFERRED_MAX || now.saturating_sub(self.logged_at) >= REMINDER;
         if say {
+            self.deferred += 1;
             self.logged_at = now;
         }
         say
     }
 }
 
-fn lost(reason: LossReason, detail: &str, failures: u32, wait: Duration) -> Vec<Line> {
+impl<'a> Context<'a> {
+    fn named(&self, index: usize) -> Option<&'a MasterAddress> {
+        self.masters.get(index)
+    }
+
+    /// The n-th master, if it is not the one that is spoken of.
+    fn other(&self, index: usize) -> Option<&'a MasterAddress> {
+        self.named(index).filter(|address| address.to_string() != self.master)
+    }
+}
+
+fn breaker(master: Option<&MasterAddress>, change: BreakerChange) -> Line {
+    let master = master.map(ToString::to_string).unwrap_or_default();
+    match change {
+        BreakerChange::Opened { failures, open_for } => {
+            let (plural, open_for) = (if failures == 1 { "" } else { "s" }, ShowDuration(open_for));
+            warn(format!("Skipping master at {master} for {open_for} after {failures} failed attempt{plural} in a row"))
+        }
+        BreakerChange::Reopened { open_for } => {
+            Line::Log(Level::Debug, format!("Skipping master at {master} for another {}", ShowDuration(open_for)))
+        }
+        BreakerChange::HalfOpen => Line::Log(Level::Debug, format!("Trying the skipped master at {master} once")),
+        BreakerChange::Closed => info(format!("Master at {master} is no longer skipped")),
+    }
+}
+
+fn lost(
+    reason: LossReason,
+    detail: &str,
+    failures: u32,
+    wait: Duration,
+    handed_over: Option<&MasterAddress>,
+) -> Vec<Line> {
     let text = match reason {
         LossReason::HeartbeatTimeout if failures > 0 => {
             let plural = if failures == 1 { "" } else { "s" };
@@ -133,10 +191,10 @@ fn lost(reason: LossReason, detail: &str, failures: u32, wait: Duration) -> Vec<
         }
         _ => format!("Lost connection to master: {}. Reconnecting...", fragment(reason, detail)),
     };
-    let next = if reason == LossReason::NetworkChanged {
-        "Network changed, reconnecting now".to_owned()
-    } else {
-        format!("🔄 Reconnecting to master in {}...", Seconds(wait))
+    let next = match handed_over {
+        _ if reason == LossReason::NetworkChanged => "Network changed, reconnecting now".to_owned(),
+        Some(other) => format!("🔄 Reconnecting to master at {other} now..."),
+        None => format!("🔄 Reconnecting to master in {}...", Seconds(wait)),
     };
     vec![
         Line::Log(Level::Error, text),

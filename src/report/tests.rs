@@ -7,6 +7,7 @@ const fn s(seconds: u64) -> Duration {
 fn context() -> Context<'static> {
     Context {
         master: "192.168.1.15:50050",
+        masters: &[],
         report_address: "192.168.1.16:50051",
         heartbeat_timeout: s(5),
         shutdown_grace: s(30),
@@ -28,7 +29,7 @@ fn shown(lines: Vec<Line>) -> Vec<String> {
 }
 
 fn failed(attempt: u32, reason: LossReason, wait: u64, longest: bool) -> Report {
-    Report::AttemptFailed { attempt, reason, detail: String::new(), wait: s(wait), longest }
+    Report::AttemptFailed { master: 0, attempt, reason, detail: String::new(), wait: s(wait), next: 0, longest }
 }
 
 #[test]
@@ -48,7 +49,7 @@ fn the_documented_lines_are_written_to_the_letter() {
         lines(&Report::HeartbeatFailed { failures: 1, max: 3 }),
         ["WARN  Heartbeat failed (1/3): no answer within 5s"]
     );
-    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5) };
+    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5), next: 0 };
     assert_eq!(
         lines(&lost(LossReason::HeartbeatTimeout, 3)),
         [
@@ -74,7 +75,7 @@ fn the_documented_lines_are_written_to_the_letter() {
 #[test]
 fn every_reason_says_lost_connection_exactly_once() {
     for reason in LossReason::ALL {
-        let report = Report::Lost { reason, detail: "a\nb".into(), failures: 0, wait: s(5) };
+        let report = Report::Lost { reason, detail: "a\nb".into(), failures: 0, wait: s(5), next: 0 };
         let said = lines(&report);
         assert_eq!(said.iter().filter(|line| line.contains("Lost connection")).count(), 1, "{said:?}");
         assert!(said.iter().all(|line| !line.contains('\n')), "{said:?}");
@@ -124,10 +125,10 @@ fn a_registration_makes_everything_news_again() {
 
 #[test]
 fn a_master_that_keeps_putting_the_agent_off_is_told_like_one_that_fails() {
-    let deferred = |_| Report::Deferred { wait: s(60), reason: "busy".into() };
+    let deferred = |_| Report::Deferred { master: 0, after: s(60), wait: s(60), next: 0, reason: "busy".into() };
     assert_eq!(logged(40, deferred), [0, 60, 120, 720, 1320, 1920]);
     let mixed = |k| if k % 2 == 0 { deferred(k) } else { failed(k, LossReason::StreamClosed, 60, true) };
-    assert_eq!(logged(40, mixed), [0, 60, 120, 180, 240, 840, 1440, 2040]);
+    assert_eq!(logged(40, mixed), [0, 60, 120, 180, 240, 780, 1380, 1980]);
 }
 
 #[test]
@@ -144,7 +145,13 @@ fn what_a_person_must_mend_is_an_error_with_its_remedy() {
 
 /// Lines of the log that a document shows, but for those that have nothing to do with the connection.
 fn quoted(document: &str) -> Vec<&str> {
-    let elsewhere = ["The worker process", "the state directory", "/var/lib/sloth-runner"];
+    let elsewhere = [
+        "The worker process",
+        "the state directory",
+        "/var/lib/sloth-runner",
+        "cannot write the log",
+        "cannot start: ",
+    ];
     let logged = |line: &&str| {
         let text = ["INFO  ", "WARN  ", "ERROR "].iter().find_map(|level| line.strip_prefix(level));
         text.is_some_and(|text| !elsewhere.iter().any(|start| text.starts_with(start)))
@@ -156,7 +163,7 @@ fn quoted(document: &str) -> Vec<&str> {
 fn the_documents_quote_lines_as_they_are_written() {
     use crate::transport::{Failure, classify_status};
     let os = |number| Failure::io(std::io::Error::from_raw_os_error(number));
-    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5) };
+    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5), next: 0 };
     let recovered = |round_trip| Report::HeartbeatRecovered { failures: 1, round_trip };
     let mut reports = vec![
         Report::Registered { attempt: 1, outage: None },
@@ -206,4 +213,67 @@ fn the_documents_quote_lines_as_they_are_written() {
             assert!(written.iter().any(|written| written == line), "nobody writes {line}");
         }
     }
+}
+
+#[test]
+fn with_several_masters_the_lines_say_which_is_next() {
+    let masters = ["192.168.1.15", "b"].map(|text| MasterAddress::parse(text).unwrap());
+    let context = Context { masters: &masters, ..context() };
+    let mut told = Lines::default();
+    let mut say = |report| shown(told.of(s(0), &report, &context));
+    let (reason, detail) = (LossReason::ConnectionRefused, String::new());
+    let failed = Report::AttemptFailed {
+        master: 0,
+        attempt: 1,
+        reason,
+        detail: detail.clone(),
+        wait: s(0),
+        next: 1,
+        longest: false,
+    };
+    let at = "192.168.1.15:50050";
+    assert_eq!(
+        say(failed),
+        [format!("WARN  Cannot connect to master at {at} (attempt 1): connection refused. Trying b:50050 now...")]
+    );
+    let lost = Report::Lost { reason, detail: detail.clone(), failures: 0, wait: s(0), next: 1 };
+    assert_eq!(say(lost)[2], "INFO  🔄 Reconnecting to master at b:50050 now...");
+    let lost = Report::Lost { reason, detail, failures: 0, wait: s(5), next: 1 };
+    assert_eq!(say(lost)[2], "INFO  🔄 Reconnecting to master in 5s...");
+    let open_for = s(300);
+    let says = [
+        (
+            BreakerChange::Opened { failures: 5, open_for },
+            "WARN  Skipping master at b:50050 for 5m after 5 failed attempts in a row",
+        ),
+        (BreakerChange::HalfOpen, "DEBUG Trying the skipped master at b:50050 once"),
+        (BreakerChange::Reopened { open_for }, "DEBUG Skipping master at b:50050 for another 5m"),
+        (BreakerChange::Closed, "INFO  Master at b:50050 is no longer skipped"),
+    ];
+    for (change, line) in says {
+        assert_eq!(say(Report::Breaker { master: 1, change }), [line]);
+    }
+}
+
+#[test]
+fn masters_that_fail_for_different_reasons_are_told_once_in_ten_minutes_each() {
+    let mut told = Lines::default();
+    let mut said = 0;
+    for k in 0..60 {
+        for (master, reason) in [(0, LossReason::ConnectionRefused), (1, LossReason::Dns)] {
+            let detail = String::new();
+            let report = Report::AttemptFailed {
+                master,
+                attempt: k,
+                reason,
+                detail,
+                wait: s(60),
+                next: 1 - master,
+                longest: true,
+            };
+            said += told.of(s(60 * u64::from(k)), &report, &context()).len();
+        }
+    }
+    // In an hour: two to begin with, then at 11, 21, 31, 41 and 51 minutes.
+    assert_eq!(said, 2 * 7);
 }
