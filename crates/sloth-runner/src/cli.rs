@@ -104,10 +104,10 @@ pub struct RunArgs {
     /// Names of the agents
     #[arg(value_name = "AGENT", required_unless_present_any = ["label", "all"])]
     pub agents: Vec<String>,
-    /// On every agent with this label; several must all match
+    /// On every agent with this label, but for Stopped ones; several must all match
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "agents")]
     pub label: Vec<(String, String)>,
-    /// On every agent
+    /// On every agent, but for Stopped ones: they said goodbye. An Inactive one counts as failed
     #[arg(long, conflicts_with_all = ["agents", "label"])]
     pub all: bool,
     /// Add to the command's environment
@@ -131,7 +131,7 @@ pub struct RunArgs {
     /// The command's id: the same id with the same content attaches to what runs already [default: made up]
     #[arg(long, value_name = "ID", value_parser = command_id)]
     pub id: Option<String>,
-    /// Give the command no standard input
+    /// Give the command no standard input; one on several agents, or with --detach, never has any
     #[arg(short = 'n')]
     pub no_stdin: bool,
     /// A line for the agent's shell, in place of COMMAND

@@ -270,7 +270,8 @@ impl<O: Output> Follow<'_, O> {
             run_reply::Kind::Output(chunk) => {
                 for piece in self.position.take(chunk) {
                     if self.output.piece(piece).await.is_err() {
-                        return Some(Step::Ended(Ending::OutputGone));
+                        let stdin_unfinished = self.stdin.as_ref().is_some_and(|stdin| !stdin.window.is_finished());
+                        return Some(Step::Ended(Ending::OutputGone { stdin_unfinished }));
                     }
                 }
             }
