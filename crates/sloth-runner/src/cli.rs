@@ -56,6 +56,18 @@ pub enum AgentCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         args: Vec<OsString>,
     },
+    /// Say whether an agent of this node runs and is connected (--name, --config or --state-dir says which)
+    #[command(disable_help_flag = true)]
+    Status {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// Check the configuration of an agent of this node and show it
+    #[command(disable_help_flag = true)]
+    Check {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
     /// List the agents that the master knows
     List {
         /// Only agents with this label; several must all match
@@ -88,7 +100,7 @@ pub enum AgentCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Ask an agent to shut down
+    /// Ask an agent to shut down (`stop --name NAME` ends one of this node, without the master)
     Stop { name: String },
     /// Run a command on agents and show its output
     #[command(visible_alias = "exec")]
@@ -135,13 +147,13 @@ pub struct RunArgs {
     #[arg(short = 'n')]
     pub no_stdin: bool,
     /// A line for the agent's shell, in place of COMMAND
-    #[arg(long, value_name = "LINE", conflicts_with = "command", required_unless_present = "command")]
+    #[arg(long, value_name = "LINE", conflicts_with = "command")]
     pub shell: Option<String>,
     /// On at most so many agents at a time
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub max_parallel: u16,
     /// Program and arguments; no shell looks at them
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
     pub command: Vec<OsString>,
 }
 

@@ -113,6 +113,42 @@ async fn usage_errors_are_2_and_other_failures_1() {
 }
 
 #[tokio::test]
+async fn a_command_without_dashes_is_shown_with_them() {
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    for (line, meant) in [
+        ("agent run node1 uname", "agent run node1 -- uname"),
+        ("agent run node1 uname -a", "agent run node1 -- uname -a"),
+        ("agent exec --all df -h", "agent exec --all -- df -h"),
+    ] {
+        let expected = format!("error: the command goes after `--`; did you mean: sloth-runner {meant}\n");
+        assert_eq!(run(&master, line).await, (2, String::new(), expected));
+    }
+    // A mistake of another kind is told as it is.
+    let (code, _, said) = run(&master, "agent run --hartbeat node1 ls").await;
+    assert!(code == 2 && said.contains("--hartbeat"), "{said}");
+}
+
+#[tokio::test]
+async fn commands_about_this_node_are_the_agents_own() {
+    let state = tempfile::tempdir().unwrap();
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    let folder = state.path().display();
+    for (line, code) in [
+        (format!("agent status --state-dir {folder}"), 3),
+        (format!("--master a:1 agent status --state-dir {folder}"), 3),
+        (format!("agent stop --state-dir={folder}"), 1),
+        (format!("agent check --name n1 --state-dir {folder}"), 0),
+    ] {
+        let (seen, out, said) = run(&master, &line).await;
+        assert_eq!(seen, code, "{line}: {out}{said}");
+        assert_eq!(format!("{out}{said}").contains("is not running"), code != 0, "{line}: {out}{said}");
+    }
+    assert_eq!(run(&master, "agent stop lady").await.0, 0, "the master's");
+    let (code, help, _) = run(&master, "agent status --help").await;
+    assert!(code == 0 && help.contains("sloth-runner agent status --name node1"), "{help}");
+}
+
+#[tokio::test]
 async fn standard_input_is_passed_on_byte_for_byte() {
     let master = Master::start(Script { outcome: Some(Outcome::Exited(0)), ..Script::default() }).await;
     let input: Vec<u8> = (0..=255).cycle().take(300_001).collect();

@@ -22,6 +22,7 @@ pub mod time;
 pub mod writer;
 
 pub use agents::{list, table as agent_table};
+pub use commands::quote;
 
 use crate::cli::{AgentCommand, CommandCommand, Format};
 use connect::{Master, Trouble, Waits};
@@ -40,7 +41,9 @@ struct Tool {
 /// Runs `sloth-runner agent …` and returns the exit code. `master` is the flag.
 pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i32 {
     with_tool(master, format, async |tool| match command {
-        AgentCommand::Start { .. } => unreachable!("the agent has a command line of its own"),
+        AgentCommand::Start { .. } | AgentCommand::Status { .. } | AgentCommand::Check { .. } => {
+            unreachable!("the agent has a command line of its own")
+        }
         AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
         AgentCommand::Get { name } => agents::show(tool, name).await,
         AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
