@@ -43,7 +43,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
     };
     match cli.command {
         cli::Command::Demo => demo::run(),
-        cli::Command::Master(command) => master_cli::run(command),
+        cli::Command::Master(command) => master_cli::run(command, cli.output),
         cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, cli.master),
         cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, cli.master),
         cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, cli.master),

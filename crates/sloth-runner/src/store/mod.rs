@@ -16,7 +16,7 @@ mod writer;
 
 pub use backup::{Summary, backup};
 pub use error::{OpenError, Why};
-pub use lock::{FileLock, LockError};
+pub use lock::{FileLock, Holder, LockError};
 pub use prune::History;
 
 use crate::master::ports::{Change, Done, Snapshot, Spec, Store};

@@ -9,7 +9,7 @@ pub mod ending;
 mod events;
 pub mod follow;
 pub mod id;
-mod json;
+pub mod json;
 mod lines;
 mod many;
 pub mod output;
@@ -104,7 +104,7 @@ fn with_tool(master: Option<String>, format: Format, body: impl AsyncFnOnce(&Too
 }
 
 /// Prints an answer and returns the exit code. A reader that has gone away is told nothing.
-fn print(text: &str) -> i32 {
+pub fn print(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => 0,
