@@ -2,7 +2,7 @@
 
 use crate::tool::duration;
 use clap::{
-    Args, Parser, Subcommand, ValueEnum,
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
@@ -25,6 +25,47 @@ pub struct Cli {
     pub output: Format,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Reads a command line, the program's name included.
+///
+/// # Errors
+/// For people; also help and version, which [`clap::Error::use_stderr`] tells apart.
+pub fn parse<W>(words: impl IntoIterator<Item = W>) -> Result<Cli, clap::Error>
+where
+    W: Into<OsString> + Clone,
+{
+    let mut command = definition();
+    let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(words)?)?;
+    if cli.master.is_some() && matches!(cli.command, Command::Master(_) | Command::Demo) {
+        let why = "--master says which master to talk to, and means nothing to what runs here";
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
+    Ok(cli)
+}
+
+/// Options of the tool that mean nothing to a subcommand don't stand in its help.
+fn definition() -> clap::Command {
+    fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
+        let hidden = |command: clap::Command, id: &'static str| match id {
+            "master" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
+            _ => {
+                let format = clap::builder::EnumValueParser::<Format>::new();
+                let arg = clap::Arg::new(id).short('o').long(id).global(true).hide(true);
+                command.arg(arg.value_parser(format).default_value("table"))
+            }
+        };
+        options.iter().fold(command, |command, id| hidden(command, id))
+    }
+    Cli::command().mut_subcommand("demo", |demo| without(&["master", "output"], demo)).mut_subcommand(
+        "master",
+        |master| {
+            without(&["master"], master)
+                .mut_subcommand("start", |start| without(&["output"], start))
+                .mut_subcommand("check", |check| without(&["output"], check))
+                .mut_subcommand("backup", |backup| without(&["output"], backup))
+        },
+    )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -250,7 +291,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("sloth-runner").chain(line.split(' ')))
+        super::parse(std::iter::once("sloth-runner").chain(line.split(' ')))
     }
 
     fn run_args(line: &str) -> RunArgs {
@@ -262,8 +303,27 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn options_that_mean_nothing_to_a_subcommand_do_not_stand_in_its_help() {
+        for (line, master, output) in [
+            ("agent list --help", true, true),
+            ("master --help", false, true),
+            ("master status --help", false, true),
+            ("master start --help", false, false),
+            ("master check --help", false, false),
+            ("demo --help", false, false),
+        ] {
+            let help = parse(line).unwrap_err().to_string();
+            assert_eq!((help.contains("--master"), help.contains("--output")), (master, output), "{line}: {help}");
+        }
+        assert_eq!(parse("master status -o json").unwrap().output, Format::Json);
+        assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
+        for line in ["master start --master a", "--master a master status", "demo --master a"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
     }
 
     #[test]

@@ -13,7 +13,6 @@ pub mod outputs;
 pub mod store;
 pub mod tool;
 
-use clap::Parser;
 use std::{ffi::OsString, io::Write};
 
 /// Runs one command line, the program's name included, and returns its exit code: 0 done, 1 failed, 2 usage.
@@ -23,10 +22,10 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
     if args.get(1).is_some_and(|word| word == "agent") && concerns_this_node(&args[2..]) {
         return agent_here(args[2..].to_vec());
     }
-    let cli = match cli::Cli::try_parse_from(&args) {
+    let cli = match cli::parse(&args) {
         Ok(cli) => cli,
         Err(error) => {
-            if let Some(meant) = dashes::meant(&args).filter(|meant| cli::Cli::try_parse_from(meant).is_ok()) {
+            if let Some(meant) = dashes::meant(&args).filter(|meant| cli::parse(meant).is_ok()) {
                 let meant: Vec<String> = meant[1..].iter().map(|word| tool::quote(word)).collect();
                 let line = meant.join(" ");
                 tool::say(&format!("error: the command goes after `--`; did you mean: sloth-runner {line}"));
