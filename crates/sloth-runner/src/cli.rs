@@ -125,12 +125,12 @@ pub enum AgentCommand {
     },
     /// Show what happened to the agents
     Events {
-        /// Only events of this agent
+        /// Only events of this agent: its name, also a former one, or its id in hex
         name: Option<String>,
         /// Go on showing events as they happen
         #[arg(long)]
         follow: bool,
-        /// Only the newest so many; 0 is all that are kept [default: 0, with --follow 10]
+        /// Only the newest so many of the past ones; 0 is none [default: all, with --follow 10]
         #[arg(long, value_name = "COUNT")]
         last: Option<u32>,
     },
@@ -247,9 +247,13 @@ impl Status {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum State {
+    /// Its agent is away: not sent yet
     Queued,
+    /// Sent, and perhaps received
     Sent,
+    /// The agent holds it: it runs, or waits for its turn there
     Accepted,
+    /// It has its outcome, and all of its output is here
     Finished,
 }
 

@@ -349,6 +349,9 @@ async fn followed_events_come_once_each_over_broken_connections() {
     signal(&child, libc::SIGINT);
     assert_eq!(ended(child).await.status.code(), Some(130));
 
+    assert_eq!(run(&master, "agent events --last 0").await, (0, String::new(), String::new()));
+    let (_, text, _) = run(&master, "agent events -o json --last 0").await;
+    assert_eq!(text, "[]\n");
     let (code, text, _) = run(&master, "agent events -o json").await;
     assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().len()), (0, 6));
 }
