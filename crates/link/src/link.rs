@@ -214,6 +214,9 @@ impl Link {
                 self.unknown_agent(now, detail);
             }
             (Reply::Failed { reason, detail }, _) => {
+                if reason == LossReason::HeartbeatTimeout {
+                    self.heed_masters_verdict();
+                }
                 let next = if reason.needs_a_person() { Next::Longest } else { Next::Backoff };
                 self.end(now, reason, detail, next);
             }
@@ -303,6 +306,16 @@ impl Link {
                     self.end(now, LossReason::HeartbeatTimeout, String::new(), Next::Backoff);
                 }
             }
+        }
+    }
+
+    /// The same silence, judged on both sides: whose verdict comes first is no difference that anybody should see.
+    fn heed_masters_verdict(&mut self) {
+        let max = self.params.failures_max;
+        if let State::Registered(beats) | State::Active { beats, .. } = &mut self.state
+            && beats.settled_by_master(max)
+        {
+            self.report(Report::HeartbeatFailed { failures: max, max });
         }
     }
 
