@@ -316,6 +316,8 @@ impl<O: Output> Follow<'_, O> {
                 Step::Ended(Ending::Failed(format!("the master does not know this command any more: {message}")))
             }
             Trouble::Answer { message, .. } => Step::Ended(Ending::Failed(message)),
+            // What has answered before is a master, and will be one again.
+            foreign @ Trouble::Foreign { .. } if !self.answered => Step::Ended(Ending::Failed(foreign.to_string())),
             trouble => Step::Lost(trouble),
         }
     }
