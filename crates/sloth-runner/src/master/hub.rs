@@ -27,15 +27,15 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// `fresh`: nothing of it has been sent to an agent yet.
-    pub fn new(id: String, view: Option<View<Spec>>, fresh: bool) -> Self {
+    /// `fresh`: nothing of it has been sent to an agent yet. `stdin_end`: as recorded.
+    pub fn new(id: String, view: Option<View<Spec>>, fresh: bool, stdin_end: Option<u64>) -> Self {
         Self {
             id,
             view: watch::Sender::new(view),
             received: watch::Sender::new(0),
             durable: watch::Sender::new(0),
             total: watch::Sender::new(u64::MAX),
-            stdin: Stdin::new(fresh),
+            stdin: Stdin::new(fresh, stdin_end),
             log: Mutex::default(),
             opening: Mutex::new(()),
         }

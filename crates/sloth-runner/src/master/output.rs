@@ -1,6 +1,6 @@
 //! `SendOutput`: the output of one command arrives, its standard input leaves.
 
-use super::{core::Core, hub::Hub, ports::OutputLog, ports::Piece};
+use super::{core::Core, hub::Hub, orphans, ports::OutputLog, ports::Piece};
 use fleet::SessionId;
 use proto::{OutputAck, OutputMessage};
 use std::{sync::Arc, time::Duration};
@@ -49,6 +49,7 @@ pub async fn receive(
     let opened = hub.clone();
     let log = core.blocking(move |core| opened.open_log(core.outputs.as_ref()).map_err(|e| e.to_string())).await;
     let log = log.map_err(|error| Status::internal(format!("the output of {id} cannot be opened: {error}")))?;
+    orphans::watch(core, &hub);
     let upload = Upload {
         core: core.clone(),
         session,

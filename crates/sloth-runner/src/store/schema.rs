@@ -62,6 +62,7 @@ const STEPS: [&str; 2] = ["
     CREATE TABLE outputs_to_remove (id TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
 ", "
     CREATE INDEX events_by_name ON events (agent, seq);
+    ALTER TABLE commands ADD COLUMN stdin_end INTEGER;  -- NULL while it is not known
 "];
 
 /// The version that this program writes.

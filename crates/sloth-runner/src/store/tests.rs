@@ -88,6 +88,7 @@ fn command(id: &str, state: CommandState) -> CommandRecord<Spec> {
         spool_id: Some([9; 16]),
         outcome: (state == CommandState::Finished).then_some(Outcome::Exited(3)),
         cancel_asked: true,
+        stdin_end: Some(u64::MAX),
         created_unix_ms: 1,
         started_unix_ms: 2,
         finished_unix_ms: 3,
