@@ -151,7 +151,8 @@ pub struct Event {
     /// 1, 2, 3 … over the life of the store.
     pub seq: u64,
     pub time_unix_ms: u64,
-    /// `agent.connected`, `agent.lost`, `agent.stopped`, `agent.replaced`, `agent.deleted`, `command.finished`, …
+    /// `agent.connected`, `agent.lost`, `agent.stopped`, `agent.replaced`, `agent.deleted`, `command.finished`,
+    /// `command.output_failed`, …
     pub kind: String,
     pub agent: String,
     pub agent_id: AgentId,

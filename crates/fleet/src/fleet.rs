@@ -128,6 +128,11 @@ impl<S: Clone + Eq> Fleet<S> {
         self.dispatch.cancel(id, link, &mut self.out)
     }
 
+    /// The output of a command cannot be kept here for now, which people should know.
+    pub fn output_failed(&mut self, now: Now, id: &str, why: &str) {
+        self.dispatch.output_failed(now, id, why, &mut self.out);
+    }
+
     /// The standard input of a command has ended, after so many bytes.
     pub fn stdin_ended(&mut self, id: &str, end: u64) {
         self.dispatch.stdin_ended(id, end, &mut self.out);
