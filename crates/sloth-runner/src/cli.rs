@@ -3,7 +3,7 @@
 use crate::tool::duration;
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-    builder::{OsStringValueParser, TypedValueParser},
+    builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
 };
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
 
@@ -78,7 +78,7 @@ pub enum Format {
 pub enum Command {
     /// See a master and three agents lose each other and come back, in half a minute, on this machine
     Demo,
-    /// Run the master, check its configuration, back up its database
+    /// Run the master on this machine, look at it, stop it; check its configuration, back up its database
     #[command(subcommand)]
     Master(crate::master_cli::MasterCommand),
     /// Agents: list them, look at them, run commands on them
@@ -188,7 +188,7 @@ pub struct RunArgs {
     #[arg(short = 'n')]
     pub no_stdin: bool,
     /// A line for the agent's shell, in place of COMMAND
-    #[arg(long, value_name = "LINE", conflicts_with = "command")]
+    #[arg(long, value_name = "LINE", conflicts_with = "command", value_parser = NonEmptyStringValueParser::new())]
     pub shell: Option<String>,
     /// On at most so many agents at a time
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -361,6 +361,7 @@ mod tests {
             "agent run a --id .a -- true",
             "agent run a --env =x -- true",
             "agent run a --timeout soon -- true",
+            "agent run a --shell=",
             "agent run --all --max-parallel 0 -- true",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

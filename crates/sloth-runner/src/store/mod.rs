@@ -18,6 +18,7 @@ pub use backup::{Summary, backup};
 pub use error::{OpenError, Why};
 pub use lock::{FileLock, Holder, LockError};
 pub use prune::History;
+pub use schema::VERSION as SCHEMA_VERSION;
 
 use crate::master::ports::{Change, Done, Snapshot, Spec, Store};
 use fleet::{AgentId, CommandRecord, CommandState, Event};

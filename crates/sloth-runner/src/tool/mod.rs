@@ -26,6 +26,7 @@ pub use commands::quote;
 
 use crate::cli::{AgentCommand, CommandCommand, Format};
 use connect::{Master, Trouble, Waits};
+use sloth_agent::config::describe;
 use std::{
     io::{self, IsTerminal, Write},
     sync::Arc,
@@ -115,7 +116,7 @@ pub fn print(text: &str) -> i32 {
 /// Says so, unless it is that a reader has gone away; the exit code.
 fn output_failed(error: &io::Error) -> i32 {
     if error.kind() != io::ErrorKind::BrokenPipe {
-        complain(format!("cannot write to standard output: {error}"));
+        complain(format!("cannot write to standard output: {}", describe(error)));
     }
     1
 }
