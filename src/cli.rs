@@ -47,6 +47,11 @@ const KEYS: [(&str, &str, &str); 14] = [
 const OTHERS: [&str; 7] = ["master", "label", "config", "set", "daemon", "help", "version"];
 const COMMANDS: [&str; 5] = ["start", "stop", "status", "reconnect", "check"];
 
+/// Whether this is one of the agent's commands.
+pub fn knows(word: &str) -> bool {
+    COMMANDS.contains(&word)
+}
+
 /// Carries out a command line, without the program's name; the exit code.
 ///
 /// `program` is what help and errors call the program. Must be called while the process has a single thread: `--daemon`

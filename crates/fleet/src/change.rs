@@ -112,6 +112,8 @@ pub struct CommandRecord<S> {
     pub spool_id: Option<[u8; 16]>,
     pub outcome: Option<Outcome>,
     pub cancel_asked: bool,
+    /// Where its standard input ended, once that was heard from whoever feeds it.
+    pub stdin_end: Option<u64>,
     pub created_unix_ms: u64,
     pub started_unix_ms: u64,
     pub finished_unix_ms: u64,
@@ -133,6 +135,7 @@ impl<S> CommandRecord<S> {
             spool_id: Some(link.spool_id),
             outcome: None,
             cancel_asked: false,
+            stdin_end: None,
             created_unix_ms: now.unix_ms,
             started_unix_ms: 0,
             finished_unix_ms: 0,
@@ -148,7 +151,8 @@ pub struct Event {
     /// 1, 2, 3 … over the life of the store.
     pub seq: u64,
     pub time_unix_ms: u64,
-    /// `agent.connected`, `agent.lost`, `agent.stopped`, `agent.replaced`, `agent.deleted`, `command.finished`, …
+    /// `agent.connected`, `agent.lost`, `agent.stopped`, `agent.replaced`, `agent.deleted`, `command.finished`,
+    /// `command.output_failed`, …
     pub kind: String,
     pub agent: String,
     pub agent_id: AgentId,

@@ -128,6 +128,16 @@ impl<S: Clone + Eq> Fleet<S> {
         self.dispatch.cancel(id, link, &mut self.out)
     }
 
+    /// The output of a command cannot be kept here for now, which people should know.
+    pub fn output_failed(&mut self, now: Now, id: &str, why: &str) {
+        self.dispatch.output_failed(now, id, why, &mut self.out);
+    }
+
+    /// The standard input of a command has ended, after so many bytes.
+    pub fn stdin_ended(&mut self, id: &str, end: u64) {
+        self.dispatch.stdin_ended(id, end, &mut self.out);
+    }
+
     /// Asks a connected agent to shut down. Returns whether it is connected.
     pub fn stop(&mut self, agent: AgentId, reason: String) -> bool {
         let Some(link) = self.registry.downlink(agent) else { return false };

@@ -224,6 +224,9 @@ impl Link {
                 self.unknown_agent(now, detail);
             }
             (Reply::Failed { reason, detail }, _) => {
+                if reason == LossReason::HeartbeatTimeout {
+                    self.heed_masters_verdict();
+                }
                 let end = if reason.needs_a_person() { End::Refused } else { End::Failed };
                 self.end(now, reason, detail, end);
             }
@@ -316,6 +319,16 @@ impl Link {
                     self.end(now, LossReason::HeartbeatTimeout, String::new(), End::Failed);
                 }
             }
+        }
+    }
+
+    /// The same silence, judged on both sides: whose verdict comes first is no difference that anybody should see.
+    fn heed_masters_verdict(&mut self) {
+        let max = self.params.failures_max;
+        if let State::Registered(beats) | State::Active { beats, .. } = &mut self.state
+            && beats.settled_by_master(max)
+        {
+            self.report(Report::HeartbeatFailed { failures: max, max });
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::tool::duration;
 use clap::{
-    Args, Parser, Subcommand, ValueEnum,
-    builder::{OsStringValueParser, TypedValueParser},
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
 };
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
 
@@ -27,6 +27,47 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Reads a command line, the program's name included.
+///
+/// # Errors
+/// For people; also help and version, which [`clap::Error::use_stderr`] tells apart.
+pub fn parse<W>(words: impl IntoIterator<Item = W>) -> Result<Cli, clap::Error>
+where
+    W: Into<OsString> + Clone,
+{
+    let mut command = definition();
+    let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(words)?)?;
+    if cli.master.is_some() && matches!(cli.command, Command::Master(_) | Command::Demo) {
+        let why = "--master says which master to talk to, and means nothing to what runs here";
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
+    Ok(cli)
+}
+
+/// Options of the tool that mean nothing to a subcommand don't stand in its help.
+fn definition() -> clap::Command {
+    fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
+        let hidden = |command: clap::Command, id: &'static str| match id {
+            "master" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
+            _ => {
+                let format = clap::builder::EnumValueParser::<Format>::new();
+                let arg = clap::Arg::new(id).short('o').long(id).global(true).hide(true);
+                command.arg(arg.value_parser(format).default_value("table"))
+            }
+        };
+        options.iter().fold(command, |command, id| hidden(command, id))
+    }
+    Cli::command().mut_subcommand("demo", |demo| without(&["master", "output"], demo)).mut_subcommand(
+        "master",
+        |master| {
+            without(&["master"], master)
+                .mut_subcommand("start", |start| without(&["output"], start))
+                .mut_subcommand("check", |check| without(&["output"], check))
+                .mut_subcommand("backup", |backup| without(&["output"], backup))
+        },
+    )
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Table,
@@ -37,7 +78,7 @@ pub enum Format {
 pub enum Command {
     /// See a master and three agents lose each other and come back, in half a minute, on this machine
     Demo,
-    /// Run the master, check its configuration, back up its database
+    /// Run the master on this machine, look at it, stop it; check its configuration, back up its database
     #[command(subcommand)]
     Master(crate::master_cli::MasterCommand),
     /// Agents: list them, look at them, run commands on them
@@ -53,6 +94,18 @@ pub enum AgentCommand {
     /// Start an agent on this node (`sloth-runner agent start --help` lists its own options)
     #[command(disable_help_flag = true)]
     Start {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// Say whether an agent of this node runs and is connected (--name, --config or --state-dir says which)
+    #[command(disable_help_flag = true)]
+    Status {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// Check the configuration of an agent of this node and show it
+    #[command(disable_help_flag = true)]
+    Check {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         args: Vec<OsString>,
     },
@@ -72,12 +125,12 @@ pub enum AgentCommand {
     },
     /// Show what happened to the agents
     Events {
-        /// Only events of this agent
+        /// Only events of this agent: its name, also a former one, or its id in hex
         name: Option<String>,
         /// Go on showing events as they happen
         #[arg(long)]
         follow: bool,
-        /// Only the newest so many; 0 is all that are kept [default: 0, with --follow 10]
+        /// Only the newest so many of the past ones; 0 is none [default: all, with --follow 10]
         #[arg(long, value_name = "COUNT")]
         last: Option<u32>,
     },
@@ -88,7 +141,7 @@ pub enum AgentCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Ask an agent to shut down
+    /// Ask an agent to shut down (`stop --name NAME` ends one of this node, without the master)
     Stop { name: String },
     /// Run a command on agents and show its output
     #[command(visible_alias = "exec")]
@@ -104,10 +157,10 @@ pub struct RunArgs {
     /// Names of the agents
     #[arg(value_name = "AGENT", required_unless_present_any = ["label", "all"])]
     pub agents: Vec<String>,
-    /// On every agent with this label; several must all match
+    /// On every agent with this label, but for Stopped ones; several must all match
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "agents")]
     pub label: Vec<(String, String)>,
-    /// On every agent
+    /// On every agent, but for Stopped ones: they said goodbye. An Inactive one counts as failed
     #[arg(long, conflicts_with_all = ["agents", "label"])]
     pub all: bool,
     /// Add to the command's environment
@@ -131,17 +184,17 @@ pub struct RunArgs {
     /// The command's id: the same id with the same content attaches to what runs already [default: made up]
     #[arg(long, value_name = "ID", value_parser = command_id)]
     pub id: Option<String>,
-    /// Give the command no standard input
+    /// Give the command no standard input; one on several agents, or with --detach, never has any
     #[arg(short = 'n')]
     pub no_stdin: bool,
     /// A line for the agent's shell, in place of COMMAND
-    #[arg(long, value_name = "LINE", conflicts_with = "command", required_unless_present = "command")]
+    #[arg(long, value_name = "LINE", conflicts_with = "command", value_parser = NonEmptyStringValueParser::new())]
     pub shell: Option<String>,
     /// On at most so many agents at a time
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub max_parallel: u16,
     /// Program and arguments; no shell looks at them
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
     pub command: Vec<OsString>,
 }
 
@@ -194,9 +247,13 @@ impl Status {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum State {
+    /// Its agent is away: not sent yet
     Queued,
+    /// Sent, and perhaps received
     Sent,
+    /// The agent holds it: it runs, or waits for its turn there
     Accepted,
+    /// It has its outcome, and all of its output is here
     Finished,
 }
 
@@ -254,7 +311,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("sloth-runner").chain(line.split(' ')))
+        super::parse(std::iter::once("sloth-runner").chain(line.split(' ')))
     }
 
     fn run_args(line: &str) -> RunArgs {
@@ -266,8 +323,27 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn options_that_mean_nothing_to_a_subcommand_do_not_stand_in_its_help() {
+        for (line, master, output) in [
+            ("agent list --help", true, true),
+            ("master --help", false, true),
+            ("master status --help", false, true),
+            ("master start --help", false, false),
+            ("master check --help", false, false),
+            ("demo --help", false, false),
+        ] {
+            let help = parse(line).unwrap_err().to_string();
+            assert_eq!((help.contains("--master"), help.contains("--output")), (master, output), "{line}: {help}");
+        }
+        assert_eq!(parse("master status -o json").unwrap().output, Format::Json);
+        assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
+        for line in ["master start --master a", "--master a master status", "demo --master a"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
     }
 
     #[test]
@@ -305,6 +381,7 @@ mod tests {
             "agent run a --dir= -- true",
             "agent run a --dir var/tmp -- true",
             "agent run a --dir ~ -- true",
+            "agent run a --shell=",
             "agent run --all --max-parallel 0 -- true",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

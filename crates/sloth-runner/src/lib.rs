@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod clock;
+mod dashes;
 pub mod demo;
 pub mod listen;
 pub mod master;
@@ -12,20 +13,24 @@ pub mod outputs;
 pub mod store;
 pub mod tool;
 
-use clap::Parser;
 use std::{ffi::OsString, io::Write};
 
 /// Runs one command line, the program's name included, and returns its exit code: 0 done, 1 failed, 2 usage.
 /// `agent run` has the codes of what it ran.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
     let args: Vec<OsString> = args.into_iter().collect();
-    // The agent has a command line of its own, without clap.
-    if args.get(1).is_some_and(|word| word == "agent") && args.get(2).is_some_and(|word| word == "start") {
-        return agent_start(args[2..].to_vec());
+    if args.get(1).is_some_and(|word| word == "agent") && concerns_this_node(&args[2..]) {
+        return agent_here(args[2..].to_vec());
     }
-    let cli = match cli::Cli::try_parse_from(&args) {
+    let cli = match cli::parse(&args) {
         Ok(cli) => cli,
         Err(error) => {
+            if let Some(meant) = dashes::meant(&args).filter(|meant| cli::parse(meant).is_ok()) {
+                let meant: Vec<String> = meant[1..].iter().map(|word| tool::quote(word)).collect();
+                let line = meant.join(" ");
+                tool::say(&format!("error: the command goes after `--`; did you mean: sloth-runner {line}"));
+                return 2;
+            }
             let text = error.render().to_string();
             let _ = if error.use_stderr() {
                 std::io::stderr().write_all(text.as_bytes())
@@ -37,20 +42,35 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
     };
     match cli.command {
         cli::Command::Demo => demo::run(),
-        cli::Command::Master(command) => master_cli::run(command),
-        cli::Command::Agent(cli::AgentCommand::Start { mut args }) => {
-            args.insert(0, "start".into());
-            if let Some(master) = cli.master {
-                args.extend(["--master".into(), master.into()]);
-            }
-            agent_start(args)
-        }
+        cli::Command::Master(command) => master_cli::run(command, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, cli.master),
+        cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, cli.master),
+        cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, cli.master),
         cli::Command::Agent(command) => tool::agent(cli.master, cli.output, command),
         cli::Command::Command(command) => tool::command(cli.master, cli.output, command),
     }
 }
 
-/// Runs the agent in this process; `args` begins with the word `start`.
-fn agent_start(args: Vec<OsString>) -> i32 {
+/// The agent has a command line of its own, without clap. Of its words only `stop` is one of the master's, too: it means
+/// an agent of this node if the options are there that say which.
+fn concerns_this_node(words: &[OsString]) -> bool {
+    let Some((word, rest)) = words.split_first() else { return false };
+    let which = |option: &OsString| {
+        let option = option.to_string_lossy();
+        ["--name", "--config", "--state-dir"].contains(&option.split('=').next().unwrap_or_default())
+    };
+    word.to_str().is_some_and(sloth_agent::cli::knows) && (word != "stop" || rest.iter().any(which))
+}
+
+fn agent_with(word: &str, mut args: Vec<OsString>, master: Option<String>) -> i32 {
+    args.insert(0, word.into());
+    if let Some(master) = master {
+        args.extend(["--master".into(), master.into()]);
+    }
+    agent_here(args)
+}
+
+/// Runs the agent's command line in this process.
+fn agent_here(args: Vec<OsString>) -> i32 {
     sloth_agent::cli::run(args.into_iter(), "sloth-runner agent")
 }

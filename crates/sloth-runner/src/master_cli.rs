@@ -1,10 +1,12 @@
 //! `sloth-runner master …`: parses, wires, and turns errors into exit codes.
 
+mod control;
 mod daemon;
 #[cfg(test)]
 mod tests;
 
 use crate::{
+    cli::Format,
     clock, listen,
     master::{self, Options, ports::Outputs},
     master_config::{Loaded, MasterConfig, Sources, load},
@@ -42,6 +44,10 @@ const USAGE: i32 = 2;
 pub enum MasterCommand {
     /// Run the master, until SIGTERM or Ctrl-C
     Start(StartArgs),
+    /// Ask the master that runs on this machine to end, and wait until it has
+    Stop(ControlArgs),
+    /// Say whether a master runs on this machine: exit code 0 if it does, 3 if not
+    Status(ControlArgs),
     /// Say whether the configuration is right, and what it sets
     Check(CheckArgs),
     /// Copy the database while the master runs
@@ -70,6 +76,13 @@ pub struct CheckArgs {
     /// As for start
     #[arg(long)]
     insecure: bool,
+}
+
+/// Which master: the one of this state directory.
+#[derive(Debug, clap::Args)]
+pub struct ControlArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,10 +121,23 @@ impl ConfigArgs {
     }
 }
 
-/// Runs one command, and returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration.
-pub fn run(command: MasterCommand) -> i32 {
+impl ConfigArgs {
+    /// With `--state-dir` a configuration that does not hold is in nobody's way; and where it listens does not matter.
+    fn state_dir(self) -> Result<PathBuf, i32> {
+        match &self.state_dir {
+            Some(path) if !path.is_empty() => Ok(path.into()),
+            _ => self.load(None, true).map(|loaded| loaded.config.state_dir),
+        }
+    }
+}
+
+/// Runs one command, and returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration; 3 from `status`: no
+/// master runs.
+pub fn run(command: MasterCommand, format: Format) -> i32 {
     let done = match command {
         MasterCommand::Start(args) => start(args),
+        MasterCommand::Stop(args) => args.config.state_dir().and_then(|path| control::stop(&path, format)),
+        MasterCommand::Status(args) => args.config.state_dir().and_then(|path| control::status(&path, format)),
         MasterCommand::Check(args) => check(args),
         MasterCommand::Backup(args) => backup(args),
     };
@@ -131,6 +157,8 @@ fn start(args: StartArgs) -> Result<(), i32> {
             Err(error) => Err(failed(format!("cannot go to the background: {}", describe(&error)))),
         };
     }
+    // Before the log file: who is told of another master wants to know of that, not of its log.
+    let _lock = take_state_dir(&loaded.config.state_dir).map_err(failed)?;
     let log = open_log(&loaded.config.log, args.daemon).map_err(failed)?;
     logging::install(&loaded.config.log, log.clone());
     if !loaded.idle.is_empty() {
@@ -182,10 +210,9 @@ fn backup(args: BackupArgs) -> Result<(), i32> {
 
 /// Opens everything, serves until a signal, closes everything.
 ///
-/// With `background` it lets go of the terminal once it listens.
+/// The state directory is locked. With `background` it lets go of the terminal once it listens.
 fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), String> {
     let open_files = open_files::raise_limit();
-    let _lock = take_state_dir(&config.state_dir)?;
     let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
     let outputs = Arc::new(outputs.map_err(|error| error.to_string())?);
     let environment = Environment { clock: Box::new(clock::unix_ms), remove_output: remover(outputs.clone()) };
@@ -273,7 +300,7 @@ fn take_state_dir(directory: &Path) -> Result<FileLock, String> {
     };
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| fails("make", &error))?;
-    FileLock::take(&directory.join("master.lock")).map_err(|error| match error {
+    FileLock::take(&control::lock_file(directory)).map_err(|error| match error {
         LockError::Held(pid) => {
             let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
             format!(

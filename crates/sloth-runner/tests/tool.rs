@@ -113,6 +113,42 @@ async fn usage_errors_are_2_and_other_failures_1() {
 }
 
 #[tokio::test]
+async fn a_command_without_dashes_is_shown_with_them() {
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    for (line, meant) in [
+        ("agent run node1 uname", "agent run node1 -- uname"),
+        ("agent run node1 uname -a", "agent run node1 -- uname -a"),
+        ("agent exec --all df -h", "agent exec --all -- df -h"),
+    ] {
+        let expected = format!("error: the command goes after `--`; did you mean: sloth-runner {meant}\n");
+        assert_eq!(run(&master, line).await, (2, String::new(), expected));
+    }
+    // A mistake of another kind is told as it is.
+    let (code, _, said) = run(&master, "agent run --hartbeat node1 ls").await;
+    assert!(code == 2 && said.contains("--hartbeat"), "{said}");
+}
+
+#[tokio::test]
+async fn commands_about_this_node_are_the_agents_own() {
+    let state = tempfile::tempdir().unwrap();
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    let folder = state.path().display();
+    for (line, code) in [
+        (format!("agent status --state-dir {folder}"), 3),
+        (format!("--master a:1 agent status --state-dir {folder}"), 3),
+        (format!("agent stop --state-dir={folder}"), 1),
+        (format!("agent check --name n1 --state-dir {folder}"), 0),
+    ] {
+        let (seen, out, said) = run(&master, &line).await;
+        assert_eq!(seen, code, "{line}: {out}{said}");
+        assert_eq!(format!("{out}{said}").contains("is not running"), code != 0, "{line}: {out}{said}");
+    }
+    assert_eq!(run(&master, "agent stop lady").await.0, 0, "the master's");
+    let (code, help, _) = run(&master, "agent status --help").await;
+    assert!(code == 0 && help.contains("sloth-runner agent status --name node1"), "{help}");
+}
+
+#[tokio::test]
 async fn standard_input_is_passed_on_byte_for_byte() {
     let master = Master::start(Script { outcome: Some(Outcome::Exited(0)), ..Script::default() }).await;
     let input: Vec<u8> = (0..=255).cycle().take(300_001).collect();
@@ -219,17 +255,70 @@ async fn a_terminated_tool_leaves_the_command_alone_and_says_where_it_is() {
     }
 }
 
-#[tokio::test]
-async fn a_reader_that_goes_away_is_told_nothing_and_cancels_nothing() {
-    let output = vec![(OutputStream::Stdout, vec![b'y'; 3 << 20])];
-    let master = Master::start(Script { output, outcome: Some(Outcome::Exited(0)), ..Script::default() }).await;
-    let mut child = tool(&master.address(), "agent run lady -- yes").spawn().unwrap();
+/// Reads a few bytes of endless output and goes away, as `head` does; how the tool ends then.
+async fn read_by_head(mut child: Child) -> (i32, String) {
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut [0; 10]).await.unwrap();
     drop(stdout);
     let output = ended(child).await;
-    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(255), ""));
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_cancels_nothing_and_what_goes_on_is_told() {
+    let output = vec![(OutputStream::Stdout, vec![b'y'; 3 << 20]), (OutputStream::Stdout, b"never".to_vec())];
+    let master = Master::start(Script { output, stall_at: Some(3 << 20), ..fleet(Outcome::Exited(0)) }).await;
+    let child = tool(&master.address(), "agent run lady --id x4 -n -- yes").spawn().unwrap();
+    let expected = "sloth-runner: output can no longer be written: broken pipe; the command goes on; see `sloth-runner \
+                    command logs x4` or `sloth-runner command cancel x4`\n";
+    assert_eq!(read_by_head(child).await, (255, expected.to_owned()));
+
+    let mut child = tool(&master.address(), "agent run lady --id x5 -- yes").stdin(Stdio::piped()).spawn().unwrap();
+    let open = child.stdin.take();
+    let (code, said) = read_by_head(child).await;
+    assert!(code == 255 && said.contains("cancels the command, for its standard input is unfinished; see"), "{said}");
+    drop(open);
+
+    let child = tool(&master.address(), "agent run lady kei -- yes").spawn().unwrap();
+    let (code, said) = read_by_head(child).await;
+    assert!(code == 1 && said.contains("0 of 2 have ended, what else was begun goes on"), "{said}");
     assert_eq!(master.seen(|script| script.cancelled), 0);
+}
+
+#[tokio::test]
+async fn standard_input_that_nobody_will_read_is_told_unless_that_was_said() {
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    for (line, told) in [
+        ("agent run lady kei -- ls", "several agents"),
+        ("agent run lady --detach -- ls", "--detach"),
+        ("agent run lady kei -n -- ls", ""),
+    ] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"data").unwrap();
+        let output = ended(tool(&master.address(), line).stdin(reader).spawn().unwrap()).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected = format!("standard input is not read: a command has none with {told} (-n says that you know)\n");
+        assert_eq!((output.status.code(), said.contains(&expected)), (Some(0), !told.is_empty()), "{line}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn all_means_those_that_did_not_say_goodbye() {
+    let mut script = fleet(Outcome::Exited(0));
+    script.agents[1].status = "Stopped".to_owned();
+    script.output.clear();
+    let master = Master::start(script).await;
+    for line in ["agent run --all -- ls", "agent run --all --detach -- ls"] {
+        let (code, _, said) = run(&master, line).await;
+        assert_eq!(code, 0, "{said}");
+        assert!(said.starts_with("1 stopped agent skipped\n"), "{said}");
+    }
+    let (code, _, said) = run(&master, "agent run --label site=b -- ls").await;
+    assert_eq!(code, 255);
+    assert!(said.starts_with("1 stopped agent skipped\nsloth-runner: no agent matches"), "{said}");
+    master.seen(|script| assert!(script.starts.iter().all(|start| start.agent != "lady")));
+    run(&master, "agent run lady -- ls").await;
+    master.seen(|script| assert_eq!(script.starts.last().unwrap().agent, "lady"));
 }
 
 #[tokio::test]
@@ -260,6 +349,9 @@ async fn followed_events_come_once_each_over_broken_connections() {
     signal(&child, libc::SIGINT);
     assert_eq!(ended(child).await.status.code(), Some(130));
 
+    assert_eq!(run(&master, "agent events --last 0").await, (0, String::new(), String::new()));
+    let (_, text, _) = run(&master, "agent events -o json --last 0").await;
+    assert_eq!(text, "[]\n");
     let (code, text, _) = run(&master, "agent events -o json").await;
     assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().len()), (0, 6));
 }

@@ -51,6 +51,16 @@ impl<S: Clone + Eq> Dispatch<S> {
         self.close_if_complete(now, id, out);
     }
 
+    /// Its output cannot be kept here. Nothing is lost by that: it stays with the agent until it can.
+    pub fn output_failed(&mut self, now: Now, id: &str, why: &str, out: &mut Out<S>) {
+        let Some(command) = self.commands.get(id) else { return };
+        let record = &command.record;
+        let whom = Whom { agent: &record.agent, agent_id: record.agent_id, epoch: 0 };
+        let message = format!("command {id}: {why}; its output stays with the agent, which tries again");
+        let event = out.event_about(now, "command.output_failed", whom, "disk", message);
+        out.store(vec![event], Then::Nothing);
+    }
+
     /// Nobody will ever say how these ended.
     pub fn forget_agent(&mut self, now: Now, agent: AgentId, why: &str, out: &mut Out<S>) {
         let ids: Vec<String> = self.by_agent.get(&agent).into_iter().flatten().cloned().collect();

@@ -100,6 +100,16 @@ impl<S: Clone + Eq> Dispatch<S> {
         Cancelled::Asked
     }
 
+    /// Its standard input has ended there. Remembered, so that after a restart a command whose agent has all of it is
+    /// told from one that waits for more.
+    pub fn stdin_ended(&mut self, id: &str, end: u64, out: &mut Out<S>) {
+        let Some(command) = self.commands.get_mut(id) else { return };
+        if command.record.stdin_end.is_none() {
+            command.record.stdin_end = Some(end);
+            command.put(Then::Changed { id: id.to_owned() }, out);
+        }
+    }
+
     /// A new command is durable: it may be sent, if the agent is still there.
     pub(crate) fn submitted(&mut self, now: Now, id: &str, link: Option<Downlink>, out: &mut Out<S>) {
         let Some(command) = self.commands.get_mut(id) else { return };

@@ -69,6 +69,17 @@ impl Beats {
         }
     }
 
+    /// The master says that it heard nothing for too long. Where the last heartbeat of `max` is under way, that settles
+    /// it, and true is returned: the answer's time and the master's patience end at the same moment.
+    pub fn settled_by_master(&mut self, max: u32) -> bool {
+        let settled = self.answer_by.is_some() && self.failures + 1 == max;
+        if settled {
+            self.answer_by = None;
+            self.failures = max;
+        }
+        settled
+    }
+
     /// A heartbeat goes out now: its number, and the highest acknowledged one.
     pub fn sent(&mut self, params: &Params, now: Duration) -> (u64, u64) {
         self.seq += 1;

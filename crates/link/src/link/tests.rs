@@ -222,6 +222,29 @@ fn silence_is_a_loss_after_three_unanswered_heartbeats() {
 }
 
 #[test]
+fn a_masters_verdict_that_comes_first_is_told_like_the_own_one() {
+    // A dead way up: the beats at 5, 10 and 15 are not heard, and the master's patience since the one at 0 ends with
+    // the third answer's time, give or take a moment.
+    let told = |masters_verdict: Duration| {
+        let mut bench = Bench::active(params());
+        bench.run(masters_verdict);
+        bench.reply(Reply::Failed { reason: LossReason::HeartbeatTimeout, detail: "nothing was heard".to_owned() });
+        let said = |report: &&Report| matches!(report, Report::HeartbeatFailed { .. } | Report::Lost { .. });
+        bench.reports().into_iter().filter(said).cloned().collect::<Vec<_>>()
+    };
+    let first = told(ms(19_999));
+    let lost = first.last().expect("a loss");
+    assert!(matches!(lost, Report::Lost { reason: LossReason::HeartbeatTimeout, failures: 3, .. }), "{lost:?}");
+    let failed = |n| Report::HeartbeatFailed { failures: n, max: 3 };
+    assert_eq!(first[..3], [failed(1), failed(2), failed(3)]);
+    assert_eq!(first.len(), 4);
+    // A verdict out of the blue, as after a pause of this process, is told in the master's words.
+    let early = told(s(7));
+    let [Report::Lost { failures: 0, detail, .. }] = &early[..] else { panic!("{early:?}") };
+    assert_eq!(detail, "nothing was heard");
+}
+
+#[test]
 fn a_registration_without_any_ack_is_lost_after_three_heartbeats() {
     let mut bench = Bench::new(params());
     bench.reply(Reply::Dialled);

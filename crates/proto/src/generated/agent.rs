@@ -579,7 +579,7 @@ pub struct StopReply {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventsRequest {
-    /// empty: of the whole fleet
+    /// name, also a former one, or agent id in hex; empty: of the whole fleet
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// only newer ones

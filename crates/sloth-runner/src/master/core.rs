@@ -42,7 +42,9 @@ pub struct Core {
     pub events: watch::Sender<u64>,
     /// The next deadline has moved nearer.
     pub rearm: Notify,
-    /// How long unfinished standard input waits for a tool to come back.
+    /// How long unfinished standard input waits for a tool to come back; [`STDIN_RETURN`] times as long after a restart.
+    ///
+    /// [`STDIN_RETURN`]: super::orphans::STDIN_RETURN
     pub stdin_grace: Duration,
     /// The master is going.
     pub ending: watch::Sender<bool>,
@@ -161,7 +163,8 @@ impl Core {
         let (record, committed) = fleet.dispatch().unfinished(id)?;
         let mut hubs = self.hubs.lock().expect("no holder of this lock panics");
         let hub = hubs.entry(id.to_owned()).or_insert_with(|| {
-            Arc::new(Hub::new(id.to_owned(), committed.then(|| View::Record(record.clone())), fresh))
+            let view = committed.then(|| View::Record(record.clone()));
+            Arc::new(Hub::new(id.to_owned(), view, fresh, record.stdin_end))
         });
         Some(hub.clone())
     }

@@ -79,12 +79,9 @@ impl proto::fleet_server::Fleet for FleetService {
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         let request = request.into_inner();
-        let agent = match request.name.as_str() {
-            "" => None,
-            name => Some(self.find(name).or_else(|error| fleet::id_from_hex(name).ok_or(error))?),
-        };
+        let whose = events::Whose::find(&self.core, &request.name).await?;
         let (sender, receiver) = mpsc::channel(REPLIES_MAX);
-        tokio::spawn(events::send(self.core.clone(), request, agent, sender));
+        tokio::spawn(events::send(self.core.clone(), request, whose, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

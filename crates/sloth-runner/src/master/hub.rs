@@ -6,7 +6,7 @@ use super::{
     stdin::Stdin,
 };
 use fleet::View;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak, atomic::AtomicBool};
 use tokio::sync::watch;
 
 /// One unfinished command.
@@ -21,21 +21,24 @@ pub struct Hub {
     /// All of its output, once the agent has told how much there is: `u64::MAX` before.
     pub total: watch::Sender<u64>,
     pub stdin: Stdin,
+    /// Its output could not be kept, and was not since.
+    pub disk_failed: AtomicBool,
     /// Open while somebody brings or reads it: of commands that nobody deals with no file is held.
     log: Mutex<Option<Weak<dyn OutputLog>>>,
     opening: Mutex<()>,
 }
 
 impl Hub {
-    /// `fresh`: nothing of it has been sent to an agent yet.
-    pub fn new(id: String, view: Option<View<Spec>>, fresh: bool) -> Self {
+    /// `fresh`: nothing of it has been sent to an agent yet. `stdin_end`: as recorded.
+    pub fn new(id: String, view: Option<View<Spec>>, fresh: bool, stdin_end: Option<u64>) -> Self {
         Self {
             id,
             view: watch::Sender::new(view),
             received: watch::Sender::new(0),
             durable: watch::Sender::new(0),
             total: watch::Sender::new(u64::MAX),
-            stdin: Stdin::new(fresh),
+            stdin: Stdin::new(fresh, stdin_end),
+            disk_failed: AtomicBool::new(false),
             log: Mutex::default(),
             opening: Mutex::new(()),
         }

@@ -4,6 +4,7 @@ mod clock;
 mod core;
 mod fleet_rpc;
 mod hub;
+mod orphans;
 mod output;
 pub mod ports;
 mod rows;

@@ -1,9 +1,12 @@
 //! `SendOutput`: the output of one command arrives, its standard input leaves.
 
-use super::{core::Core, hub::Hub, ports::OutputLog, ports::Piece};
+use super::{core::Core, hub::Hub, orphans, ports::OutputLog, ports::Piece};
 use fleet::SessionId;
 use proto::{OutputAck, OutputMessage};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -48,7 +51,8 @@ pub async fn receive(
     }
     let opened = hub.clone();
     let log = core.blocking(move |core| opened.open_log(core.outputs.as_ref()).map_err(|e| e.to_string())).await;
-    let log = log.map_err(|error| Status::internal(format!("the output of {id} cannot be opened: {error}")))?;
+    let log = log.map_err(|error| disk_error(core, &hub, &error))?;
+    orphans::watch(core, &hub);
     let upload = Upload {
         core: core.clone(),
         session,
@@ -75,6 +79,16 @@ pub fn measure(core: &Arc<Core>, hub: &Hub) {
 
 fn stale() -> Status {
     Status::failed_precondition("this session is over")
+}
+
+/// What the agent is told: it keeps what was not acknowledged as durable, and comes again. An outage is an event once.
+fn disk_error(core: &Arc<Core>, hub: &Hub, error: &str) -> Status {
+    if hub.disk_failed.swap(true, Ordering::Relaxed) {
+        log::warn!("the output of command {} still cannot be kept: {error}", hub.id);
+    } else {
+        core.decide(|fleet, now| fleet.output_failed(now, &hub.id, error));
+    }
+    Status::internal(format!("the master cannot keep the output of {}: {error}", hub.id))
 }
 
 /// Up to where the output of a finished command is here.
@@ -240,6 +254,9 @@ impl Upload {
         self.sync.running = None;
         match durable {
             Ok(durable) => {
+                if self.hub.disk_failed.swap(false, Ordering::Relaxed) {
+                    log::info!("the output of command {} is kept again", self.hub.id);
+                }
                 let gaps = self.log.gaps();
                 self.core.decide(|fleet, now| fleet.durable(now, &self.hub.id, durable, gaps));
                 let acknowledged = self.acknowledge().await;
@@ -258,9 +275,8 @@ impl Upload {
         self.acknowledge().await
     }
 
-    fn disk_error(&self, error: &dyn std::fmt::Display) -> Status {
-        log::error!("the output of command {} cannot be written: {error}", self.hub.id);
-        Status::internal(format!("the master cannot keep the output of {}: {error}", self.hub.id))
+    fn disk_error(&self, error: &str) -> Status {
+        disk_error(&self.core, &self.hub, error)
     }
 }
 

@@ -29,11 +29,18 @@ pub trait Store: Send + Sync + 'static {
     /// once they are durable, or have failed.
     fn write(&self, changes: Vec<Change>, done: Done);
 
-    /// Ascending; the newest `limit` of those after `after_seq`.
+    /// Ascending; the newest `limit` of those after `after_seq`. With an agent or a name those that concern either,
+    /// with none of them all.
     ///
     /// # Errors
     /// For people: why the store could not be read.
-    fn events(&self, agent: Option<fleet::AgentId>, after_seq: u64, limit: usize) -> Result<Vec<fleet::Event>, String>;
+    fn events(
+        &self,
+        agent: Option<fleet::AgentId>,
+        name: Option<&str>,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<fleet::Event>, String>;
 
     /// # Errors
     /// For people: why the store could not be read.

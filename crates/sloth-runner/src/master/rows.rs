@@ -71,6 +71,7 @@ pub fn event(event: Event) -> EventRow {
 /// An event in the log. What agents say of themselves stays on its line.
 pub fn log_line(event: &Event) -> (log::Level, String) {
     let level = match event.kind.as_str() {
+        "command.output_failed" => log::Level::Error,
         "agent.lost" | "agent.replaced" | "agent.rejected" => log::Level::Warn,
         _ => log::Level::Info,
     };

@@ -30,6 +30,21 @@ struct State {
     feeders: usize,
     /// Counts the times at which the last feeder left.
     left: u64,
+    /// Where it ends, as an earlier run of the master has heard.
+    end: Option<u64>,
+    /// Somebody waits already for a tool to come back after a restart.
+    awaited: bool,
+}
+
+/// Whether a command that was not fed from its start in this run of the master may still wait for input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// A tool feeds it, or has done so; or it has all of its input.
+    Settled,
+    /// The agent has yet to tell how much of the input it has.
+    Unknown,
+    /// There is more to come, and nobody here who has it.
+    Orphaned,
 }
 
 /// What a tool did wrong.
@@ -47,12 +62,24 @@ pub enum Fed {
     Taken,
     /// Come again when something has changed.
     Full,
+    /// Its bytes are taken. Record that the input ends there, and come again: an agent that knows of the end must not
+    /// meet a master that has forgotten it.
+    Ends(u64),
 }
 
 impl Stdin {
-    pub fn new(fresh: bool) -> Self {
-        let state =
-            State { base: fresh.then_some(0), kept: VecDeque::new(), kept_bytes: 0, eof: false, feeders: 0, left: 0 };
+    /// `end`: where it ends, if an earlier run of the master has heard that.
+    pub fn new(fresh: bool, end: Option<u64>) -> Self {
+        let state = State {
+            base: fresh.then_some(0),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            eof: false,
+            feeders: 0,
+            left: 0,
+            end,
+            awaited: false,
+        };
         Self { state: Mutex::new(state), changed: watch::Sender::new(0) }
     }
 
@@ -65,12 +92,13 @@ impl Stdin {
         self.lock().base
     }
 
-    /// Takes a chunk from a tool, all of it or nothing. What is known already is skipped.
+    /// Takes a chunk from a tool, all of it or nothing, but for an end that is not yet recorded. What is known already is
+    /// skipped.
     ///
     /// # Errors
     /// The chunk does not fit to what came before.
-    pub fn feed(&self, chunk: &StdinChunk) -> Result<Fed, FeedError> {
-        {
+    pub fn feed(&self, chunk: &StdinChunk, end_recorded: bool) -> Result<Fed, FeedError> {
+        let (fed, changed) = {
             let mut state = self.lock();
             let Some(base) = state.base else { return Ok(Fed::Full) };
             let end = base + state.kept_bytes as u64;
@@ -85,14 +113,21 @@ impl Stdin {
             if !data.is_empty() && state.kept_bytes > 0 && state.kept_bytes + data.len() > BUFFER_MAX {
                 return Ok(Fed::Full);
             }
+            let ends = chunk.eof && end_recorded;
+            let changed = !data.is_empty() || ends;
             if !data.is_empty() {
                 state.kept_bytes += data.len();
                 state.kept.push_back(data);
             }
-            state.eof |= chunk.eof;
+            state.eof |= ends;
+            let end = base + state.kept_bytes as u64;
+            (if chunk.eof && !ends { Fed::Ends(end) } else { Fed::Taken }, changed)
+        };
+        // Who fed it is woken, too: not for what it knows.
+        if changed {
+            self.wake();
         }
-        self.wake();
-        Ok(Fed::Taken)
+        Ok(fed)
     }
 
     /// The agent has everything below `offset`.
@@ -113,6 +148,8 @@ impl Stdin {
                 taken -= first.len();
                 state.kept.pop_front();
             }
+            // Its end was heard before a restart, and the agent has all before it: nobody has to say it again.
+            state.eof |= state.kept_bytes == 0 && state.end.is_some() && state.base == state.end;
         }
         self.wake();
     }
@@ -156,6 +193,24 @@ impl Stdin {
         state.feeders == 0 && !state.eof && state.left == left
     }
 
+    /// True once, if nobody has fed it yet in this run of the master: then somebody should see to it.
+    pub fn await_tool(&self) -> bool {
+        let mut state = self.lock();
+        let first = !state.awaited && state.feeders == 0 && state.left == 0;
+        state.awaited |= first;
+        first
+    }
+
+    /// What has become of it. A tool that came and left has a grace of its own.
+    pub fn outlook(&self) -> Outlook {
+        let state = self.lock();
+        match (state.eof || state.feeders > 0 || state.left > 0, state.base, state.end) {
+            (true, ..) => Outlook::Settled,
+            (_, None, Some(_)) => Outlook::Unknown,
+            _ => Outlook::Orphaned,
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("no holder of this lock panics")
     }
@@ -175,9 +230,9 @@ mod tests {
 
     #[test]
     fn what_the_agent_has_not_taken_is_given_again() {
-        let stdin = Stdin::new(true);
-        assert_eq!(stdin.feed(&chunk(0, b"hello", false)), Ok(Fed::Taken));
-        assert_eq!(stdin.feed(&chunk(5, b" world", true)), Ok(Fed::Taken));
+        let stdin = Stdin::new(true, None);
+        assert_eq!(stdin.feed(&chunk(0, b"hello", false), true), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(5, b" world", true), true), Ok(Fed::Taken));
         assert_eq!(stdin.next(0, false), Some(chunk(0, b"hello", false)));
         assert_eq!(stdin.next(5, false), Some(chunk(5, b" world", true)));
         assert_eq!(stdin.next(11, true), None);
@@ -191,42 +246,74 @@ mod tests {
 
     #[test]
     fn a_tool_that_repeats_itself_adds_nothing_and_one_that_skips_is_told() {
-        let stdin = Stdin::new(true);
-        assert_eq!(stdin.feed(&chunk(0, b"abc", false)), Ok(Fed::Taken));
-        assert_eq!(stdin.feed(&chunk(1, b"bcd", false)), Ok(Fed::Taken));
-        assert_eq!(stdin.feed(&chunk(9, b"x", false)), Err(FeedError::Hole { expected: 4 }));
-        assert_eq!(stdin.feed(&chunk(4, b"", true)), Ok(Fed::Taken));
-        assert_eq!(stdin.feed(&chunk(4, b"x", false)), Err(FeedError::AfterEof));
+        let stdin = Stdin::new(true, None);
+        assert_eq!(stdin.feed(&chunk(0, b"abc", false), true), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(1, b"bcd", false), true), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(9, b"x", false), true), Err(FeedError::Hole { expected: 4 }));
+        assert_eq!(stdin.feed(&chunk(4, b"", true), true), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(4, b"x", false), true), Err(FeedError::AfterEof));
         assert_eq!(stdin.next(0, false), Some(chunk(0, b"abc", false)));
         assert_eq!(stdin.next(3, false), Some(chunk(3, b"d", true)));
     }
 
     #[test]
+    fn the_end_is_passed_on_only_once_it_is_recorded() {
+        let stdin = Stdin::new(true, None);
+        assert_eq!(stdin.feed(&chunk(0, b"abc", true), false), Ok(Fed::Ends(3)));
+        assert_eq!(stdin.next(0, false), Some(chunk(0, b"abc", false)), "its bytes need not wait");
+        assert_eq!(stdin.next(3, false), None);
+        assert_eq!(stdin.feed(&chunk(0, b"abc", true), true), Ok(Fed::Taken));
+        assert_eq!(stdin.next(3, false), Some(chunk(3, b"", true)));
+    }
+
+    #[test]
     fn a_full_buffer_takes_nothing_until_the_agent_has_taken_some() {
         static BIG: [u8; BUFFER_MAX] = [7; BUFFER_MAX];
-        let stdin = Stdin::new(true);
-        assert_eq!(stdin.feed(&chunk(0, &BIG, false)), Ok(Fed::Taken));
-        assert_eq!(stdin.feed(&chunk(BUFFER_MAX as u64, b"x", true)), Ok(Fed::Full));
+        let stdin = Stdin::new(true, None);
+        assert_eq!(stdin.feed(&chunk(0, &BIG, false), true), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(BUFFER_MAX as u64, b"x", true), true), Ok(Fed::Full));
         assert_eq!(stdin.next(0, false).unwrap().data.len(), CHUNK_MAX);
         stdin.took(1);
-        assert_eq!(stdin.feed(&chunk(BUFFER_MAX as u64, b"x", true)), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(BUFFER_MAX as u64, b"x", true), true), Ok(Fed::Taken));
     }
 
     #[test]
     fn after_a_restart_the_agent_says_where_to_go_on() {
-        let stdin = Stdin::new(false);
+        let stdin = Stdin::new(false, None);
         assert_eq!(stdin.taken(), None);
-        assert_eq!(stdin.feed(&chunk(0, b"abc", false)), Ok(Fed::Full));
+        assert_eq!(stdin.feed(&chunk(0, b"abc", false), true), Ok(Fed::Full));
         stdin.took(2);
-        assert_eq!(stdin.feed(&chunk(0, b"abc", false)), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(0, b"abc", false), true), Ok(Fed::Taken));
         assert_eq!(stdin.next(2, false), Some(chunk(2, b"c", false)));
     }
 
     #[test]
+    fn an_end_that_was_heard_before_a_restart_counts_once_the_agent_has_all_before_it() {
+        let whole = Stdin::new(false, Some(5));
+        assert_eq!(whole.outlook(), Outlook::Unknown);
+        whole.took(5);
+        assert_eq!(whole.outlook(), Outlook::Settled);
+        assert_eq!(whole.next(5, false), Some(chunk(5, b"", true)), "told again: it may have been under way");
+
+        let part = Stdin::new(false, Some(5));
+        part.took(3);
+        assert_eq!(part.outlook(), Outlook::Orphaned);
+        assert_eq!(part.next(3, false), None, "no false end");
+        part.attach();
+        assert_eq!(part.outlook(), Outlook::Settled);
+        assert_eq!(part.feed(&chunk(0, b"abcde", true), true), Ok(Fed::Taken));
+        assert_eq!(part.next(3, false), Some(chunk(3, b"de", true)));
+
+        let open = Stdin::new(false, None);
+        assert_eq!(open.outlook(), Outlook::Orphaned);
+        assert!(open.await_tool() && !open.await_tool());
+    }
+
+    #[test]
     fn no_offset_that_an_agent_tells_leads_over_the_end_of_numbers() {
-        let stdin = Stdin::new(false);
+        let stdin = Stdin::new(false, None);
         stdin.took(u64::MAX);
-        assert_eq!(stdin.feed(&chunk(OFFSET_MAX, b"abc", true)), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(OFFSET_MAX, b"abc", true), true), Ok(Fed::Taken));
         assert_eq!(stdin.next(OFFSET_MAX, false), Some(chunk(OFFSET_MAX, b"abc", true)));
         assert_eq!(stdin.next(u64::MAX, false), None);
         stdin.took(u64::MAX);
@@ -235,7 +322,7 @@ mod tests {
 
     #[test]
     fn an_input_is_abandoned_only_if_nobody_came_back_and_it_has_no_end() {
-        let stdin = Stdin::new(true);
+        let stdin = Stdin::new(true, None);
         stdin.attach();
         let left = stdin.detach().expect("unfinished");
         assert!(stdin.abandoned(left));
@@ -245,7 +332,7 @@ mod tests {
         assert!(!stdin.abandoned(left), "a later leaving has a grace of its own");
         assert!(stdin.abandoned(again));
         stdin.attach();
-        assert_eq!(stdin.feed(&chunk(0, b"", true)), Ok(Fed::Taken));
+        assert_eq!(stdin.feed(&chunk(0, b"", true), true), Ok(Fed::Taken));
         assert_eq!(stdin.detach(), None);
     }
 }

@@ -6,7 +6,6 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::TcpStream,
     process::{Child, ChildStdout, Command, Output, Stdio},
-    time::Duration,
 };
 
 /// The arguments of a child, one a line.
@@ -28,7 +27,7 @@ fn child() {
         // The test harness has begun a line.
         println!();
         let cli = Cli::try_parse_from(std::iter::once("master").chain(arguments.lines()));
-        std::process::exit(cli.map_or(USAGE, |cli| run(cli.command)));
+        std::process::exit(cli.map_or(USAGE, |cli| run(cli.command, Format::Table)));
     }
 }
 
@@ -239,15 +238,25 @@ fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
 
     let refused = world.run(&["start", "--listen", "127.0.0.1:0", "--state-dir", &world.state(), "--daemon"]);
     assert_eq!(refused.status.code(), Some(1), "the child's exit code is the parent's");
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.contains(&format!("another master (process {pid}) holds the state directory")), "{message}");
 
-    assert!(kill(pid, libc::SIGTERM));
-    let log = world.directory.path().join("master.log");
-    let deadline = clock::boottime() + Duration::from_secs(10);
-    // Its parent is gone, so nobody here can wait for it.
-    while !std::fs::read_to_string(&log).unwrap().contains("INFO  Shutting down") {
-        assert!(clock::boottime() < deadline, "{}", std::fs::read_to_string(&log).unwrap());
-        std::thread::yield_now();
-    }
+    let state = world.state();
+    let status = world.run(&["status", "--state-dir", &state]);
+    assert_eq!(status.status.code(), Some(0));
+    let expected = format!("the master is running (pid {pid}, state directory {state})\n");
+    assert!(String::from_utf8(status.stdout).unwrap().contains(&expected));
+    let stopped = world.run(&["stop", "--state-dir", &state]);
+    assert_eq!(stopped.status.code(), Some(0));
+    assert!(String::from_utf8(stopped.stdout).unwrap().contains(&format!("the master has stopped (pid {pid})\n")));
+    assert_eq!(world.run(&["status", "--state-dir", &state]).status.code(), Some(3));
+    let again = world.run(&["stop", "--state-dir", &state]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("no master is running (state directory "));
+    let wal = std::fs::metadata(format!("{state}/sloth.db-wal")).map_or(0, |wal| wal.len());
+    assert_eq!(wal, 0, "the database is whole in its one file");
+    let log = std::fs::read_to_string(world.directory.path().join("master.log")).unwrap();
+    assert!(log.contains("INFO  Shutting down"), "{log}");
 }
 
 #[test]

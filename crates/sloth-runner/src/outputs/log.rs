@@ -31,6 +31,8 @@ pub struct FileLog {
     /// As in `inner`, for those who must not wait for a disk.
     received: AtomicU64,
     durable: AtomicU64,
+    #[cfg(test)]
+    pub sync_fails: std::sync::atomic::AtomicBool,
 }
 
 struct Inner {
@@ -49,13 +51,25 @@ struct Inner {
     last_gap: Option<LastGap>,
     index: Index,
     gaps: Gaps,
+    /// The file as it is known to be on the disk.
+    mark: Mark,
+    /// How often it was cut back.
+    cuts: u32,
+}
+
+/// A point to cut back to.
+#[derive(Clone, Copy)]
+struct Mark {
+    end: u64,
+    last_gap: Option<LastGap>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
     Removed,
-    /// The kernel could not write something, and may have forgotten what: nothing can be promised any more.
+    /// The kernel could not write something, and may have forgotten what; and the file could not be cut back to where
+    /// it is durable: nothing can be promised any more.
     SyncFailed,
 }
 
@@ -76,18 +90,35 @@ impl FileLog {
                 sync(&file, path, true)?;
                 inner.entry_durable = true;
                 inner.durable = inner.received;
+                inner.mark = inner.mark();
                 inner.file = Some(Arc::new(file));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(named(&error, "cannot open the output file", path)),
         }
         let (received, durable) = (inner.received.into(), inner.durable.into());
-        Ok(Self { path: path.to_owned(), keep, inner: Mutex::new(inner), received, durable })
+        Ok(Self {
+            path: path.to_owned(),
+            keep,
+            inner: Mutex::new(inner),
+            received,
+            durable,
+            #[cfg(test)]
+            sync_fails: false.into(),
+        })
     }
 
     /// The file is gone: nothing may be written that would make it again.
     pub fn mark_removed(&self) {
         lock(&self.inner).state = State::Removed;
+    }
+
+    fn sync_file(&self, file: &File, entry: bool) -> io::Result<()> {
+        #[cfg(test)]
+        if self.sync_fails.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        sync(file, &self.path, entry)
     }
 
     fn check(&self, state: State) -> io::Result<()> {
@@ -154,7 +185,37 @@ impl Inner {
             last_gap: None,
             index: Index::new(),
             gaps: Gaps::default(),
+            mark: Mark { end: HEADER, last_gap: None },
+            cuts: 0,
         }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { end: self.end, last_gap: self.last_gap }
+    }
+
+    /// Drops what could not be made durable: after a failed sync the kernel may show bytes that never reach the disk, and
+    /// call the next sync a success. Nobody was told that they are safe, so the agent has them, and sends them again.
+    fn cut_back(&mut self, file: &File, path: &Path) -> io::Result<()> {
+        let Mark { end, last_gap } = self.mark;
+        file.set_len(end)?;
+        // Also what was never on the disk, or has changed in place since.
+        file.write_all_at(&header(), 0)?;
+        if let Some(gap) = last_gap {
+            file.write_all_at(&gap.bytes.to_le_bytes(), gap.position)?;
+        }
+        let mut inner = Self::empty();
+        inner.scan(file, path)?;
+        if inner.received != self.durable {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "what was durable is not there any more"));
+        }
+        inner.durable = inner.received;
+        inner.mark = self.mark;
+        inner.entry_durable = self.entry_durable;
+        inner.cuts = self.cuts + 1;
+        inner.file = self.file.take();
+        *self = inner;
+        Ok(())
     }
 
     fn scan(&mut self, file: &File, path: &Path) -> io::Result<()> {
@@ -251,39 +312,53 @@ impl OutputLog for FileLog {
     }
 
     fn sync(&self) -> io::Result<u64> {
-        let (file, received, first) = {
+        let (file, received, mark, first, cuts) = {
             let inner = lock(&self.inner);
             self.check(inner.state)?;
             match &inner.file {
-                Some(file) if inner.durable < inner.received => (file.clone(), inner.received, !inner.entry_durable),
+                Some(file) if inner.durable < inner.received => {
+                    (file.clone(), inner.received, inner.mark(), !inner.entry_durable, inner.cuts)
+                }
                 _ => return Ok(inner.durable),
             }
         };
         // Without the lock: what comes in meanwhile waits for the next one.
-        let synced = sync(&file, &self.path, first);
+        let synced = self.sync_file(&file, first);
         let mut inner = lock(&self.inner);
+        if inner.cuts != cuts {
+            // Another one failed meanwhile: what this one wrote is cut off, and comes again.
+            return synced.map(|()| inner.durable);
+        }
         match synced {
             Ok(()) => {
-                inner.durable = inner.durable.max(received);
+                if received > inner.durable {
+                    (inner.durable, inner.mark) = (received, mark);
+                }
                 self.durable.store(inner.durable, Ordering::Release);
                 inner.entry_durable = true;
+                Ok(inner.durable)
             }
-            Err(_) => inner.state = State::SyncFailed,
+            Err(error) => {
+                if inner.state == State::Open && inner.cut_back(&file, &self.path).is_err() {
+                    inner.state = State::SyncFailed;
+                }
+                self.received.store(inner.received, Ordering::Release);
+                Err(error)
+            }
         }
-        synced.map(|()| inner.durable)
     }
 
     fn read(&self, offset: u64, max_bytes: usize) -> io::Result<Vec<Piece>> {
-        let (file, end, last_gap, start) = {
+        let (file, end, last_gap, start, cuts) = {
             let inner = lock(&self.inner);
             match &inner.file {
                 Some(file) if offset < inner.received => {
-                    (file.clone(), inner.end, inner.last_gap, inner.index.find(offset))
+                    (file.clone(), inner.end, inner.last_gap, inner.index.find(offset), inner.cuts)
                 }
                 _ => return Ok(Vec::new()),
             }
         };
-        Reading {
+        let read = Reading {
             window: Window::new(&file, max_bytes),
             end,
             last_gap,
@@ -291,8 +366,12 @@ impl OutputLog for FileLog {
             left: max_bytes.max(1),
             pieces: Vec::new(),
         }
-        .run(start)
-        .map_err(|error| named(&error, "cannot read the output file", &self.path))
+        .run(start);
+        match read {
+            // What was read was cut off meanwhile, and comes again.
+            _ if lock(&self.inner).cuts != cuts => Ok(Vec::new()),
+            read => read.map_err(|error| named(&error, "cannot read the output file", &self.path)),
+        }
     }
 
     fn gaps(&self) -> Vec<(u64, u64)> {

@@ -285,6 +285,41 @@ fn durable_follows_sync_only() {
 }
 
 #[test]
+fn what_a_failing_disk_did_not_take_is_cut_off_and_taken_again() {
+    let (folder, _) = outputs(1 << 20);
+    let path = folder.path().join("c");
+    // The second keeps so little that there is a gap that grows in place.
+    for keep in [1 << 20, 8] {
+        let _ = std::fs::remove_file(&path);
+        let log = FileLog::open(&path, keep).unwrap();
+        let fails = |fails| log.sync_fails.store(fails, std::sync::atomic::Ordering::Relaxed);
+        log.append(data(0, Stdout, b"lost")).unwrap();
+        fails(true);
+        assert!(log.sync().is_err());
+        assert_eq!((log.received(), log.durable()), (0, 0), "nothing of a new file is believed");
+
+        fails(false);
+        log.append(data(0, Stdout, b"first, kept")).unwrap();
+        assert_eq!(log.sync().unwrap(), 11);
+        log.append(data(11, Stderr, b" second")).unwrap();
+        assert_eq!(log.received(), 18);
+        fails(true);
+        assert!(log.sync().is_err());
+        assert_eq!((log.received(), log.durable()), (11, 11));
+        assert_eq!(log.gaps(), if keep == 8 { vec![(8, 3)] } else { vec![] });
+        assert!(log.read(11, 100).unwrap().is_empty());
+
+        fails(false);
+        log.append(data(11, Stderr, b" second, once more")).unwrap();
+        assert_eq!(log.sync().unwrap(), 29);
+        let before = read_all(&log, 0, 100);
+        drop(log);
+        let again = FileLog::open(&path, keep).unwrap();
+        assert!(read_all(&again, 0, 100) == before && again.received() == 29);
+    }
+}
+
+#[test]
 fn ids_that_leave_the_directory_are_refused() {
     let (_directory, outputs) = outputs(u64::MAX);
     for id in ["../x", "", ".", "a/b"] {

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Seek, Write},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
+    time::Duration,
 };
 
 /// Held until it is dropped, or its process ends, however it ends. The file stays: only the kernel's lock counts.
@@ -20,6 +21,19 @@ pub enum LockError {
     Io(io::Error),
 }
 
+/// Who holds a lock.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Holder {
+    Nobody,
+    /// This process, if the file says so.
+    Running(Option<u32>),
+}
+
+/// Who looks at a lock holds it for an instant: who wants it tries again after this, …
+const LOOKED_AT: Duration = Duration::from_millis(10);
+/// … so often. Both make a second master wait for a tenth of a second before it is told about the first.
+const TRIES: u32 = 10;
+
 impl FileLock {
     /// Takes the lock without waiting, and writes the own process id into the file.
     pub fn take(path: &Path) -> Result<Self, LockError> {
@@ -31,21 +45,50 @@ impl FileLock {
             .mode(0o600)
             .open(path)
             .map_err(LockError::Io)?;
-        // SAFETY: flock only takes a descriptor, and this one is open.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::WouldBlock {
-                return Err(LockError::Io(error));
+        let mut tries = 1;
+        while !try_lock(&file, libc::LOCK_EX).map_err(LockError::Io)? {
+            if tries == TRIES {
+                return Err(LockError::Held(pid(file)));
             }
-            let mut holder = String::new();
-            let _ = file.take(32).read_to_string(&mut holder);
-            return Err(LockError::Held(holder.trim().parse().ok()));
+            tries += 1;
+            std::thread::sleep(LOOKED_AT);
         }
         let written =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(LockError::Io)?;
         Ok(Self { _file: file })
     }
+
+    /// Who holds it now. A file that is not there is held by nobody.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn holder(path: &Path) -> io::Result<Holder> {
+        match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Holder::Nobody),
+            Err(error) => Err(error),
+            // Let go of with the file.
+            Ok(file) if try_lock(&file, libc::LOCK_SH)? => Ok(Holder::Nobody),
+            Ok(file) => Ok(Holder::Running(pid(file))),
+        }
+    }
+}
+
+/// False if somebody else holds it.
+fn try_lock(file: &File, kind: libc::c_int) -> io::Result<bool> {
+    // SAFETY: flock only takes a descriptor, and this one is open.
+    if unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+/// The process that the file names.
+fn pid(file: File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -60,7 +103,22 @@ mod tests {
         let first = FileLock::take(&path).unwrap();
         let Err(LockError::Held(holder)) = FileLock::take(&path) else { panic!("two hold it") };
         assert_eq!(holder, Some(std::process::id()));
+        assert_eq!(FileLock::holder(&path).unwrap(), Holder::Running(Some(std::process::id())));
         drop(first);
+        assert_eq!(FileLock::holder(&path).unwrap(), Holder::Nobody);
+        assert_eq!(FileLock::holder(&directory.path().join("none")).unwrap(), Holder::Nobody);
         FileLock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn whoever_only_looks_keeps_nobody_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.lock");
+        drop(FileLock::take(&path).unwrap());
+        let looking = File::open(&path).unwrap();
+        assert!(try_lock(&looking, libc::LOCK_SH).unwrap());
+        let taking = std::thread::spawn(move || FileLock::take(&path));
+        drop(looking);
+        taking.join().unwrap().unwrap();
     }
 }

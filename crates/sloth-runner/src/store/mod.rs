@@ -16,8 +16,9 @@ mod writer;
 
 pub use backup::{Summary, backup};
 pub use error::{OpenError, Why};
-pub use lock::{FileLock, LockError};
+pub use lock::{FileLock, Holder, LockError};
 pub use prune::History;
+pub use schema::VERSION as SCHEMA_VERSION;
 
 use crate::master::ports::{Change, Done, Snapshot, Spec, Store};
 use fleet::{AgentId, CommandRecord, CommandState, Event};
@@ -122,13 +123,28 @@ impl Store for SqliteStore {
         self.queue.push(Call { changes, done });
     }
 
-    fn events(&self, agent: Option<AgentId>, after_seq: u64, limit: usize) -> Result<Vec<Event>, String> {
+    fn events(
+        &self,
+        agent: Option<AgentId>,
+        name: Option<&str>,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<Event>, String> {
         let columns = rows::EVENT;
-        let filter = if agent.is_some() { "agent_id = ?3 AND" } else { "" };
-        let sql = format!("SELECT {columns} FROM events WHERE {filter} seq > ?1 ORDER BY seq DESC LIMIT ?2");
         // Sequence numbers fit into SQLite's: nothing is after one that does not.
         let mut parameters = vec![Value::from(i64::try_from(after_seq).unwrap_or(i64::MAX)), limit_value(limit)];
-        parameters.extend(agent.map(|id| Value::Blob(id.to_vec())));
+        let mut concerns = Vec::new();
+        for (column, value) in [
+            ("agent_id", agent.map(|id| Value::Blob(id.to_vec()))),
+            ("agent", name.map(|name| Value::from(name.to_owned()))),
+        ] {
+            if let Some(value) = value {
+                parameters.push(value);
+                concerns.push(format!("{column} = ?{}", parameters.len()));
+            }
+        }
+        let filter = if concerns.is_empty() { String::new() } else { format!("({}) AND", concerns.join(" OR ")) };
+        let sql = format!("SELECT {columns} FROM events WHERE {filter} seq > ?1 ORDER BY seq DESC LIMIT ?2");
         let reader = self.reader();
         let read = || {
             let mut statement = reader.prepare_cached(&sql)?;

@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, named_params, params, types::Type};
 pub const AGENT: &str = "id, name, host, version, address, labels, spool_id, epoch, status, reason, detail, since_ms, \
                          last_heartbeat_ms";
 pub const COMMAND: &str = "id, agent_id, agent, spec, state, spool_id, outcome, cancel_asked, created_ms, started_ms, \
-                           finished_ms, output_bytes, gaps";
+                           finished_ms, output_bytes, gaps, stdin_end";
 pub const EVENT: &str = "seq, time_ms, kind, agent, agent_id, epoch, reason, message";
 
 /// Writes one change. `now_ms` is the master's clock.
@@ -58,13 +58,13 @@ fn put_command(connection: &Connection, command: &CommandRecord<Spec>, now_ms: u
     connection
         .prepare_cached(
             "INSERT INTO commands (id, agent_id, agent, spec, state, spool_id, outcome, cancel_asked, created_ms, \
-             started_ms, finished_ms, output_bytes, gaps, ended_ms) \
+             started_ms, finished_ms, output_bytes, gaps, ended_ms, stdin_end) \
              VALUES (:id, :agent_id, :agent, :spec, :state, :spool_id, :outcome, :cancel_asked, :created, :started, \
-             :finished, :output_bytes, :gaps, :ended) \
+             :finished, :output_bytes, :gaps, :ended, :stdin_end) \
              ON CONFLICT (id) DO UPDATE SET agent_id = :agent_id, agent = :agent, spec = :spec, state = :state, \
              spool_id = :spool_id, outcome = :outcome, cancel_asked = :cancel_asked, created_ms = :created, \
              started_ms = :started, finished_ms = :finished, output_bytes = :output_bytes, gaps = :gaps, \
-             ended_ms = coalesce(ended_ms, :ended)",
+             ended_ms = coalesce(ended_ms, :ended), stdin_end = :stdin_end",
         )?
         .execute(named_params! {
             ":id": command.id,
@@ -81,6 +81,7 @@ fn put_command(connection: &Connection, command: &CommandRecord<Spec>, now_ms: u
             ":output_bytes": command.output_bytes as i64,
             ":gaps": gaps,
             ":ended": ended,
+            ":stdin_end": command.stdin_end.map(|end| end as i64),
         })
         .map(drop)
 }
@@ -148,6 +149,7 @@ pub fn command(row: &Row<'_>) -> rusqlite::Result<CommandRecord<Spec>> {
         finished_unix_ms: unsigned(row, 10)?,
         output_bytes: unsigned(row, 11)?,
         gaps: json(row, 12)?,
+        stdin_end: row.get::<_, Option<i64>>(13)?.map(|value| value as u64),
     })
 }
 

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 const APPLICATION: i64 = 0x736c_7468;
 
 /// Each step leads from its index to the next version. Steps are never changed, only added.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = ["
     CREATE TABLE agents (
         id BLOB NOT NULL PRIMARY KEY,
         name TEXT NOT NULL,
@@ -60,6 +60,9 @@ const STEPS: [&str; 1] = ["
 
     -- Output of commands that are forgotten already: the file goes after the row, and a crash between them is made up for.
     CREATE TABLE outputs_to_remove (id TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+", "
+    CREATE INDEX events_by_name ON events (agent, seq);
+    ALTER TABLE commands ADD COLUMN stdin_end INTEGER;  -- NULL while it is not known
 "];
 
 /// The version that this program writes.

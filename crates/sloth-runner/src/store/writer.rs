@@ -61,8 +61,19 @@ impl Writer {
             match self.queue.next(prune_at.saturating_sub(now)) {
                 Next::Write(calls) => self.write(calls),
                 Next::Idle => {}
-                Next::End => return,
+                Next::End => return self.fold_wal(),
             }
+        }
+    }
+
+    /// Everything into the one file, so that whoever copies that has all of it. Closing the last connection would do it,
+    /// but the last one may be the reader's, which must not write.
+    fn fold_wal(&self) {
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        match folded {
+            Ok(0) => {}
+            Ok(_) => log::info!("Somebody else reads the database: what was written last stays in its -wal file"),
+            Err(error) => log::warn!("What was written last stays in the -wal file: {}", explain(&self.path, &error)),
         }
     }
 

@@ -163,7 +163,8 @@ fn line(spec: &CommandSpec) -> String {
     words.join(" ")
 }
 
-fn quote(word: &str) -> String {
+/// As one would type it for a shell.
+pub fn quote(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) {
         word.to_owned()

@@ -31,6 +31,8 @@ pub struct Master {
     /// Counted, so that of many calls that lose it together only the first closes it.
     connection: Mutex<(u64, Option<Client>)>,
     away: AtomicBool,
+    /// It has answered something.
+    met: AtomicBool,
 }
 
 /// Between attempts to get back to a master that was lost: from the first, doubling, to the longest.
@@ -58,8 +60,11 @@ impl Waits {
 pub enum Trouble {
     /// No connection: nothing was asked.
     Unreachable { address: Address, why: String },
-    /// The connection broke, or the master is going down: what was asked may have been done.
-    Lost { address: Address, why: String },
+    /// The connection broke, or the master is going down: what was asked may have been done. `met`: some answer came
+    /// from there before.
+    Lost { address: Address, why: String, met: bool },
+    /// What answers is no master: it breaks the rules of HTTP/2.
+    Foreign { address: Address },
     /// The master said no.
     Answer { code: Code, message: String },
 }
@@ -67,7 +72,7 @@ pub enum Trouble {
 impl Trouble {
     /// Another attempt may help.
     pub fn is_passing(&self) -> bool {
-        !matches!(self, Self::Answer { .. })
+        !matches!(self, Self::Answer { .. } | Self::Foreign { .. })
     }
 
     /// The bare cause, without whom it concerns.
@@ -75,6 +80,7 @@ impl Trouble {
         match self {
             Self::Unreachable { why, .. } | Self::Lost { why, .. } => why,
             Self::Answer { message, .. } => message,
+            Self::Foreign { .. } => "it does not speak gRPC",
         }
     }
 }
@@ -87,7 +93,15 @@ impl fmt::Display for Trouble {
                 "cannot reach the master at {address}: {why}; is it running there? (--master, {})",
                 super::address::VARIABLE
             ),
-            Self::Lost { address, why } => write!(f, "lost the master at {address}: {why}; try again"),
+            Self::Lost { address, why, met: true } => write!(f, "lost the master at {address}: {why}; try again"),
+            Self::Lost { address, why, met: false } => {
+                write!(f, "cannot talk to the master at {address}: {why}, before any answer; is it a master's port?")
+            }
+            Self::Foreign { address } => write!(
+                f,
+                "cannot talk to the master at {address}: it does not speak gRPC; is it another service's port, or one \
+                 with TLS?"
+            ),
             Self::Answer { message, .. } => f.write_str(message),
         }
     }
@@ -95,7 +109,13 @@ impl fmt::Display for Trouble {
 
 impl Master {
     pub fn new(address: Address, waits: Waits) -> Self {
-        Self { address, waits, connection: Mutex::new((0, None)), away: AtomicBool::new(false) }
+        Self {
+            address,
+            waits,
+            connection: Mutex::new((0, None)),
+            away: AtomicBool::new(false),
+            met: AtomicBool::new(false),
+        }
     }
 
     pub fn waits(&self) -> Waits {
@@ -140,13 +160,21 @@ impl Master {
     /// What `status` means.
     pub fn trouble(&self, status: &Status) -> Trouble {
         let (address, answered) = (self.address.clone(), status.source().is_none());
+        if !answered && breaks_http2(status) {
+            return Trouble::Foreign { address };
+        }
+        if answered {
+            self.met.store(true, Ordering::Relaxed);
+        }
+        let met = self.met.load(Ordering::Relaxed);
         match status.code() {
             Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Aborted => {
                 let why = if answered { status.message().to_owned() } else { cause(status) };
-                Trouble::Lost { address, why: if why.is_empty() { "the connection broke".to_owned() } else { why } }
+                let why = if why.is_empty() { "the connection broke".to_owned() } else { why };
+                Trouble::Lost { address, why, met }
             }
             // A connection that breaks under a stream has any code, but always a source; an answer never has one.
-            _ if !answered => Trouble::Lost { address, why: cause(status) },
+            _ if !answered => Trouble::Lost { address, why: cause(status), met },
             Code::Unimplemented => Trouble::Answer {
                 code: Code::Unimplemented,
                 message: format!("what answers at {address} does not know this call: is it a master of this version?"),
@@ -158,7 +186,8 @@ impl Master {
 
     /// The master closed the stream before all was said.
     pub fn hung_up(&self) -> Trouble {
-        Trouble::Lost { address: self.address.clone(), why: "connection closed by master".to_owned() }
+        let met = self.met.load(Ordering::Relaxed);
+        Trouble::Lost { address: self.address.clone(), why: "connection closed by master".to_owned(), met }
     }
 
     /// One call with one answer, on a connection of its own making if there is none. Tried once.
@@ -171,7 +200,10 @@ impl Master {
     {
         let (number, client) = self.client().await?;
         match call(client).await {
-            Ok(reply) => Ok(reply.into_inner()),
+            Ok(reply) => {
+                self.met.store(true, Ordering::Relaxed);
+                Ok(reply.into_inner())
+            }
             Err(status) => {
                 let trouble = self.trouble(&status);
                 if trouble.is_passing() {
@@ -185,13 +217,29 @@ impl Master {
     /// The line that says so, the first time in an outage.
     pub fn say_lost(&self, trouble: &Trouble) -> Option<String> {
         let first = !self.away.swap(true, Ordering::Relaxed);
-        first.then(|| format!("lost the master at {} ({}); trying again…", self.address, trouble.why()))
+        let met = self.met.load(Ordering::Relaxed);
+        let what = if met { "lost the master" } else { "no answer from the master" };
+        first.then(|| format!("{what} at {} ({}); trying again…", self.address, trouble.why()))
     }
 
-    /// The line that says so, the first time after an outage.
+    /// It answers: the line that says so, the first time after an outage.
     pub fn say_back(&self) -> Option<String> {
+        self.met.store(true, Ordering::Relaxed);
         self.away.swap(false, Ordering::Relaxed).then(|| "back with the master".to_owned())
     }
+}
+
+/// What was received is no HTTP/2. The library shows this in its text alone; "received" instead of "detected" would be
+/// the other side's complaint.
+fn breaks_http2(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.to_string().contains("connection error detected: ") {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The innermost cause, in few words.
@@ -243,11 +291,48 @@ mod tests {
     #[test]
     fn an_outage_is_told_once() {
         let master = Master::new(Address::parse("a:1").unwrap(), Waits::default());
+        assert!(master.say_lost(&master.hung_up()).unwrap().starts_with("no answer from the master at a:1 ("));
+        assert!(master.say_back().is_some());
         assert_eq!(master.say_back(), None);
         assert!(master.say_lost(&master.hung_up()).unwrap().contains("a:1 (connection closed by master)"));
         assert_eq!(master.say_lost(&master.hung_up()), None);
         assert!(master.say_back().is_some());
         assert_eq!(master.say_back(), None);
+    }
+
+    /// Reads a little of what comes, answers, and closes.
+    fn server(answer: &'static [u8]) -> Master {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let _ = stream.read(&mut [0; 16 << 10]);
+                let _ = stream.write_all(answer);
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        Master::new(Address::parse(&address).unwrap(), Waits::default())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_master_is_not_called_a_lost_one() {
+        let asked = async |master: &Master| {
+            let request = proto::GetRequest::default();
+            master.call(async move |mut client| client.get(request).await).await.unwrap_err()
+        };
+        for answer in
+            [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"\x15\x03\x03\x00\x02\x02\x46", b"SSH-2.0-OpenSSH\r\n"]
+        {
+            let master = server(answer);
+            let trouble = asked(&master).await;
+            let expected = format!("cannot talk to the master at {}: it does not speak gRPC;", master.address);
+            assert!(trouble.to_string().starts_with(&expected) && !trouble.is_passing(), "{trouble}");
+        }
+        let trouble = asked(&server(b"")).await;
+        assert!(trouble.to_string().ends_with(", before any answer; is it a master's port?"), "{trouble}");
+        assert!(trouble.is_passing());
     }
 
     #[tokio::test]

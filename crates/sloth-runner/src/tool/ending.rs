@@ -17,8 +17,8 @@ pub enum Ending {
     Detached(Box<CommandRow>),
     /// No outcome: no connection, the master said no, …
     Failed(String),
-    /// Our own output is closed: the command goes on.
-    OutputGone,
+    /// Our own output is closed: the command goes on, unless it was still being fed.
+    OutputGone { stdin_unfinished: bool },
 }
 
 impl Ending {
@@ -27,7 +27,7 @@ impl Ending {
         match self {
             Self::Finished(row) => row.outcome.as_ref().map_or(NO_CODE, exit_code),
             Self::Detached(_) => 0,
-            Self::Failed(_) | Self::OutputGone => NO_CODE,
+            Self::Failed(_) | Self::OutputGone { .. } => NO_CODE,
         }
     }
 
@@ -39,8 +39,23 @@ impl Ending {
                 _ => Some(format!("the command {}", in_words(row.outcome.as_ref()))),
             },
             Self::Failed(why) => Some(why.clone()),
-            Self::Detached(_) | Self::OutputGone => None,
+            Self::Detached(_) | Self::OutputGone { .. } => None,
         }
+    }
+}
+
+/// What becomes of a command whose output nobody can read here any more.
+pub fn without_output(id: &str, ending: &Ending) -> String {
+    let look = format!("see `sloth-runner command logs {id}`");
+    match ending {
+        Ending::Finished(row) => format!("the command {}; {look}", in_words(row.outcome.as_ref())),
+        Ending::OutputGone { stdin_unfinished: true } => {
+            format!("the master cancels the command, for its standard input is unfinished; {look}")
+        }
+        Ending::OutputGone { .. } | Ending::Detached(_) => {
+            format!("the command goes on; {look} or `sloth-runner command cancel {id}`")
+        }
+        Ending::Failed(why) => why.clone(),
     }
 }
 
@@ -90,7 +105,7 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
             },
             Ending::Detached(_) => (0, "started".to_owned()),
             Ending::Failed(_) => (4, "failed".to_owned()),
-            Ending::OutputGone => (5, "not followed to the end".to_owned()),
+            Ending::OutputGone { .. } => (5, "not followed to the end".to_owned()),
         };
         groups.entry(key).or_default().push(agent);
     }

@@ -16,14 +16,26 @@ use tokio::{select, time::Instant};
 
 /// With `--follow`, unless said otherwise.
 const LAST_WHEN_FOLLOWING: u32 = 10;
+/// As the master understands it.
+const ALL: u32 = 0;
 
 pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<u32>) -> i32 {
-    let last = last.unwrap_or(if follow { LAST_WHEN_FOLLOWING } else { 0 });
-    let request = EventsRequest { name: name.unwrap_or_default(), after_seq: 0, follow, last };
+    let wanted = last.unwrap_or(if follow { LAST_WHEN_FOLLOWING } else { ALL });
+    let mut request = EventsRequest { name: name.unwrap_or_default(), after_seq: 0, follow, last: wanted };
+    let none = last == Some(0);
+    if none {
+        // The newest one says where the coming ones begin.
+        let newest = EventsRequest { follow: false, last: 1, ..request.clone() };
+        if let Err(trouble) = past(&tool.master, newest, |row| request.after_seq = row.seq).await {
+            complain(trouble);
+            return 1;
+        }
+    }
     if !follow {
         let mut rows = Vec::new();
         let mut text = String::new();
         let shown = past(&tool.master, request, |row| match tool.format {
+            _ if none => {}
             Format::Json => rows.push(row),
             Format::Table => text.push_str(&line(&row)),
         });

@@ -270,7 +270,8 @@ impl<O: Output> Follow<'_, O> {
             run_reply::Kind::Output(chunk) => {
                 for piece in self.position.take(chunk) {
                     if self.output.piece(piece).await.is_err() {
-                        return Some(Step::Ended(Ending::OutputGone));
+                        let stdin_unfinished = self.stdin.as_ref().is_some_and(|stdin| !stdin.window.is_finished());
+                        return Some(Step::Ended(Ending::OutputGone { stdin_unfinished }));
                     }
                 }
             }
@@ -315,6 +316,8 @@ impl<O: Output> Follow<'_, O> {
                 Step::Ended(Ending::Failed(format!("the master does not know this command any more: {message}")))
             }
             Trouble::Answer { message, .. } => Step::Ended(Ending::Failed(message)),
+            // What has answered before is a master, and will be one again.
+            foreign @ Trouble::Foreign { .. } if !self.answered => Step::Ended(Ending::Failed(foreign.to_string())),
             trouble => Step::Lost(trouble),
         }
     }

@@ -69,6 +69,12 @@ pub struct Command<'a> {
     finished: Option<String>,
     output_bytes: u64,
     gaps: Vec<Gap>,
+    /// What runs: either program and arguments, or a line for the shell.
+    argv: Option<Vec<String>>,
+    shell: Option<&'a str>,
+    /// Only where the text above is not exactly what was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    argv_base64: Option<Vec<String>>,
 }
 
 #[derive(Serialize)]
@@ -173,6 +179,8 @@ pub fn event(row: &EventRow) -> Event<'_> {
 pub fn command(row: &CommandRow) -> Command<'_> {
     let outcome = row.outcome.as_ref();
     let kind = outcome.map(proto::Outcome::kind);
+    let argv = row.spec.as_ref().map(|spec| &spec.argv).filter(|argv| !argv.is_empty());
+    let unlike_text = |argv: &[Vec<u8>]| argv.iter().any(|word| std::str::from_utf8(word).is_err());
     Command {
         id: &row.id,
         agent: &row.agent,
@@ -186,6 +194,9 @@ pub fn command(row: &CommandRow) -> Command<'_> {
         finished: rfc3339(row.finished_unix_ms),
         output_bytes: row.output_bytes,
         gaps: row.gaps.iter().map(|gap| Gap { offset: gap.offset, bytes: gap.bytes }).collect(),
+        argv: argv.map(|argv| argv.iter().map(|word| text(word).0).collect()),
+        shell: row.spec.as_ref().and_then(|spec| present(&spec.shell)),
+        argv_base64: argv.filter(|argv| unlike_text(argv)).map(|argv| argv.iter().map(|word| base64(word)).collect()),
     }
 }
 
@@ -204,6 +215,9 @@ pub fn command_without_row<'a>(id: &'a str, agent: &'a str, reason: &'a str) -> 
         finished: None,
         output_bytes: 0,
         gaps: Vec::new(),
+        argv: None,
+        shell: None,
+        argv_base64: None,
     }
 }
 
@@ -302,7 +316,7 @@ mod tests {
         let expected = json!({
             "id": "c", "agent": "lady", "state": "finished", "outcome": "exited", "code": 0, "signal": null,
             "reason": null, "created": "1970-01-01T00:00:01.000Z", "started": null, "finished": null,
-            "output_bytes": 3, "gaps": [{"offset": 1, "bytes": 2}]
+            "output_bytes": 3, "gaps": [{"offset": 1, "bytes": 2}], "argv": null, "shell": null
         });
         assert_eq!(to_value(command(&row)).unwrap(), expected);
 
@@ -316,6 +330,14 @@ mod tests {
         assert_eq!(to_value(command(&row)).unwrap()["signal"], 9);
         row.outcome = None;
         assert_eq!(to_value(command(&row)).unwrap()["outcome"], json!(null));
+
+        let argv = vec![b"ls".to_vec(), b"\xff".to_vec()];
+        row.spec = Some(proto::CommandSpec { argv, ..proto::CommandSpec::default() });
+        let shown = to_value(command(&row)).unwrap();
+        assert_eq!((&shown["argv"], &shown["argv_base64"]), (&json!(["ls", "\u{fffd}"]), &json!(["bHM=", "/w=="])));
+        row.spec = Some(proto::CommandSpec { shell: "ls | wc".into(), ..proto::CommandSpec::default() });
+        let shown = to_value(command(&row)).unwrap();
+        assert_eq!((&shown["argv"], &shown["shell"]), (&json!(null), &json!("ls | wc")));
     }
 
     #[test]

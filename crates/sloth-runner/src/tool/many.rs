@@ -8,10 +8,11 @@ use super::{
     id, json,
     output::{Budget, Collected, Nowhere, Prefixed},
     run::{document, spec, start, written},
+    say,
     table::printable,
     writer::{self, Writer},
 };
-use crate::cli::{Format, RunArgs};
+use crate::cli::{Format, RunArgs, Status};
 use proto::{ListRequest, RunStart};
 use std::{collections::HashSet, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
@@ -24,11 +25,16 @@ pub fn is_meant(args: &RunArgs) -> bool {
 /// Runs the command everywhere, at most `--max-parallel` at a time, and returns the exit code.
 pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> i32 {
     let agents = match targets(&tool.master, args).await {
-        Ok(agents) if agents.is_empty() => {
-            super::complain("no agent matches; `sloth-runner agent list` shows all with their status");
-            return NO_CODE;
+        Ok((agents, stopped)) => {
+            if stopped > 0 {
+                say(&format!("{stopped} stopped {} skipped", if stopped == 1 { "agent" } else { "agents" }));
+            }
+            if agents.is_empty() {
+                super::complain("no agent matches; `sloth-runner agent list` shows all with their status");
+                return NO_CODE;
+            }
+            agents
         }
-        Ok(agents) => agents,
         Err(trouble) => {
             super::complain(trouble);
             return NO_CODE;
@@ -46,6 +52,7 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
         (false, Format::Json) => Mode::Collect(Budget::default()),
         (false, Format::Table) => Mode::Show,
     };
+    let total = agents.len();
     let results = everywhere(&tool.master, args, agents, mode, cancel, &writer).await;
     let answer = match (tool.format, args.detach) {
         (Format::Table, false) => String::new(),
@@ -59,7 +66,14 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
     let endings: Vec<(String, Ending)> = results.into_iter().map(|run| (run.agent, run.ending)).collect();
     writer.notice(ending::summary(&endings)).await;
     drop(writer);
-    written(end.finish().await, ending::exit_code_of_all(&endings), 1)
+    let meanwhile = || {
+        let ended = endings.iter().filter(|(_, ending)| !matches!(ending, Ending::OutputGone { .. })).count();
+        format!(
+            "{ended} of {total} have ended, what else was begun goes on, and nothing more is begun; see `sloth-runner \
+             command list`"
+        )
+    };
+    written(end.finish().await, ending::exit_code_of_all(&endings), 1, meanwhile)
 }
 
 /// What became of it on one agent.
@@ -115,7 +129,7 @@ async fn everywhere(
             writer.notice(format!("{}: {}", run.agent, printable(&complaint))).await;
         }
         writer.progress(format!("{done}/{total} done"));
-        let gone = matches!(run.ending, Ending::OutputGone);
+        let gone = matches!(run.ending, Ending::OutputGone { .. });
         results[at] = Some(run);
         if gone {
             // Nobody looks any more: what runs is left alone, what does not is not begun.
@@ -140,7 +154,7 @@ async fn single(master: &Master, start: RunStart, mode: Mode, cancel: watch::Rec
             let ending = follow(master, call, None, cancel, &mut lines).await;
             match lines.finish().await {
                 Ok(()) => (ending, None),
-                Err(_) => (Ending::OutputGone, None),
+                Err(_) => (Ending::OutputGone { stdin_unfinished: false }, None),
             }
         }
     };
@@ -169,13 +183,15 @@ impl Run {
     }
 }
 
-/// Names without repetition, in the order given; those found by label are in the master's order.
-async fn targets(master: &Master, args: &RunArgs) -> Result<Vec<String>, Trouble> {
+/// Names without repetition, in the order given; those found by label are in the master's order. With them the number of
+/// those that were left out: an agent that said goodbye is no part of "all", one that is lost is.
+async fn targets(master: &Master, args: &RunArgs) -> Result<(Vec<String>, usize), Trouble> {
     if args.agents.is_empty() {
         let labels = args.label.iter().cloned().collect();
         let rows = agents::list(master, ListRequest { labels, status: String::new() }).await?;
-        return Ok(rows.into_iter().map(|row| row.name).collect());
+        let (stopped, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.status == Status::Stopped.word());
+        return Ok((rest.into_iter().map(|row| row.name).collect(), stopped.len()));
     }
     let mut seen = HashSet::new();
-    Ok(args.agents.iter().filter(|agent| seen.insert(agent.as_str())).cloned().collect())
+    Ok((args.agents.iter().filter(|agent| seen.insert(agent.as_str())).cloned().collect(), 0))
 }

@@ -9,7 +9,7 @@ pub mod ending;
 mod events;
 pub mod follow;
 pub mod id;
-mod json;
+pub mod json;
 mod lines;
 mod many;
 pub mod output;
@@ -22,9 +22,11 @@ pub mod time;
 pub mod writer;
 
 pub use agents::{list, table as agent_table};
+pub use commands::quote;
 
 use crate::cli::{AgentCommand, CommandCommand, Format};
 use connect::{Master, Trouble, Waits};
+use sloth_agent::config::describe;
 use std::{
     io::{self, IsTerminal, Write},
     sync::Arc,
@@ -40,7 +42,9 @@ struct Tool {
 /// Runs `sloth-runner agent …` and returns the exit code. `master` is the flag.
 pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i32 {
     with_tool(master, format, async |tool| match command {
-        AgentCommand::Start { .. } => unreachable!("the agent has a command line of its own"),
+        AgentCommand::Start { .. } | AgentCommand::Status { .. } | AgentCommand::Check { .. } => {
+            unreachable!("the agent has a command line of its own")
+        }
         AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
         AgentCommand::Get { name } => agents::show(tool, name).await,
         AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
@@ -101,7 +105,7 @@ fn with_tool(master: Option<String>, format: Format, body: impl AsyncFnOnce(&Too
 }
 
 /// Prints an answer and returns the exit code. A reader that has gone away is told nothing.
-fn print(text: &str) -> i32 {
+pub fn print(text: &str) -> i32 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => 0,
@@ -112,7 +116,7 @@ fn print(text: &str) -> i32 {
 /// Says so, unless it is that a reader has gone away; the exit code.
 fn output_failed(error: &io::Error) -> i32 {
     if error.kind() != io::ErrorKind::BrokenPipe {
-        complain(format!("cannot write to standard output: {error}"));
+        complain(format!("cannot write to standard output: {}", describe(error)));
     }
     1
 }

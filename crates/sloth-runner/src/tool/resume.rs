@@ -98,6 +98,11 @@ impl StdinWindow {
         self.finished = true;
     }
 
+    /// Its end was read.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// How much the agent has taken over.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged

@@ -2,7 +2,7 @@
 
 use super::{
     Tool, complain,
-    ending::{Ending, INTERRUPTED, NO_CODE},
+    ending::{Ending, INTERRUPTED, NO_CODE, without_output},
     follow::{Call, follow},
     id, json, many,
     output::{Budget, Collected, Nowhere, Raw},
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::cli::{Format, RunArgs};
 use proto::{CommandSpec, RunStart};
+use sloth_agent::config::describe;
 use std::{
     io,
     os::unix::ffi::{OsStrExt, OsStringExt},
@@ -34,12 +35,19 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
         }
     };
     let id = args.id.clone().unwrap_or(id);
+    let stdin_unused = stdin_unused(&args, several);
+    let told = stdin_unused.filter(|_| stdin::has_unread());
+    told.inspect(|why| say(&stdin_left(why)));
     let (ask_to_cancel, cancel) = watch::channel(false);
     let work = async {
         if several { many::run(tool, &args, cancel).await } else { one(tool, &args, id.clone(), cancel).await }
     };
     select! {
-        code = work => if *ask_to_cancel.borrow() { INTERRUPTED } else { code },
+        code = work => {
+            // What feeds a pipe may have been slower than the first look.
+            stdin_unused.filter(|_| told.is_none() && stdin::has_unread()).inspect(|why| say(&stdin_left(why)));
+            if *ask_to_cancel.borrow() { INTERRUPTED } else { code }
+        }
         wish = leave(&mut signals, &ask_to_cancel) => {
             let look = if several { "command list".to_owned() } else { format!("command logs {id} --follow") };
             let (what, code) = match wish {
@@ -51,6 +59,20 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
             code
         }
     }
+}
+
+/// Why the command gets no standard input although nobody asked for that: with `-n` somebody did.
+fn stdin_unused(args: &RunArgs, several: bool) -> Option<&'static str> {
+    match (args.no_stdin, args.detach, several) {
+        (true, ..) => None,
+        (_, true, _) => Some("--detach"),
+        (.., true) => Some("several agents"),
+        _ => None,
+    }
+}
+
+fn stdin_left(why: &str) -> String {
+    format!("standard input is not read: a command has none with {why} (-n says that you know)")
 }
 
 /// What is to run, the same on every agent.
@@ -73,14 +95,13 @@ pub fn start(args: &RunArgs, id: String, agent: String, spec: CommandSpec) -> Bo
     Box::new(RunStart { id, agent, spec: Some(spec), from_offset, wait_ms: args.wait.map(millis).unwrap_or_default() })
 }
 
-/// The exit code, when what was printed had this end. A reader that has gone away is told nothing.
-pub fn written(result: io::Result<()>, code: i32, code_when_gone: i32) -> i32 {
+/// The exit code, when what was printed had this end. `code_when_gone` and what `meanwhile` says, if it could not be
+/// printed: a command that goes on, or did its work, must not do so unnoticed.
+pub fn written(result: io::Result<()>, code: i32, code_when_gone: i32, meanwhile: impl FnOnce() -> String) -> i32 {
     match result {
         Ok(()) => code,
         Err(error) => {
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                complain(format!("cannot write the output: {error}; the command goes on"));
-            }
+            complain(format!("output can no longer be written: {}; {}", describe(&error), meanwhile()));
             code_when_gone
         }
     }
@@ -129,7 +150,7 @@ async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bo
     };
     tell(&writer, &ending, answer).await;
     drop(writer);
-    written(end.finish().await, ending.exit_code(), NO_CODE)
+    written(end.finish().await, ending.exit_code(), NO_CODE, || without_output(&id, &ending))
 }
 
 /// A command as JSON has it, whatever became of it.
@@ -142,7 +163,7 @@ pub fn document<'a>(
     let command = match ending {
         Ending::Finished(row) | Ending::Detached(row) => json::command(row),
         Ending::Failed(why) => json::command_without_row(id, agent, why),
-        Ending::OutputGone => json::command_without_row(id, agent, "its output was not read to the end"),
+        Ending::OutputGone { .. } => json::command_without_row(id, agent, "its output was not read to the end"),
     };
     match output {
         Some(output) => json::with_output(command, &output.stdout, &output.stderr, output.truncated),

@@ -4,8 +4,11 @@ use super::{follow::Input, resume::STDIN_CHUNK};
 use bytes::Bytes;
 use std::{
     fs::File,
-    io::{self, IsTerminal, Read},
-    os::fd::AsFd,
+    io::{self, IsTerminal, Read, Seek},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::FileTypeExt,
+    },
     thread,
     time::Duration,
 };
@@ -21,6 +24,26 @@ pub fn standard() -> io::Result<Option<mpsc::Receiver<Input>>> {
         return Ok(None);
     }
     start(File::from(stdin.as_fd().try_clone_to_owned()?)).map(Some)
+}
+
+/// Whether something waits on standard input that nobody is going to read: a file before its end, a pipe or a socket
+/// with bytes in it. Takes none of it, and waits for nothing.
+pub fn has_unread() -> bool {
+    let stdin = io::stdin();
+    let stdin = stdin.as_fd();
+    stdin.try_clone_to_owned().map(File::from).is_ok_and(|file| unread(&file))
+}
+
+fn unread(file: &File) -> bool {
+    let Ok(kind) = file.metadata() else { return false };
+    if kind.is_file() {
+        let mut file = file;
+        return file.stream_position().is_ok_and(|at| at < kind.len());
+    }
+    let mut bytes: libc::c_int = 0;
+    let streams = kind.file_type().is_fifo() || kind.file_type().is_socket();
+    // SAFETY: FIONREAD writes one int, to memory of that type.
+    streams && unsafe { libc::ioctl(file.as_raw_fd(), libc::FIONREAD, &raw mut bytes) } == 0 && bytes > 0
 }
 
 /// Reads `source` in chunks, the last one empty. The thread ends after that, or with the receiver at the next chunk.
@@ -56,6 +79,27 @@ fn read(mut source: impl Read, to: &mpsc::Sender<Input>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_unread_is_seen_and_left_there() {
+        use std::io::{SeekFrom, Write};
+        let mut file = tempfile::tempfile().unwrap();
+        assert!(!unread(&file));
+        file.write_all(b"abc").unwrap();
+        assert!(!unread(&file), "read to its end, as by whoever had it before");
+        file.seek(SeekFrom::Start(1)).unwrap();
+        assert!(unread(&file));
+        assert_eq!(io::read_to_string(&file).unwrap(), "bc");
+
+        let (reader, mut writer) = io::pipe().unwrap();
+        let reader = File::from(std::os::fd::OwnedFd::from(reader));
+        assert!(!unread(&reader));
+        writer.write_all(b"x").unwrap();
+        assert!(unread(&reader));
+        drop(writer);
+        assert_eq!(io::read_to_string(&reader).unwrap(), "x");
+        assert!(!unread(&reader) && !unread(&File::open("/dev/null").unwrap()));
+    }
 
     #[tokio::test]
     async fn the_end_and_an_error_are_both_told() {

@@ -43,6 +43,12 @@ fn a_second_agent_of_the_same_name_is_refused_and_the_first_one_stays() {
     until("the second one has the name", || (master.until_status("lady", "Active")["id"] == ids[1]).then_some(()));
     assert_eq!(event(&master, "agent.replaced")["agent_id"], ids[0]);
     assert_eq!(master.statuses().len(), 1);
+    for kind in ["agent.rejected", "agent.replaced"] {
+        assert_eq!(master.events("lady", kind).len(), 1, "what concerns the name is asked for by the name: {kind}");
+    }
+    assert_eq!(master.events(&ids[0], "agent.rejected").len(), 0, "and by the id what concerns that");
+    assert_eq!(master.events(&ids[0], "agent.replaced").len(), 1, "also of one that is gone");
+    master.tool(&["agent", "events", "keite"]).expect(1);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod bad_luck;
 mod control;
 mod daemon;
 mod demo;
+mod full_disk;
 mod goodbye;
 mod identities;
 mod memory;

@@ -125,7 +125,8 @@ fn json_has_the_documented_fields_and_no_others() {
         words.sort_unstable();
         words
     }
-    const COMMAND: &str = "id agent state outcome code signal reason created started finished output_bytes gaps";
+    const COMMAND: &str =
+        "id agent state outcome code signal reason created started finished output_bytes gaps argv shell";
     let master = Master::start();
     let _agent = master.agent_with("lady", &["--label", "site=edge"]);
     let row = &master.json(&["agent", "list"])[0];

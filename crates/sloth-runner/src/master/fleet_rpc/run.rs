@@ -127,12 +127,19 @@ async fn listen(
     let _feeding = with_stdin.then(|| Feeding::new(core.clone(), hub.clone()));
     let mut stdin = hub.stdin.subscribe();
     let mut view = hub.view.subscribe();
+    let mut recorded = hub.view.subscribe();
     let mut waiting: Option<StdinChunk> = None;
     let mut told = None;
     loop {
         if let Some(chunk) = waiting.take() {
-            match hub.stdin.feed(&chunk) {
+            let end_recorded =
+                matches!(&*recorded.borrow_and_update(), Some(View::Record(record)) if record.stdin_end.is_some());
+            match hub.stdin.feed(&chunk, end_recorded) {
                 Ok(Fed::Taken) => {}
+                Ok(Fed::Ends(end)) => {
+                    core.decide(|fleet, _| fleet.stdin_ended(&hub.id, end));
+                    waiting = Some(chunk);
+                }
                 Ok(Fed::Full) => waiting = Some(chunk),
                 Err(error) => {
                     let _ = follow::reply(&replies, Err(feed_error(error))).await; // the tool may be gone
@@ -160,6 +167,7 @@ async fn listen(
                 Ok(None) | Err(_) => return,
             },
             Ok(()) = stdin.changed(), if with_stdin => {}
+            Ok(()) = recorded.changed(), if waiting.is_some() => {}
             _ = view.wait_for(over) => return,
             () = core.ended() => return,
             () = replies.closed() => return,

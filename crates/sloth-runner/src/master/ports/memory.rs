@@ -64,9 +64,17 @@ impl Store for MemoryStore {
         self.answers.send((done, result)).expect("the thread ends with the store");
     }
 
-    fn events(&self, agent: Option<fleet::AgentId>, after_seq: u64, limit: usize) -> Result<Vec<fleet::Event>, String> {
+    fn events(
+        &self,
+        agent: Option<fleet::AgentId>,
+        name: Option<&str>,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<fleet::Event>, String> {
         let tables = self.tables.lock().unwrap();
-        let matching = |event: &&fleet::Event| event.seq > after_seq && agent.is_none_or(|id| id == event.agent_id);
+        let all = agent.is_none() && name.is_none();
+        let concerns = |event: &fleet::Event| agent == Some(event.agent_id) || name == Some(event.agent.as_str());
+        let matching = |event: &&fleet::Event| event.seq > after_seq && (all || concerns(event));
         let mut events: Vec<_> = tables.events.iter().filter(matching).cloned().collect();
         events.sort_by_key(|event| event.seq);
         Ok(events.split_off(events.len().saturating_sub(limit)))

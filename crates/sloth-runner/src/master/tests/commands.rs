@@ -1,4 +1,5 @@
 use super::bench::*;
+use crate::master::{orphans::STDIN_RETURN, ports::Store};
 use proto::{
     CancelRequest, CommandAccepted, CommandSpec, GetCommandRequest, HeldCommand, LogsRequest, OutputStream, Register,
     RunStart, agent_message::Kind as Up, held_command, master_message::Kind as Down, outcome, run_request,
@@ -211,7 +212,8 @@ async fn standard_input_reaches_the_command_and_goes_on_at_the_byte() {
     assert_eq!(second.stdin_received().await, 3);
     second.stdin(3, b"lo!", true).await;
     let chunk = upload.stdin().await;
-    assert_eq!((chunk.offset, chunk.data.as_ref(), chunk.eof), (5, b"!".as_ref(), true));
+    assert_eq!((chunk.offset, chunk.data.as_ref()), (5, b"!".as_ref()));
+    assert!(chunk.eof || upload.stdin().await.eof);
     agent.finish("c", 0, 0).await;
     assert_eq!(second.rest().await.1.outcome.unwrap().code, 0);
 }
@@ -229,6 +231,66 @@ async fn a_vanished_tool_changes_nothing_unless_its_input_is_unfinished() {
     assert!(before.elapsed() >= STDIN_GRACE * 9 / 10, "not before the grace is over");
     let unfinished = agent.upload("plain", 0).await.unwrap();
     drop(unfinished);
+}
+
+/// A command that has been given `abc`, and its end if `whole`, when its master and its tool go; and the agent's view of
+/// it under the next master, having taken `taken` bytes.
+async fn fed_before_a_restart(whole: bool, taken: u64) -> (Master, Agent, Upload) {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let tool = master.run(with_stdin("c")).await.unwrap();
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    tool.stdin(0, b"abc", whole).await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    let chunk = upload.stdin().await;
+    assert_eq!(chunk.data.as_ref(), b"abc");
+    let (store, outputs) = (master.store.clone(), master.outputs.clone());
+    if whole {
+        assert!(chunk.eof || upload.stdin().await.eof);
+        assert_eq!(store.command("c").unwrap().unwrap().stdin_end, Some(3), "recorded before it is told");
+    }
+    // The master begins to go first, as in a crash: it does not wait for the tool any more.
+    tokio::join!(master.stop(), async {
+        while agent.next().await.is_some() {}
+        drop((tool, upload, agent));
+    });
+    let master = Master::restart(store, outputs).await;
+    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    let (upload, _) = agent.upload("c", taken).await.unwrap();
+    (master, agent, upload)
+}
+
+#[tokio::test]
+async fn input_that_nobody_brings_after_a_restart_cancels_its_command_in_the_end() {
+    for (whole, taken) in [(false, 3), (true, 1)] {
+        let before = tokio::time::Instant::now();
+        let (_master, mut agent, _upload) = fed_before_a_restart(whole, taken).await;
+        assert!(matches!(agent.next().await, Some(Down::CancelCommand(cancel)) if cancel.id == "c"));
+        assert!(before.elapsed() >= STDIN_GRACE * STDIN_RETURN * 9 / 10, "not before a tool had time to come back");
+    }
+}
+
+#[tokio::test]
+async fn input_that_was_whole_before_a_restart_ends_without_its_tool() {
+    let (_master, mut agent, mut upload) = fed_before_a_restart(true, 3).await;
+    let chunk = upload.stdin().await;
+    assert_eq!((chunk.offset, chunk.data.len(), chunk.eof), (3, 0, true));
+    let cancelled = tokio::time::timeout(STDIN_GRACE * (STDIN_RETURN + 2), agent.next()).await;
+    assert!(cancelled.is_err(), "{cancelled:?}");
+}
+
+#[tokio::test]
+async fn a_tool_that_comes_back_after_a_restart_goes_on_feeding() {
+    let (master, mut agent, mut upload) = fed_before_a_restart(false, 2).await;
+    let mut tool = master.run(with_stdin("c")).await.unwrap();
+    assert_eq!(tool.stdin_received().await, 2);
+    let cancelled = tokio::time::timeout(STDIN_GRACE * (STDIN_RETURN + 2), agent.next()).await;
+    assert!(cancelled.is_err(), "{cancelled:?}");
+    tool.stdin(2, b"c", true).await;
+    let chunk = upload.stdin().await;
+    assert_eq!((chunk.offset, chunk.data.as_ref()), (2, b"c".as_ref()));
+    assert!(chunk.eof || upload.stdin().await.eof);
 }
 
 #[tokio::test]
