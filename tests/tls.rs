@@ -7,7 +7,7 @@ use common::{
     master::Master,
     tls::{self, Authority, Identity, VALID},
 };
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use tokio::{net::TcpListener, time::timeout};
 
 fn set(key: &str, path: &Path) -> String {
@@ -125,7 +125,7 @@ async fn a_certificate_renewed_on_disk_is_used_without_a_restart() {
 
 /// What `check` says with these settings, and its exit code.
 fn check(settings: &[String], roots: Option<&Path>) -> (i32, String) {
-    let mut check = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+    let mut check = common::program();
     check.arg("check").env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("SSL_CERT_FILE");
     if let Some(path) = roots {
         check.env("SSL_CERT_FILE", path);

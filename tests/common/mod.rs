@@ -16,6 +16,16 @@ use tokio::{
 /// No test waits longer for anything: a bound for what hangs, not a measure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The agent to try: the one that was built with the test, or what `SLOTH_TEST_AGENT` names by its absolute path, with
+/// an emulator before it if it needs one.
+pub fn program() -> std::process::Command {
+    let other = std::env::var("SLOTH_TEST_AGENT").unwrap_or_default();
+    let mut words = other.split_whitespace();
+    let mut command = std::process::Command::new(words.next().unwrap_or(env!("CARGO_BIN_EXE_sloth-agent")));
+    command.args(words);
+    command
+}
+
 /// A running agent. Dropping it kills it.
 pub struct Agent {
     pub child: Child,
@@ -32,7 +42,7 @@ impl Agent {
 
     /// The same with a state directory of an earlier agent.
     pub fn start_in(state: TempDir, master: &str, settings: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+        let mut command = Command::from(program());
         command.args(["start", "--name", "lady", "--master", master, "--log-level", "debug"]);
         command.arg("--state-dir").arg(state.path());
         let quick = [
