@@ -72,13 +72,13 @@ pub async fn connect(
     let (local, peer) = (tcp.local_addr().map_err(Failure::io)?, tcp.peer_addr().map_err(Failure::io)?);
     let graceful = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(tcp, graceful.clone()).map_err(Failure::io)?;
-    let tls_failure = Arc::default();
+    let tls_failure: Arc<OnceLock<Failure>> = Arc::default();
     let (scheme, stream) = match tls {
         Some(tls) => {
             let stream = Box::new(tls.connect(&master.host, socket).await?);
             ("https", Stream::Tls(stream, Arc::clone(&tls_failure)))
         }
-        None => ("http", Stream::Plain(socket)),
+        None => ("http", Stream::Plain(socket, Some(Arc::clone(&tls_failure)))),
     };
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)

@@ -7,8 +7,8 @@ use common::{
     master::Master,
     tls::{self, Authority, Identity, VALID},
 };
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
-use tokio::time::timeout;
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use tokio::{net::TcpListener, time::timeout};
 
 fn set(key: &str, path: &Path) -> String {
     format!("tls.{key}={:?}", path.display().to_string())
@@ -51,7 +51,7 @@ async fn shows_its_own_certificate_to_a_master_that_wants_one() {
     let files =
         [set("ca_file", &servers.file()), set("cert_file", &stranger.certificate), set("key_file", &stranger.key)];
     let mut other = agent(&master, &files);
-    other.line("(attempt 1): the master refuses this agent's certificate").await;
+    other.line("(attempt 1): the master refuses this agent's certificate (it is not signed by the master's CA)").await;
 }
 
 #[tokio::test]
@@ -59,9 +59,19 @@ async fn a_certificate_that_does_not_fit_is_told_apart() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     for (identity, text) in [
         (stranger.issue("master.test", VALID), "the master's certificate is of an unknown CA: see tls.ca_file"),
-        (authority.issue("other.test", VALID), "the master's certificate is for another name: see tls.server_name"),
-        (authority.issue("master.test", (2020, 2021)), "the master's certificate has expired, or this machine's clock"),
-        (authority.issue("master.test", (2089, 2090)), "the master's certificate is not valid yet, or this machine's"),
+        (
+            authority.issue("other.test", VALID),
+            "the master's certificate is for another name: master.test was looked for, it has other.test: see \
+             tls.server_name",
+        ),
+        (
+            authority.issue("master.test", (2020, 2021)),
+            "the master's certificate has expired (at 2021-01-01T00:00:00Z; this machine's clock says 20",
+        ),
+        (
+            authority.issue("master.test", (2089, 2090)),
+            "the master's certificate is not valid yet (from 2089-01-01T00:00:00Z on; this machine's clock says 20",
+        ),
     ] {
         let master = tls::master(&identity, None).await;
         let mut agent = agent(&master, &[set("ca_file", &authority.file())]);
@@ -77,8 +87,28 @@ async fn nothing_is_sent_to_a_master_in_the_clear() {
     let authority = Authority::new();
     let mut master = Master::start().await;
     let mut agent = agent(&master, &[set("ca_file", &authority.file())]);
+    agent.line("(attempt 1): it does not answer in TLS: it speaks plain TCP").await;
     agent.line("(attempt 2): ").await;
     assert!(timeout(std::time::Duration::ZERO, master.session()).await.is_err(), "a session came about");
+}
+
+#[tokio::test]
+async fn a_master_that_wants_tls_is_told_from_one_that_is_broken() {
+    let authority = Authority::new();
+    let master = tls::master(&authority.issue("master.test", VALID), None).await;
+    let mut agent = Agent::start(&master.address(), &[]);
+    agent.line("(attempt 1): the master speaks TLS, and this agent is not told to: set tls.ca_file").await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_ends_with_the_connection_timeout() {
+    let authority = Authority::new();
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = silent.local_addr().expect("a bound socket").to_string();
+    let mut agent = Agent::start(&address, &[&set("ca_file", &authority.file()), "connection.timeout=\"300ms\""]);
+    let _held = silent.accept().await.expect("the agent dials");
+    agent.line("(attempt 1): no answer within 0.3").await;
+    let _held_too = silent.accept().await.expect("the agent dials again");
 }
 
 #[tokio::test]
@@ -93,21 +123,73 @@ async fn a_certificate_renewed_on_disk_is_used_without_a_restart() {
     agent.line("Agent registered").await;
 }
 
+/// What `check` says with these settings, and its exit code.
+fn check(settings: &[String], roots: Option<&Path>) -> (i32, String) {
+    let mut check = common::program();
+    check.arg("check").env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("SSL_CERT_FILE");
+    if let Some(path) = roots {
+        check.env("SSL_CERT_FILE", path);
+    }
+    for setting in settings {
+        check.args(["--set", setting]);
+    }
+    let output = check.output().expect("the agent's binary starts");
+    (output.status.code().expect("no signal"), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
 fn files_that_cannot_be_used_are_found_before_the_start() {
     let authority = Authority::new();
     let Identity { certificate, key } = authority.issue("lady", VALID);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("our own file");
-    let mut check = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
-    check.arg("check");
-    for setting in ["tls.ca_file=\"/nowhere/ca.pem\"".to_owned(), set("cert_file", &certificate), set("key_file", &key)]
-    {
-        check.args(["--set", &setting]);
-    }
-    let output = check.env_remove("SLOTH_RUNNER_MASTER_ADDR").output().expect("the agent's binary starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let nowhere = "tls.ca_file=\"/nowhere/ca.pem\"".to_owned();
+    let (code, said) = check(&[nowhere, set("cert_file", &certificate), set("key_file", &key)], None);
+    assert_eq!(code, 2, "{said}");
     assert!(said.contains("tls.ca_file is /nowhere/ca.pem, which cannot be read: no such file or directory"), "{said}");
-    let rule = format!("tls.key_file is {0}, which others may read (mode 644): chmod 600 {0}", key.display());
+    let rule = format!("tls.key_file is {0}, which others can read (mode 0644): run chmod 600 {0}", key.display());
     assert!(said.contains(&rule), "{said}");
+}
+
+#[test]
+fn files_that_do_not_go_together_are_found_before_the_start() {
+    let authority = Authority::new();
+    let (one, other) = (authority.issue("one", VALID), authority.issue("other", VALID));
+    let files = |ca: &Path, certificate: &Path, key: &Path| {
+        [set("ca_file", ca), set("cert_file", certificate), set("key_file", key)]
+    };
+    let ca = authority.file();
+    let (code, said) = check(&files(&ca, &one.certificate, &one.key), None);
+    assert_eq!((code, said.as_str()), (0, ""));
+    for (settings, text) in [
+        (
+            files(&ca, &one.certificate, &other.key),
+            format!("which does not go with tls.key_file ({})", other.key.display()),
+        ),
+        (
+            files(&one.key, &one.certificate, &one.key),
+            "which holds no certificate in PEM: name one that does".to_owned(),
+        ),
+        (files(&ca, &one.certificate, &one.certificate), "which others can read (mode 0644)".to_owned()),
+        (
+            files(Path::new("/dev/null"), &one.certificate, &one.key),
+            "tls.ca_file is /dev/null, which is no file".to_owned(),
+        ),
+    ] {
+        let (code, said) = check(&settings, None);
+        assert!(code == 2 && said.contains(&text), "{text}: {said}");
+    }
+}
+
+#[test]
+fn what_the_system_trusts_is_used_where_no_ca_is_named() {
+    let authority = Authority::new();
+    let file = authority.file();
+    for setting in ["tls.enabled=true", "tls.server_name=master.test"] {
+        let (code, said) = check(&[setting.to_owned()], Some(&file));
+        assert_eq!((code, said.as_str()), (0, ""));
+        let (code, said) = check(&[setting.to_owned()], Some(Path::new("/nowhere/ca.pem")));
+        let text = "tls.ca_file is not set, and what this system trusts, /nowhere/ca.pem, cannot be read: no such file";
+        assert!(code == 2 && said.contains(text), "{said}");
+        assert!(said.contains(&format!("--set {}: ", setting.split('=').next().expect("a key"))), "{said}");
+    }
 }

@@ -163,7 +163,9 @@ pub fn load(sources: &Sources, surroundings: &Surroundings) -> Result<Loaded, Pr
     let config = settings::read(&mut reader, surroundings);
     if let Some(Err(unusable)) = config.tls.as_ref().map(tls::Connector::load) {
         for tls::Unusable { key, text } in unusable {
-            if let Some(origin) = reader.origin(key) {
+            // What is not set itself stands where TLS was turned on.
+            let keys = [key, "tls.enabled", "tls.cert_file", "tls.key_file", "tls.server_name"];
+            if let Some(origin) = keys.iter().find_map(|key| reader.origin(key)) {
                 reader.problem(&origin, format!("{key} {text}"));
             }
         }

@@ -152,10 +152,11 @@ fn the_other_shipped_files_load() {
     let refused = load(&sources, &surroundings()).unwrap_err().to_string();
     // Nothing is wrong with it but that this machine does not have the files.
     let problems: Vec<_> = refused.lines().collect();
-    assert_eq!(problems.len(), 2, "{refused}");
+    assert_eq!(problems.len(), 3, "{refused}");
     let text = "tls.ca_file is /etc/sloth-runner/ca.pem, which cannot be read: no such file or directory: mend that, or name another";
     assert!(problems[0].ends_with(text), "{refused}");
     assert!(problems[1].contains("tls.cert_file is /etc/sloth-runner/"), "{refused}");
+    assert!(problems[2].contains("tls.key_file is /etc/sloth-runner/"), "{refused}");
 }
 
 #[test]

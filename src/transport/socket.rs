@@ -4,7 +4,7 @@ use super::Failure;
 use link::LossReason;
 use socket2::SockRef;
 use std::{
-    io,
+    io::{self, Read},
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::Pin,
@@ -135,7 +135,8 @@ impl AsyncWrite for Socket {
 
 /// What HTTP/2 runs over. One type for both, so that its code is there once.
 pub(super) enum Stream {
-    Plain(Socket),
+    /// With the place for the finding that it speaks TLS, until the first bytes have come.
+    Plain(Socket, Option<Arc<OnceLock<Failure>>>),
     /// With the place for what TLS finds after the handshake, such as a refusal of this agent's certificate: HTTP/2
     /// hands on only that something broke.
     Tls(Box<tokio_rustls::client::TlsStream<Socket>>, Arc<OnceLock<Failure>>),
@@ -144,7 +145,16 @@ pub(super) enum Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(stream, found) => {
+                let before = buf.filled().len();
+                let result = Pin::new(stream).poll_read(cx, buf);
+                if result.is_ready()
+                    && let Some(found) = found.take()
+                {
+                    note_tls(&found, &buf.filled()[before..]);
+                }
+                result
+            }
             Self::Tls(stream, found) => keep(found, Pin::new(stream).poll_read(cx, buf)),
         }
     }
@@ -153,7 +163,10 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain(stream, found) => {
+                let result = Pin::new(&mut *stream).poll_write(cx, buf);
+                first_words(stream, found, result)
+            }
             Self::Tls(stream, found) => {
                 let result = Pin::new(&mut *stream).poll_write(cx, buf);
                 last_words(stream, found, result)
@@ -167,7 +180,10 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Plain(stream, found) => {
+                let result = Pin::new(&mut *stream).poll_write_vectored(cx, bufs);
+                first_words(stream, found, result)
+            }
             Self::Tls(stream, found) => {
                 let result = Pin::new(&mut *stream).poll_write_vectored(cx, bufs);
                 last_words(stream, found, result)
@@ -177,14 +193,14 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Plain(stream, _) => stream.is_write_vectored(),
             Self::Tls(stream, _) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream, _) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream, found) => {
                 let result = Pin::new(&mut *stream).poll_flush(cx);
                 last_words(stream, found, result)
@@ -194,9 +210,31 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+/// A peer that wants TLS says so and closes; what we write then may break before its words are read.
+fn first_words<T>(
+    socket: &Socket,
+    found: &mut Option<Arc<OnceLock<Failure>>>,
+    written: Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    if let Poll::Ready(Err(_)) = &written
+        && let Some(found) = found.take()
+    {
+        let mut head = [0; 2];
+        let read = (&*SockRef::from(&socket.stream)).read(&mut head).unwrap_or(0);
+        note_tls(&found, &head[..read]);
+    }
+    written
+}
+
+fn note_tls(found: &OnceLock<Failure>, first: &[u8]) {
+    if super::tls::is_a_record(first) {
+        let _ = found.set(super::tls::spoken_in_the_clear());
     }
 }
 

@@ -21,6 +21,16 @@ use tokio::{
 /// No test waits longer for anything: a bound for what hangs, not a measure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The agent to try: the one that was built with the test, or what `SLOTH_TEST_AGENT` names by its absolute path, with
+/// an emulator before it if it needs one.
+pub fn program() -> std::process::Command {
+    let other = std::env::var("SLOTH_TEST_AGENT").unwrap_or_default();
+    let mut words = other.split_whitespace();
+    let mut command = std::process::Command::new(words.next().unwrap_or(env!("CARGO_BIN_EXE_sloth-agent")));
+    command.args(words);
+    command
+}
+
 /// A running agent. Dropping it kills it.
 pub struct Agent {
     pub child: Child,
@@ -50,14 +60,14 @@ impl Agent {
 
     /// As [`Self::start_in`]; what else the process is started with is for `prepare` to say.
     pub fn start_as(state: TempDir, master: &str, settings: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
-        let command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+        let command = Command::from(program());
         Self::launch(command, state, &quickly(master, settings), prepare)
     }
 
     /// Starts with nothing but the given options and variables; `agent.toml` in the state directory is read.
     pub fn start_with(state: TempDir, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        Self::launch(Command::new(env!("CARGO_BIN_EXE_sloth-agent")), state, &args, |command| {
+        Self::launch(Command::from(program()), state, &args, |command| {
             command.envs(variables.iter().copied());
         })
     }

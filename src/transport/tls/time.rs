@@ -1,0 +1,43 @@
+//! At which time certificates are judged.
+
+use crate::clock::unix_ms;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::UnixTime;
+use std::time::Duration;
+
+/// When this program was built, if its builder said so: seconds since 1970 in `SOURCE_DATE_EPOCH`. Else 1970.
+const BUILT: Duration = Duration::from_secs(match option_env!("SOURCE_DATE_EPOCH") {
+    Some(text) => match u64::from_str_radix(text, 10) {
+        Ok(seconds) => seconds,
+        Err(_) => panic!("SOURCE_DATE_EPOCH is no number of seconds since 1970"),
+    },
+    None => 0,
+});
+
+/// Judges at the latest time that is known to have been: boxes without a battery begin in 1970.
+#[derive(Debug)]
+pub(super) struct Judge;
+
+impl TimeProvider for Judge {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(latest(Duration::from_millis(unix_ms()), &[BUILT])))
+    }
+}
+
+/// The system's clock, unless one of the `passed` moments is later: then that clock is behind.
+fn latest(system: Duration, passed: &[Duration]) -> Duration {
+    passed.iter().copied().fold(system, Duration::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_behind_what_has_passed_does_not_count() {
+        let [early, later, last] = [1, 2, 3].map(Duration::from_secs);
+        assert_eq!(latest(last, &[early, later]), last);
+        assert_eq!(latest(early, &[later, last, Duration::ZERO]), last);
+        assert_eq!(latest(early, &[]), early);
+    }
+}
