@@ -13,6 +13,7 @@ pub mod node;
 pub mod notify;
 pub mod report;
 pub mod session;
+pub mod spool;
 pub mod state;
 pub mod status;
 pub mod transport;

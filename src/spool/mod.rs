@@ -1,0 +1,5 @@
+//! The agent's record of its commands on disk, so that a crash neither runs one twice nor loses what it said.
+//! `docs/spool.md` describes the files.
+
+pub mod format;
+pub mod frame;
