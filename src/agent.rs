@@ -101,7 +101,7 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
         boot_id: state::boot_id(),
         host: crate::config::host_name(),
     };
-    let commands = Commands::new(&config.commands, &config.name);
+    let commands = Commands::open(&config.commands, &config.name, state.path(), !state.is_memory());
     let (keeper, writer) = Files::new(&config.name, state, console);
     Driver::new(config, identity, BootClock::new()?, Box::new(keeper), commands, active).run(signals).await;
     // It ends once the newest is written.

@@ -239,7 +239,7 @@ impl Rig {
                     return result;
                 }
                 tokio::select! {
-                    kind = self.commands.next(true) => self.messages.push(kind),
+                    kind = self.commands.next(true) => self.messages.extend(kind),
                     () = self.master.changed.notified() => {}
                 }
             }
