@@ -301,14 +301,14 @@ impl Commands {
     /// Safe: nothing is lost when the future is dropped.
     pub async fn next(&mut self, has_room: bool) -> Option<Kind> {
         loop {
-            if self.renew {
-                return None;
-            }
             if has_room
                 && self.session.is_some()
                 && let Some(kind) = self.outbox.pop_front()
             {
                 return Some(kind);
+            }
+            if self.renew {
+                return None;
             }
             let due = self.ledger.poll_timeout().map(|due| self.clock + due);
             tokio::select! {

@@ -64,6 +64,13 @@ pub fn forget(lives: &mut Vec<Life>, now_unix_ms: u64, remember_ms: u64, tombsto
 }
 
 impl Life {
+    /// Nobody knows what became of it after its last record.
+    pub fn doubt(&mut self) {
+        if self.stage == Stage::Accepted {
+            self.stage = Stage::MayRun { started: None };
+        }
+    }
+
     /// The fewest records that say the same.
     pub fn records(&self) -> Vec<Record> {
         let record = |change| Record { id: self.id.clone(), change };

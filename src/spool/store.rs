@@ -22,6 +22,8 @@ use std::{
 const JOURNAL: &str = "journal";
 const JOURNAL_NEW: &str = "journal.new";
 const JOURNAL_BAD: &str = "journal.bad";
+/// A journal that could not be written any more while its agent went on in memory.
+const JOURNAL_STALE: &str = "journal.stale";
 const OUTPUT: &str = ".out";
 const OUTPUT_NEW: &str = ".out.new";
 
@@ -93,22 +95,35 @@ impl Store {
     /// The folder cannot be read or written.
     pub fn open(mut disk: Box<dyn Disk>, keep: Keep, fresh_id: [u8; 16], now_unix_ms: u64) -> io::Result<Opened> {
         let mut notices = Vec::new();
-        let file = match disk.read(JOURNAL) {
-            Ok(file) => Some(file),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+        let mut stale = false;
+        let file = match read(&mut *disk, JOURNAL)? {
+            Some(file) => Some(file),
+            None => {
+                let left = read(&mut *disk, JOURNAL_STALE)?;
+                stale = left.is_some();
+                left
+            }
         };
         let scan = file.as_ref().map(|file| frame::scan(Kind::Journal, file));
         let (records, unknown) = file.as_ref().zip(scan.as_ref()).map_or((Vec::new(), 0), |(f, s)| records(f, s));
         let found = records.len();
         let mut lives = replay(records);
         forget(&mut lives, now_unix_ms, keep.remember_ms, keep.tombstones_max);
-        let spool_id = match &scan {
-            Some(Scan { head: Head::Good { spool_id }, damaged: 0, .. }) if unknown == 0 => *spool_id,
-            _ => fresh_id,
+        if stale {
+            notices.push(
+                "it could not be written any more in an earlier run: what is not known to have ended is interrupted"
+                    .to_owned(),
+            );
+            lives.iter_mut().for_each(Life::doubt);
+        }
+        let (spool_id, damaged) = match &scan {
+            Some(Scan { head: Head::Good { spool_id }, damaged: 0, .. }) if unknown == 0 => (Some(*spool_id), false),
+            Some(_) => (None, true),
+            None => (None, false),
         };
+        let spool_id = spool_id.filter(|_| !stale).unwrap_or(fresh_id);
         if let Some(what) = scan.as_ref().and_then(|scan| wrong(scan, unknown)) {
-            if spool_id == fresh_id {
+            if damaged {
                 disk.create(JOURNAL_BAD, file.as_deref().unwrap_or_default())?;
                 notices.push(format!("{what}; it is kept as {JOURNAL_BAD}, and {} commands were read", lives.len()));
             } else {
@@ -120,11 +135,12 @@ impl Store {
         let outputs = store.read_outputs(&lives, &mut notices)?;
         let needed: usize = lives.iter().map(|life| life.records().len()).sum();
         let whole = scan.as_ref().is_some_and(Scan::is_whole) && unknown == 0;
-        if !whole || found > 2 * needed + 64 {
+        if !whole || stale || found > 2 * needed + 64 {
             store.rewrite(&lives)?;
         } else {
             store.rewritten = length;
         }
+        store.disk.remove(JOURNAL_STALE)?;
         Ok(Opened { store, lives, outputs, notices })
     }
 
@@ -133,8 +149,21 @@ impl Store {
     }
 
     /// # Errors
-    /// The store must not be used any more. Best effort was made to take back what was written of the records.
+    /// The store must not be used any more. Its journal is set aside, as far as that can still be done, for the next
+    /// start not to take for the truth what this one knows better.
     pub fn apply(&mut self, batch: &Batch) -> io::Result<()> {
+        let written = self.write(batch);
+        self.set_aside_after(written)
+    }
+
+    fn set_aside_after(&mut self, result: io::Result<()>) -> io::Result<()> {
+        if result.is_err() {
+            let _ = self.disk.rename(JOURNAL, JOURNAL_STALE).and_then(|()| self.disk.sync_folder());
+        }
+        result
+    }
+
+    fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let mut made = false;
         for output in &batch.outputs {
             made |= self.write_output(output)?;
@@ -169,6 +198,11 @@ impl Store {
     /// # Errors
     /// As [`Self::apply`].
     pub fn compact(&mut self, now_unix_ms: u64) -> io::Result<()> {
+        let compacted = self.write_anew(now_unix_ms);
+        self.set_aside_after(compacted)
+    }
+
+    fn write_anew(&mut self, now_unix_ms: u64) -> io::Result<()> {
         let file = self.disk.read(JOURNAL)?;
         let scan = frame::scan(Kind::Journal, &file);
         let (records, unknown) = records(&file, &scan);
@@ -273,6 +307,14 @@ impl Store {
             outputs.insert(id.to_owned(), chunks);
         }
         Ok(outputs)
+    }
+}
+
+fn read(disk: &mut dyn Disk, file: &str) -> io::Result<Option<Vec<u8>>> {
+    match disk.read(file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -23,6 +23,7 @@ struct Inner {
     fault: Option<(usize, Fault)>,
     died: bool,
     held: bool,
+    hangs: bool,
 }
 
 #[derive(Clone, Default)]
@@ -33,8 +34,10 @@ struct Content {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// From this change on there is no room: what is written is written in part.
+    /// From this change on there is no room: what is written is written in part, and does not get synced.
     Full,
+    /// From this change on none is made.
+    Broken,
     /// Nothing comes after half of this change, and nobody hears of it.
     Death,
 }
@@ -65,6 +68,12 @@ impl FaultyDisk {
     pub fn fail_at(&self, n: usize, fault: Fault) {
         let mut inner = self.lock();
         inner.fault = Some((inner.changes + n, fault));
+    }
+
+    /// Whether nobody hears of it when the disk has died, as after a death of the whole process.
+    pub fn hang_when_dead(&self, hangs: bool) {
+        self.lock().hangs = hangs;
+        self.0.1.notify_all();
     }
 
     pub fn died(&self) -> bool {
@@ -123,18 +132,26 @@ impl FaultyDisk {
 
     /// Counts a change; how much of it is to be done, and what it returns.
     fn change(&self) -> (MutexGuard<'_, Inner>, usize, io::Result<()>) {
-        let mut inner = self.lock();
+        let inner = self.lock();
+        let mut inner = self.0.1.wait_while(inner, |inner| inner.died && inner.hangs).unwrap();
         let now = inner.changes;
         inner.changes += 1;
         match inner.fault {
             _ if inner.died => (inner, 0, Err(ErrorKind::NotConnected.into())),
             Some((at, Fault::Full)) if now >= at => (inner, 1, Err(ErrorKind::StorageFull.into())),
+            Some((at, Fault::Broken)) if now >= at => (inner, 0, Err(ErrorKind::ReadOnlyFilesystem.into())),
             Some((at, Fault::Death)) if now == at => {
                 inner.died = true;
                 (inner, 1, Err(ErrorKind::NotConnected.into()))
             }
             _ => (inner, 2, Ok(())),
         }
+    }
+
+    /// The result, unless the disk has died with it and nobody is to hear.
+    fn hear(&self, result: io::Result<()>) -> io::Result<()> {
+        let _inner = self.0.1.wait_while(self.lock(), |inner| inner.died && inner.hangs).unwrap();
+        result
     }
 
     fn write(&self, file: &str, bytes: &[u8], empty: bool) -> io::Result<()> {
@@ -154,7 +171,14 @@ impl FaultyDisk {
             content.bytes.clear();
         }
         content.bytes.extend_from_slice(part);
-        result
+        drop(inner);
+        self.hear(result)
+    }
+}
+
+impl Inner {
+    fn is_full(&self) -> bool {
+        matches!(self.fault, Some((_, Fault::Full))) && !self.died
     }
 }
 
@@ -179,13 +203,13 @@ impl Disk for FaultyDisk {
 
     fn truncate(&mut self, file: &str, length: u64) -> io::Result<()> {
         let (mut inner, halves, result) = self.change();
-        let full = matches!(inner.fault, Some((_, Fault::Full))) && !inner.died;
-        if halves == 2 || full {
+        if halves == 2 || inner.is_full() {
             let index = inner.names[file];
             inner.contents[index].bytes.truncate(length as usize);
             return Ok(());
         }
-        result
+        drop(inner);
+        self.hear(result)
     }
 
     fn sync(&mut self, file: &str) -> io::Result<()> {
@@ -196,32 +220,39 @@ impl Disk for FaultyDisk {
             let index = inner.names[file];
             inner.contents[index].durable = inner.contents[index].bytes.clone();
         }
-        result
+        drop(inner);
+        self.hear(result)
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let (mut inner, halves, result) = self.change();
-        if halves == 2 {
+        if halves == 2 || inner.is_full() {
             let index = inner.names.remove(from).ok_or(ErrorKind::NotFound)?;
             inner.names.insert(to.to_owned(), index);
+            return Ok(());
         }
-        result
+        drop(inner);
+        self.hear(result)
     }
 
     fn remove(&mut self, file: &str) -> io::Result<()> {
         let (mut inner, halves, result) = self.change();
-        if halves == 2 {
+        if halves == 2 || inner.is_full() {
             inner.names.remove(file);
+            return Ok(());
         }
-        result
+        drop(inner);
+        self.hear(result)
     }
 
     fn sync_folder(&mut self) -> io::Result<()> {
         let (mut inner, halves, result) = self.change();
         inner.syncs += 1;
-        if halves == 2 {
+        if halves == 2 || inner.is_full() {
             inner.durable_names = inner.names.clone();
+            return Ok(());
         }
-        result
+        drop(inner);
+        self.hear(result)
     }
 }

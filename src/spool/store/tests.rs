@@ -97,7 +97,7 @@ fn play(disk: &FaultyDisk) -> (usize, usize) {
 #[test]
 fn a_crash_at_any_change_loses_nothing_that_was_promised_and_invents_nothing() {
     let script = script();
-    for fault in [Fault::Death, Fault::Full] {
+    for fault in [Fault::Death, Fault::Full, Fault::Broken] {
         for n in 0.. {
             let disk = FaultyDisk::default();
             disk.fail_at(n, fault);
@@ -105,9 +105,11 @@ fn a_crash_at_any_change_loses_nothing_that_was_promised_and_invents_nothing() {
             for loss in LOSSES {
                 let what = format!("{fault:?} at {n}, {loss:?}");
                 let opened = open(&disk.after(loss));
-                let damage: Vec<_> = opened.notices.iter().filter(|notice| notice.contains("journal")).collect();
+                let damage: Vec<_> = opened.notices.iter().filter(|notice| notice.contains(JOURNAL_BAD)).collect();
                 assert_eq!(damage, [] as [&String; 0], "{what}");
-                if done > 0 {
+                // Set aside, or not.
+                let goes_on = fault != Fault::Full || done == script.len();
+                if done > 0 && goes_on {
                     assert_eq!(opened.store.spool_id(), ID, "{what}: nothing was forgotten");
                 }
                 let ranks = ranks(&opened.lives);
@@ -117,7 +119,11 @@ fn a_crash_at_any_change_loses_nothing_that_was_promised_and_invents_nothing() {
                 // One more batch may be on the disk, without anybody having been told.
                 let most = expected(&script[..script.len().min(done + 1)]);
                 for (id, rank) in &ranks {
-                    assert!(most.get(id).is_some_and(|most| rank <= most), "{what}: {id} is {rank}, at most {most:?}");
+                    let doubted = !goes_on && *rank == 2;
+                    assert!(
+                        most.get(id).is_some_and(|most| rank <= most || doubted),
+                        "{what}: {id} is {rank}, at most {most:?}"
+                    );
                 }
                 for life in &opened.lives {
                     // After the acknowledgement the output may go before the record of it is durable.
