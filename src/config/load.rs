@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Config, Spool,
+    Config,
     address::name_from_host,
     reader::{Layers, Origin, Problem, Problems, Shown},
     settings,
@@ -103,7 +103,6 @@ impl Loaded {
         let keys = self.shown.iter().map(|shown| shown.key.as_str());
         let is_idle = |key: &&str| match *key {
             "masters" => self.config.masters.len() > 1,
-            "commands.spool" => self.config.commands.spool == Spool::Disk,
             key => IDLE.contains(&key),
         };
         let named = |key| if key == "masters" { "masters beyond the first" } else { key };
