@@ -43,9 +43,9 @@ pub struct StartContext {
     pub reload: Reload,
 }
 
-/// Open files of an agent with a session that keeps an epoch: 14 descriptors and 2 for a moment. Each command needs 3,
-/// and 8 on its way.
-const OPEN_FILES_MIN: u64 = 16;
+/// Open files of an agent with a session that keeps an epoch: 17 descriptors, the spool's journal among them, and 3 for a
+/// moment. Each command needs 3, and 8 on its way.
+const OPEN_FILES_MIN: u64 = 20;
 
 /// Runs until a shutdown is over; the exit code.
 pub fn run(config: Config, context: StartContext) -> i32 {
@@ -128,7 +128,7 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
         boot_id: state::boot_id(),
         host: crate::config::host_name(),
     };
-    let commands = Commands::new(&config.commands, &config.name);
+    let commands = Commands::open(&config.commands, &config.name, state.path(), !state.is_memory());
     let (keeper, writer) = Files::new(&config.name, state, console);
     let keeper = Box::new(Files { log, ..keeper });
     let driver = Driver::new(config, identity, BootClock::new()?, keeper, commands, active);

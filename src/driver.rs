@@ -110,7 +110,7 @@ pub struct Driver<C> {
 
 enum Event {
     Session(session::Event),
-    Command(Up),
+    Command(Option<Up>),
     Signal(Signal),
     /// The configuration was read again.
     Reloaded(Result<Box<Loaded>, Vec<String>>),
@@ -207,7 +207,7 @@ impl<C: Clock> Driver<C> {
             match event {
                 Event::Session(event) => self.session_event(event),
                 Event::Command(kind) => {
-                    if let Some(session) = &mut self.session {
+                    if let (Some(kind), Some(session)) = (kind, &mut self.session) {
                         session.send(kind);
                     }
                 }
@@ -226,6 +226,9 @@ impl<C: Clock> Driver<C> {
                         self.tell(Input::Timeout);
                     }
                 }
+            }
+            if self.commands.takes_renewal() {
+                self.tell(Input::Renew);
             }
             if self.draining.is_some() && self.commands.is_idle() {
                 self.tell(Input::Drained);
@@ -371,12 +374,13 @@ impl<C: Clock> Driver<C> {
         }
     }
 
-    fn register(&self, will_wait: Duration) -> proto::Register {
+    fn register(&mut self, will_wait: Duration) -> proto::Register {
+        let spool_id = self.commands.spool_id().to_vec();
         let (config, identity) = (&self.config, &self.identity);
         proto::Register {
             agent_id: identity.agent_id.to_vec(),
             instance_id: identity.instance_id.to_vec(),
-            spool_id: self.commands.spool_id().to_vec(),
+            spool_id,
             highest_epoch: self.keeper.highest_epoch(),
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

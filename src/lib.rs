@@ -14,6 +14,7 @@ pub mod notify;
 pub mod reload;
 pub mod report;
 pub mod session;
+pub mod spool;
 pub mod state;
 pub mod status;
 pub mod transport;

@@ -100,7 +100,8 @@ async fn a_goodbye_hands_over_at_once_and_a_running_command_goes_on() {
     let agent = Agent::start(&format!("{},{}", first.address(), second.address()), &NO_WAIT);
     let mut session = first.active(1).await;
     let gate = agent.state.path().join("gate");
-    let line = format!("while [ ! -e '{}' ]; do sleep 0.02; done; exit 7", gate.display());
+    let begun = agent.state.path().join("begun");
+    let line = format!(": >'{}'; while [ ! -e '{}' ]; do sleep 0.02; done; exit 7", begun.display(), gate.display());
     let argv = ["/bin/sh", "-c", &line].iter().map(|word| word.as_bytes().to_vec()).collect();
     let spec = Some(proto::CommandSpec { argv, ..Default::default() });
     session.send(Down::RunCommand(proto::RunCommand { id: "long".into(), spec })).await;
@@ -111,6 +112,14 @@ async fn a_goodbye_hands_over_at_once_and_a_running_command_goes_on() {
             other => panic!("{other:?}"),
         }
     }
+    // Accepted is before started.
+    let runs = timeout(PATIENCE, async {
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        while !begun.exists() {
+            look.tick().await;
+        }
+    });
+    runs.await.expect("the command starts");
     session.send(Down::Goodbye(proto::Goodbye { reason: "draining".into(), retry_after_ms: 600_000 })).await;
     let mut session = second.session().await;
     let register = session.register(2).await;

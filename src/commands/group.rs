@@ -13,6 +13,11 @@ impl Group {
         Self(Some(leader))
     }
 
+    /// A group that is looked at, and stays when this is dropped.
+    pub fn borrowed(leader: libc::pid_t) -> Borrowed {
+        Borrowed(Self::led_by(leader))
+    }
+
     /// Nothing more is sent to it. Its number may become somebody else's once its leader was waited for and nobody is
     /// left in it.
     pub fn let_go(&mut self) {
@@ -56,6 +61,32 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.send(libc::SIGKILL);
+    }
+}
+
+/// See [`Group::borrowed`].
+#[derive(Debug)]
+pub struct Borrowed(Group);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
+}
+
+impl std::ops::Deref for Borrowed {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        &self.0
+    }
+}
+
+/// The process group in a `/proc/PID/stat`, unless the process is dead.
+pub fn of(stat: &[u8]) -> Option<libc::pid_t> {
+    match state_and_group(stat)? {
+        (b'Z' | b'X', _) => None,
+        (_, group) => Some(group).filter(|group| *group > 1),
     }
 }
 

@@ -4,7 +4,10 @@ use super::{
     output::{OutputQueue, Piece},
     stdin::{Refused, Stdin},
 };
-use crate::config::WhenFull;
+use crate::{
+    config::WhenFull,
+    spool::format::{Chunk, Place},
+};
 use proto::{OutputStream, StdinChunk};
 use std::io::{self, ErrorKind};
 use std::sync::{
@@ -25,7 +28,25 @@ pub struct Pool {
     link_up: AtomicBool,
     /// Room was made somewhere, or the link came or went. Wakes every waiting process.
     pub changed: Notify,
+    /// Some output is neither with the master nor on the disk.
+    dirty: AtomicBool,
+    /// … which was not so before.
+    pub dirtied: Notify,
 }
+
+/// What to write to a command's output file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Spill {
+    pub chunks: Vec<Chunk>,
+    /// In the place of what the file holds: the master has that.
+    pub fresh: bool,
+}
+
+/// A command's output file shrinks to what is needed once it holds so much beside twice that.
+const FILE_SLACK: u64 = 1024 * 1024;
+
+/// Output so short stands in the record of a command's end: a file of its own would cost two syncs more.
+pub const INLINE_MAX: u64 = 16 * 1024;
 
 /// What may be done with output that waits in a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +77,18 @@ struct State {
     ended: bool,
     /// The master holds outcome and output.
     forgotten: bool,
+    file: OutputFile,
+}
+
+/// What the command's file in the spool holds.
+#[derive(Debug, Default)]
+struct OutputFile {
+    /// Everything below is in it, or with the master.
+    upto: u64,
+    /// All that was written to it since it was fresh.
+    bytes: u64,
+    /// Where the output ended when it was looked at before.
+    seen: u64,
 }
 
 impl Pool {
@@ -67,6 +100,19 @@ impl Pool {
             cost: AtomicU64::new(0),
             link_up: AtomicBool::new(false),
             changed: Notify::new(),
+            dirty: AtomicBool::new(false),
+            dirtied: Notify::new(),
+        }
+    }
+
+    /// From now on new output is told of again.
+    pub fn look_again(&self) {
+        self.dirty.store(false, Relaxed);
+    }
+
+    fn soil(&self) {
+        if !self.dirty.swap(true, Relaxed) {
+            self.dirtied.notify_one();
         }
     }
 
@@ -79,16 +125,22 @@ impl Pool {
 impl Held {
     pub fn new(id: String, pool: Arc<Pool>, stdin: bool) -> Self {
         let stdin = stdin.then(Stdin::default);
-        Self::with_state(id, pool, State { output: OutputQueue::default(), stdin, ended: false, forgotten: false })
+        Self::with_state(id, pool, OutputQueue::default(), stdin, false)
+    }
+
+    /// Of an earlier run of the agent.
+    pub fn restored(id: String, pool: Arc<Pool>, output: OutputQueue) -> Self {
+        pool.cost.fetch_add(output.cost(), Relaxed);
+        Self::with_state(id, pool, output, None, true)
     }
 
     /// Of a command that ended, was acknowledged, and is asked for again.
     pub fn released(id: String, pool: Arc<Pool>, total_bytes: u64) -> Self {
-        let output = OutputQueue::released(total_bytes);
-        Self::with_state(id, pool, State { output, stdin: None, ended: true, forgotten: false })
+        Self::with_state(id, pool, OutputQueue::released(total_bytes), None, true)
     }
 
-    fn with_state(id: String, pool: Arc<Pool>, state: State) -> Self {
+    fn with_state(id: String, pool: Arc<Pool>, output: OutputQueue, stdin: Option<Stdin>, ended: bool) -> Self {
+        let state = State { output, stdin, ended, forgotten: false, file: OutputFile::default() };
         Self { id, pool, state: Mutex::new(state), to_process: Notify::new(), to_call: Notify::new() }
     }
 
@@ -107,11 +159,13 @@ impl Held {
 
     pub fn push(&self, stream: OutputStream, data: &[u8]) {
         self.change_output(|output| output.push(stream, data));
+        self.pool.soil();
         self.to_call.notify_one();
     }
 
     pub fn push_gap(&self, bytes: u64) {
         self.change_output(|output| output.push_gap(bytes));
+        self.pool.soil();
         self.to_call.notify_one();
     }
 
@@ -126,6 +180,36 @@ impl Held {
 
     pub fn output_end(&self) -> u64 {
         self.lock().output.end()
+    }
+
+    /// What has waited for the master since the last call, and is not in the file yet; without a link, whatever waits.
+    /// Whether there is more to look for later.
+    pub fn spill(&self) -> (Option<Spill>, bool) {
+        let link_up = self.pool.link_up.load(Relaxed);
+        let mut state = self.lock();
+        let State { output, file, forgotten, .. } = &mut *state;
+        let end = output.end();
+        let to = if link_up { file.seen } else { end };
+        file.seen = end;
+        let spill = (!*forgotten).then(|| file.spill(output, to)).flatten();
+        let more = !*forgotten && file.upto.max(output.durable()) < end;
+        (spill, more)
+    }
+
+    /// The output that the master may not have, to be recorded with the command's end: where it begins, where it
+    /// stands, and what is to be written to the file for that.
+    pub fn rest(&self) -> (u64, Place, Option<Spill>) {
+        let mut state = self.lock();
+        let State { output, file, .. } = &mut *state;
+        let (from, end) = (output.durable(), output.end());
+        let chunks = output.chunks(from, end);
+        let data: usize = chunks.iter().map(|chunk| chunk.encode().len()).sum();
+        if data as u64 <= INLINE_MAX {
+            return (from, Place::Here(chunks.into_iter().map(|chunk| chunk.content).collect()), None);
+        }
+        // Also with nothing new to write, for what was written before was not synced.
+        let spill = file.spill(output, end).unwrap_or(Spill { chunks: Vec::new(), fresh: false });
+        (from, Place::File, Some(spill))
     }
 
     /// Calls `write` with the standard input that waits for the command until it would block. After any other error
@@ -187,6 +271,11 @@ impl Held {
         self.to_call.notify_one();
     }
 
+    /// All of its output is here.
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// There is output to deliver, or standard input to receive.
     pub fn needs_call(&self) -> bool {
         let state = self.lock();
@@ -217,6 +306,21 @@ impl Held {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl OutputFile {
+    fn spill(&mut self, output: &OutputQueue, to: u64) -> Option<Spill> {
+        let durable = output.durable();
+        if self.upto.max(durable) >= to {
+            return None;
+        }
+        let fresh = self.bytes == 0 || durable >= self.upto || self.bytes > 2 * (to - durable) + FILE_SLACK;
+        let chunks = output.chunks(if fresh { durable } else { self.upto }, to);
+        let written: u64 = chunks.iter().map(|chunk| chunk.encode().len() as u64).sum();
+        self.bytes = written + if fresh { 0 } else { self.bytes };
+        self.upto = to;
+        Some(Spill { chunks, fresh })
     }
 }
 

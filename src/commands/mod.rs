@@ -4,8 +4,10 @@ mod account;
 mod group;
 mod held;
 mod launch;
+mod orphan;
 mod output;
 mod process;
+mod recorded;
 mod settings;
 mod stdin;
 #[cfg(test)]
@@ -13,12 +15,17 @@ mod tests;
 mod uplink;
 mod window;
 
-use crate::{clock::unix_ms, config, transport::Client};
+use crate::{
+    clock::unix_ms,
+    config,
+    spool::{Spool, node_log},
+    transport::Client,
+};
 use held::{Held, Pool};
 use launch::{Launcher, Process};
 use link::{
     COMMAND_ID_MAX, Outcome,
-    ledger::{Exit, Finish, HeldState, Input, Ledger, Output, Record},
+    ledger::{Exit, Finish, HeldState, Input, Ledger, Output},
 };
 use process::Signal;
 use prost::Message;
@@ -82,7 +89,14 @@ pub struct Commands {
     events: mpsc::Receiver<Event>,
     /// The ledger's time is since this.
     clock: Instant,
-    spool_id: [u8; 16],
+    spool: Spool,
+    /// The spool that the master was told of last.
+    told_spool: Option<[u8; 16]>,
+    /// It is not this one any more, and the session does not know yet.
+    renew: bool,
+    agent: String,
+    /// When to look what output has waited too long for the master.
+    spill_at: Option<Instant>,
 }
 
 /// What is kept beside the ledger for a held command.
@@ -94,6 +108,8 @@ struct Entry {
     signals: Option<mpsc::Sender<Signal>>,
     /// Its delivery in this session.
     delivery: Option<AbortHandle>,
+    /// Its acceptance is on the disk.
+    on_disk: bool,
 }
 
 /// What a process's thread or task tells.
@@ -103,8 +119,14 @@ enum Event {
 }
 
 impl Commands {
-    /// Nothing is held yet. `agent` is the agent's name, for the environment of commands.
+    /// Nothing is held yet, and nothing will be on the disk. `agent` is the agent's name, for the environment of
+    /// commands.
     pub fn new(config: &config::Commands, agent: &str) -> Self {
+        Self::on(config, agent, Spool::in_memory())
+    }
+
+    /// Nothing is held yet.
+    fn on(config: &config::Commands, agent: &str, spool: Spool) -> Self {
         let (told, events) = mpsc::channel(EVENTS_MAX);
         process::keep_children();
         Self {
@@ -119,18 +141,30 @@ impl Commands {
             told,
             events,
             clock: Instant::now(),
-            spool_id: random_id(),
+            spool,
+            told_spool: None,
+            renew: false,
+            agent: agent.to_owned(),
+            spill_at: None,
         }
     }
 
-    /// Random, made with the spool.
-    pub fn spool_id(&self) -> [u8; 16] {
-        self.spool_id
+    /// Random, made with the spool. To be told to the master: what comes after it is meant for this spool.
+    pub fn spool_id(&mut self) -> [u8; 16] {
+        self.told_spool = Some(self.spool.id());
+        self.renew = false;
+        self.spool.id()
     }
 
-    /// A command could be accepted now.
+    /// The master has to hear of another spool: the session should be renewed. Says so once.
+    pub fn takes_renewal(&mut self) -> bool {
+        std::mem::take(&mut self.renew)
+    }
+
+    /// A command could be accepted now: on the disk, or in memory where the disk does not take it, but not while it
+    /// hangs.
     pub fn ready(&self) -> bool {
-        !self.ledger.is_draining()
+        !self.ledger.is_draining() && !self.spool.is_stuck()
     }
 
     /// Commands held, for `Register`: whatever the master has not acknowledged as finished. Where there are many, the
@@ -164,6 +198,8 @@ impl Commands {
     pub fn session_up(&mut self, uplink: Uplink) {
         self.session_down();
         self.session = Some(Arc::new(Session::new(uplink)));
+        // It may have changed between the registration and its answer.
+        self.renew = self.told_spool.is_some_and(|told| told != self.spool.id());
         self.pool.set_link(true);
         let ids: Vec<_> = self.entries.keys().cloned().collect();
         for id in ids {
@@ -199,13 +235,15 @@ impl Commands {
                 format!("a command's id is 1 to {COMMAND_ID_MAX} letters, digits, '.', '_' or '-', the first no '.'");
             return self.refuse(id, rule);
         }
+        if self.told_spool.is_some_and(|told| told != self.spool.id()) {
+            return self.refuse(id, "the agent's spool has just failed".to_owned());
+        }
         let spec_bytes = spec.encoded_len();
         let known = self.ledger.holds(&id);
         if !known && self.specs + spec_bytes > SPECS_MAX {
             return self.refuse(id, format!("the commands on the agent take {} bytes already", self.specs));
         }
-        let own_timeout = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
-        let timeout = own_timeout.or(self.timeout);
+        let timeout = self.timeout_of(&spec);
         if !known && self.ledger.remembered(&id).is_none() {
             self.specs += spec_bytes;
             self.entries.insert(id.clone(), Entry { spec_bytes, ..Entry::default() });
@@ -242,23 +280,27 @@ impl Commands {
         self.ledger.len()
     }
 
-    /// Nothing runs and nothing waits for an acknowledgement.
+    /// Nothing runs, nothing waits for an acknowledgement, and what is on record is written.
     pub fn is_idle(&self) -> bool {
-        self.ledger.is_empty()
+        self.ledger.is_empty() && self.spool.is_idle()
     }
 
-    /// The next message for the session. While there is no session, or `has_room` says that it takes none, processes
-    /// and their output are served all the same, and nothing is returned.
+    /// The next message for the session; `None`: the driver should look at what is asked for between messages
+    /// ([`Self::takes_renewal`], [`Self::is_idle`]). While there is no session, or `has_room` says that it takes none,
+    /// processes and their output are served all the same, and no message is returned.
     ///
     /// # Cancel safety
     /// Safe: nothing is lost when the future is dropped.
-    pub async fn next(&mut self, has_room: bool) -> Kind {
+    pub async fn next(&mut self, has_room: bool) -> Option<Kind> {
         loop {
             if has_room
                 && self.session.is_some()
                 && let Some(kind) = self.outbox.pop_front()
             {
-                return kind;
+                return Some(kind);
+            }
+            if self.renew {
+                return None;
             }
             let due = self.ledger.poll_timeout().map(|due| self.clock + due);
             tokio::select! {
@@ -267,6 +309,16 @@ impl Commands {
                     Event::Exited { id, exit, total_bytes } => self.handle(Input::Exited { id, exit, total_bytes }),
                 },
                 () = sleep_until(due.unwrap_or(self.clock)), if due.is_some() => self.handle(Input::Wake),
+                done = self.spool.done() => {
+                    self.recorded(done);
+                    if self.is_idle() {
+                        return None;
+                    }
+                }
+                () = dirtied(&self.pool), if self.spill_at.is_none() && self.spool.is_on_disk() => {
+                    self.spill_at = Some(Instant::now() + recorded::SPILL_AFTER);
+                }
+                () = sleep_until(self.spill_at.unwrap_or(self.clock)), if self.spill_at.is_some() => self.spill(),
             }
         }
     }
@@ -284,14 +336,7 @@ impl Commands {
 
     fn perform(&mut self, output: Output<CommandSpec>) {
         match output {
-            Output::Persist { id, record: Record::Acknowledged } => self.remove(&id),
-            // In memory everything is as durable as it will be.
-            Output::Persist { id, record } => {
-                if let Record::Finished(finish) = record {
-                    log::info!("Command {id} {}", in_words(&finish.outcome));
-                }
-                self.tell(Input::Persisted { id });
-            }
+            Output::Persist { id, record } => self.persist(id, record),
             Output::Start { id, spec } => self.start(id, spec),
             Output::Terminate { id } => self.signal(&id, Signal::Terminate),
             Output::Kill { id } => self.signal(&id, Signal::Kill),
@@ -329,6 +374,7 @@ impl Commands {
             Ok(process) => process,
             Err(reason) => return self.handle(Input::StartFailed { id, reason }),
         };
+        self.note_start(&id, &process);
         let entry = self.entries.get_mut(&id).expect("it is held until it has finished");
         let held = Arc::new(Held::new(id.clone(), self.pool.clone(), process.stdin.is_some()));
         let (signals, received) = mpsc::channel(2);
@@ -394,6 +440,11 @@ impl Commands {
 }
 
 impl Entry {
+    /// Its process has ended.
+    fn is_over(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.has_ended())
+    }
+
     fn end_delivery(&mut self) {
         if let Some(delivery) = self.delivery.take() {
             delivery.abort();
@@ -423,10 +474,7 @@ fn in_words(outcome: &Outcome) -> String {
     }
 }
 
-fn random_id() -> [u8; 16] {
-    let mut id = [0; 16];
-    // SAFETY: the buffer is as long as is said.
-    let filled = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
-    assert_eq!(filled, 16, "the kernel gives so few random bytes at once, and waits only early in the boot");
-    id
+/// There is output that nobody has been told of yet.
+async fn dirtied(pool: &Pool) {
+    pool.dirtied.notified().await;
 }

@@ -1,5 +1,6 @@
 //! The output of one command that the master does not hold durably yet. Pure.
 
+use crate::spool::format::{self, Chunk};
 use bytes::Bytes;
 use proto::OutputStream;
 use std::collections::VecDeque;
@@ -50,6 +51,56 @@ impl OutputQueue {
     /// Of a command whose output was released: all of it is a gap to a master that does not have it.
     pub fn released(total: u64) -> Self {
         Self { end: total, ..Self::default() }
+    }
+
+    /// Of an earlier run of the agent: the master holds everything below `from`, or never will have it. What is
+    /// missing between the chunks, and up to `total`, is a gap.
+    pub fn restored(from: u64, chunks: Vec<Chunk>, total: Option<u64>) -> Self {
+        let mut queue = Self { durable: from, end: from, ..Self::default() };
+        for Chunk { offset, content } in chunks {
+            let end = offset.saturating_add(content.len()).min(total.unwrap_or(u64::MAX));
+            if offset > queue.end {
+                queue.push_gap(offset.min(end) - queue.end);
+            }
+            if end <= queue.end {
+                continue;
+            }
+            // Written twice where the end of a command came while it was written.
+            let (known, fresh) = ((queue.end - offset) as usize, end - queue.end);
+            match content {
+                format::Content::Stdout(data) => queue.push(OutputStream::Stdout, &data[known..][..fresh as usize]),
+                format::Content::Stderr(data) => queue.push(OutputStream::Stderr, &data[known..][..fresh as usize]),
+                format::Content::Gap(_) => queue.push_gap(fresh),
+            }
+        }
+        if let Some(missing) = total.and_then(|total| total.checked_sub(queue.end)).filter(|missing| *missing > 0) {
+            queue.push_gap(missing);
+        }
+        queue
+    }
+
+    /// Everything between these offsets that was not released.
+    pub fn chunks(&self, from: u64, to: u64) -> Vec<Chunk> {
+        let mut offset = from.max(self.durable);
+        let mut chunks = Vec::new();
+        while offset < to {
+            let rest = to - offset;
+            let content = match self.piece(offset, rest.min(PIECE_MAX as u64) as usize) {
+                None => break,
+                Some(Piece::Gap(gap)) => format::Content::Gap(gap.min(rest)),
+                Some(Piece::Data { stream: OutputStream::Stdout, data }) => format::Content::Stdout(data.into()),
+                Some(Piece::Data { stream: OutputStream::Stderr, data }) => format::Content::Stderr(data.into()),
+            };
+            let chunk = Chunk { offset, content };
+            offset += chunk.content.len();
+            chunks.push(chunk);
+        }
+        chunks
+    }
+
+    /// The master holds everything below.
+    pub fn durable(&self) -> u64 {
+        self.durable
     }
 
     pub fn push(&mut self, stream: OutputStream, data: &[u8]) {
@@ -222,6 +273,42 @@ mod tests {
         queue.release(20_000);
         assert_eq!(queue.cost(), 0);
         assert!(queue.segments.capacity() <= SEGMENTS_KEPT);
+    }
+
+    #[test]
+    fn what_was_written_down_is_what_is_sent_after_a_restart() {
+        let mut queue = OutputQueue::default();
+        queue.push(Stdout, b"abc");
+        queue.push(Stderr, b"de");
+        queue.push_gap(4);
+        queue.push(Stdout, &vec![7; PIECE_MAX + 10]);
+        queue.release(1);
+        let mut chunks = queue.chunks(0, 7);
+        chunks.append(&mut queue.chunks(7, queue.end()));
+        let restored = OutputQueue::restored(1, chunks, Some(queue.end()));
+        assert_eq!((restored.end(), restored.durable()), (queue.end(), 1));
+        for offset in 1..queue.end() {
+            let piece = |queue: &OutputQueue| queue.piece(offset, 1);
+            match (piece(&queue), piece(&restored)) {
+                (Some(Piece::Gap(_)), Some(Piece::Gap(_))) => {}
+                (before, after) => assert_eq!(before, after, "at {offset}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_on_the_disk_is_a_gap_and_what_is_there_twice_is_sent_once() {
+        let chunk = |offset, text: &str| Chunk { offset, content: format::Content::Stdout(text.as_bytes().to_vec()) };
+        let chunks = vec![chunk(0, "abcd"), chunk(2, "cdef"), chunk(8, "ijkl"), chunk(9, "jk")];
+        let queue = OutputQueue::restored(1, chunks.clone(), Some(20));
+        assert_eq!(queue.piece(1, 100), data(Stdout, b"bcdef"));
+        assert_eq!(queue.piece(6, 100), Some(Piece::Gap(2)));
+        assert_eq!(queue.piece(8, 100), data(Stdout, b"ijkl"));
+        assert_eq!(queue.piece(12, 100), Some(Piece::Gap(8)));
+        assert_eq!((queue.end(), OutputQueue::restored(1, chunks, None).end()), (20, 12));
+        // More than the outcome says there is, is not.
+        let queue = OutputQueue::restored(0, vec![chunk(0, "abcd"), chunk(6, "x")], Some(3));
+        assert_eq!((queue.piece(0, 100), queue.end()), (data(Stdout, b"abc"), 3));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Real processes, a real connection, a master that checks what it gets.
 
+mod crashes;
 mod ends;
 mod input;
 mod limits;

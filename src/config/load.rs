@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use super::{
-    Config, Spool,
+    Config,
     address::name_from_host,
     reader::{Layers, Origin, Problem, Problems, Shown},
     settings,
@@ -104,11 +104,7 @@ impl Loaded {
     /// What somebody set that has no effect in this version, for people.
     pub fn idle(&self) -> Vec<&str> {
         let keys = self.shown.iter().map(|shown| shown.key.as_str());
-        let is_idle = |key: &&str| match *key {
-            "commands.spool" => self.config.commands.spool == Spool::Disk,
-            key => IDLE.contains(&key),
-        };
-        keys.filter(is_idle).collect()
+        keys.filter(|key| IDLE.contains(key)).collect()
     }
 }
 

@@ -151,6 +151,7 @@ fn quoted(document: &str) -> Vec<&str> {
         "/var/lib/sloth-runner",
         "cannot write the log",
         "cannot start: ",
+        "the spool ",
     ];
     let logged = |line: &&str| {
         let text = ["INFO  ", "WARN  ", "ERROR "].iter().find_map(|level| line.strip_prefix(level));

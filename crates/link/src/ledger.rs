@@ -13,10 +13,12 @@
 //! [`Output::Persist`] at once; on disk it answers when the record is durable.
 
 mod events;
+mod restore;
 #[cfg(test)]
 mod tests;
 
 pub use events::*;
+pub use restore::Restored;
 
 use crate::Outcome;
 use std::{
@@ -156,6 +158,11 @@ impl<S: Clone + Eq> Ledger<S> {
 
     pub fn is_empty(&self) -> bool {
         self.commands.is_empty()
+    }
+
+    /// What a held command runs.
+    pub fn spec(&self, id: &str) -> Option<&S> {
+        self.commands.get(id).map(|command| &command.spec)
     }
 
     /// The command is held, not only remembered.

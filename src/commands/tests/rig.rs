@@ -199,6 +199,11 @@ impl Rig {
     }
 
     pub async fn without_session(config: config::Commands) -> Self {
+        Self::with(Commands::new(&config, "sloth")).await
+    }
+
+    /// Without a session.
+    pub async fn with(commands: Commands) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let master = Master::default();
@@ -207,7 +212,6 @@ impl Rig {
         let server = tokio::spawn(async move {
             Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        let commands = Commands::new(&config, "sloth");
         Self { commands, master, address, server, connection: None, messages: Vec::new(), epoch: 0 }
     }
 
@@ -239,7 +243,7 @@ impl Rig {
                     return result;
                 }
                 tokio::select! {
-                    kind = self.commands.next(true) => self.messages.push(kind),
+                    kind = self.commands.next(true) => self.messages.extend(kind),
                     () = self.master.changed.notified() => {}
                 }
             }

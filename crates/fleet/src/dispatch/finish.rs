@@ -102,6 +102,9 @@ impl<S: Clone + Eq> Dispatch<S> {
         let Some(finish) = &mut command.finish else { return };
         if command.concluded {
             finish.total_bytes = command.durable;
+        } else if matches!(finish.outcome, Outcome::Interrupted(_)) {
+            // An agent that died knows only what it had written down: there may be more of it here.
+            finish.total_bytes = finish.total_bytes.max(command.durable);
         }
         let complete = command.durable >= finish.total_bytes && (command.measured || !command.concluded);
         if command.finishing || !complete {

@@ -146,6 +146,20 @@ fn the_outcome_waits_until_the_whole_output_is_durable_and_the_ack_until_the_out
 }
 
 #[test]
+fn an_agent_that_died_knows_less_of_the_output_than_is_here() {
+    let mut bench = accepted();
+    bench.fleet.durable(bench.now, "c", 40, vec![]);
+    let interrupted = Finish { outcome: Outcome::Interrupted("died".to_owned()), ..exit(0, 7) };
+    let _ = bench.fleet.finished(bench.now, session(1, 1), "c", interrupted);
+    assert!(sends(&bench.settle(), ACK()));
+    let closed = bench.durable.iter().rev().find_map(|change| match change {
+        Change::PutCommand(record) => Some((record.output_bytes, record.outcome.clone())),
+        _ => None,
+    });
+    assert_eq!(closed, Some((40, Some(Outcome::Interrupted("died".to_owned())))));
+}
+
+#[test]
 fn a_repeated_end_is_acknowledged_again() {
     let mut bench = accepted();
     let _ = bench.fleet.finished(bench.now, session(1, 1), "c", exit(0, 0));

@@ -6,6 +6,7 @@ mod fleet;
 
 mod bad_luck;
 mod control;
+mod crash;
 mod daemon;
 mod demo;
 mod full_disk;
