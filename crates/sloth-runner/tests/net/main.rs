@@ -14,8 +14,10 @@ mod space;
 mod switch;
 mod time;
 
+mod boxes;
+mod ends;
 mod silence;
 
 fn main() {
-    harness::run(&[silence::CASES]);
+    harness::run(&[silence::CASES, ends::CASES, boxes::CASES]);
 }
