@@ -150,9 +150,10 @@ fn a_third_of_the_packets_lost_and_two_seconds_each_way_are_held() -> String {
 
 fn ten_kilobits_a_second_lose_no_heartbeat_behind_megabytes_of_output() -> String {
     let site = Site::new();
-    let agent = site.agent(&site.host(1), "lady", &[]);
+    let host = site.host(1);
+    host.port.both(Way { rate: Some(10_000 / 8), ..Way::OPEN });
+    let agent = site.agent(&host, "lady", &[]);
     let began = Instant::now();
-    agent.host.port.both(Way { rate: Some(10_000 / 8), ..Way::OPEN });
     let id = site.tool(&["agent", "run", "lady", "--detach", "--", "head", "-c", "8000000", "/dev/zero"]);
     let id = id.expect(0).text().trim().to_owned();
     lasts_until(began + Duration::from_secs(60));
@@ -160,7 +161,7 @@ fn ten_kilobits_a_second_lose_no_heartbeat_behind_megabytes_of_output() -> Strin
     let failed = agent.count("Heartbeat failed");
     assert_eq!(failed, 0, "{}", agent.running.err.text());
     let row = site.json(&["command", "get", &id]);
-    assert_eq!((&row["state"], site.get("lady")["epoch"].as_u64()), (&"running".into(), Some(1)), "{row}");
+    assert_eq!((&row["state"], site.get("lady")["epoch"].as_u64()), (&"accepted".into(), Some(1)), "{row}");
     let slow = row["output_bytes"].as_u64().unwrap();
     assert!(slow > 20_000, "the output gets on: {row}");
     agent.host.port.both(Way::OPEN);
