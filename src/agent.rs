@@ -209,6 +209,12 @@ impl Keeper for Files {
             fields.push(("last_loss_at", Field::Text(&loss_at)));
             fields.push(("last_loss_detail", Field::Text(detail)));
         }
+        let skipped: Vec<String> =
+            status.skipped.iter().map(|(master, until)| format!("{master} until {}", at(*until))).collect();
+        let skipped = skipped.join(", ");
+        if !skipped.is_empty() {
+            fields.push(("skipped", Field::Text(&skipped)));
+        }
         let text = status::write(&fields);
         self.kept.send_modify(|kept| kept.status = Some(text));
     }

@@ -5,15 +5,16 @@ mod reload;
 use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
-    config::{self, Config, Loaded},
+    config::{self, Config, Loaded, MasterAddress},
     node::{Disk, Node},
     notify::{self, Notifier},
     reload::Reload,
     report::{Context, Line, Lines},
     session::{self, Session},
     transport::Resolver,
+    watch::{Verdict, Watch},
 };
-use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report};
+use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report, WakeReason};
 use proto::agent_message::Kind as Up;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -71,6 +72,8 @@ pub struct Status {
     /// Of the next attempt; 0: none is waited for.
     pub next_attempt_unix_ms: u64,
     pub last_loss: Option<(LossReason, String, u64)>,
+    /// Masters that are not tried at present, and until when.
+    pub skipped: Vec<(String, u64)>,
 }
 
 /// From outside the link.
@@ -95,6 +98,7 @@ pub struct Driver<C> {
     session: Option<Session>,
     /// Of before a reload, until another is registered in its place: its master hears of a change and not of a loss.
     replaced: Option<Session>,
+    watch: Watch,
     commands: Commands,
     report_address: String,
     status: Status,
@@ -112,6 +116,8 @@ enum Event {
     Reloaded(Result<Box<Loaded>, Vec<String>>),
     /// The session takes messages of commands again.
     Room,
+    /// Addresses, routes or links are others.
+    Network,
     Timer,
 }
 
@@ -133,7 +139,9 @@ impl<C: Clock> Driver<C> {
             attempt: 0,
             next_attempt_unix_ms: 0,
             last_loss: None,
+            skipped: Vec::new(),
         };
+        let watch = watch_for(&config);
         Self {
             link: Link::new(params(&config), seed),
             node: Node::new(),
@@ -146,6 +154,7 @@ impl<C: Clock> Driver<C> {
             resolver: Arc::default(),
             session: None,
             replaced: None,
+            watch,
             commands,
             report_address: String::new(),
             status,
@@ -191,6 +200,7 @@ impl<C: Clock> Driver<C> {
                     kind = self.commands.next(has_room) => Event::Command(kind),
                     read = reload::done(&mut self.reload) => Event::Reloaded(read),
                     () = room => Event::Room,
+                    () = self.watch.changed() => Event::Network,
                     () = self.clock.sleep_until(wake) => Event::Timer,
                 }
             };
@@ -203,6 +213,7 @@ impl<C: Clock> Driver<C> {
                 }
                 Event::Signal(Signal::Shutdown) => self.shut_down(),
                 Event::Room => {}
+                Event::Network => self.network_changed(),
                 Event::Signal(Signal::Reload) => self.begin_reload(),
                 Event::Reloaded(read) => self.reloaded(read),
                 Event::Timer => {
@@ -246,6 +257,17 @@ impl<C: Clock> Driver<C> {
         self.tell(Input::Shutdown);
     }
 
+    fn network_changed(&mut self) {
+        let registered = matches!(self.link.state(), Phase::Registered | Phase::Active);
+        let session = self.session.as_ref().filter(|_| registered).and_then(Session::addresses);
+        match self.watch.judge(session) {
+            Some(Verdict::AddressGone) => self.tell(Input::SourceAddressGone),
+            Some(Verdict::RouteChanged) => self.tell(Input::RouteChanged),
+            Some(Verdict::Came) => self.tell(Input::Woken(WakeReason::Network)),
+            None => {}
+        }
+    }
+
     fn session_event(&mut self, event: session::Event) {
         use session::Event;
         let registered = matches!(self.link.state(), Phase::Registered | Phase::Active);
@@ -255,9 +277,10 @@ impl<C: Clock> Driver<C> {
                 self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
             }
             Event::Reply(reply) => {
-                if let (Reply::Dialled, Some((local, _))) = (&reply, self.session.as_ref().and_then(Session::addresses))
-                {
+                let addresses = self.session.as_ref().and_then(Session::addresses);
+                if let (Reply::Dialled, Some((local, peer))) = (&reply, addresses) {
                     self.report_address = self.reported(local);
+                    self.watch.met(&self.status.master, peer);
                 }
                 self.reply(reply);
             }
@@ -381,12 +404,13 @@ impl<C: Clock> Driver<C> {
     }
 
     fn report(&mut self, report: &Report) {
+        let now = self.clock.now();
         if let Report::Connecting { master, .. } = report {
             self.status.master = self.config.masters[*master].to_string();
         }
-        let now = self.clock.now();
         let context = Context {
             master: &self.status.master,
+            masters: &self.config.masters,
             report_address: &self.report_address,
             heartbeat_timeout: self.config.heartbeat.timeout,
             shutdown_grace: self.config.shutdown_grace,
@@ -425,6 +449,12 @@ impl<C: Clock> Driver<C> {
         status.since_unix_ms = unix_ms();
         status.attempt = self.link.attempt();
         status.report_address.clone_from(&self.report_address);
+        let (now, masters) = (self.clock.now(), self.config.masters.iter().enumerate());
+        let skipped = |(index, master): (usize, &MasterAddress)| {
+            let left = self.link.skipped_until(index)?.saturating_sub(now);
+            (!left.is_zero()).then(|| (master.to_string(), unix_ms().saturating_add(millis(left))))
+        };
+        status.skipped = masters.filter_map(skipped).collect();
         self.keeper.keep_status(status);
         self.manager.status(|| notify::in_words(status));
     }
@@ -450,6 +480,10 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+fn watch_for(config: &Config) -> Watch {
+    if config.reconnect.on_network_change { Watch::new(&config.masters) } else { Watch::off() }
+}
+
 fn params(config: &Config) -> Params {
     Params {
         connection_timeout: config.connection_timeout,
@@ -464,6 +498,9 @@ fn params(config: &Config) -> Params {
         reset_after: config.reconnect.reset_after,
         shutdown_grace: config.shutdown_grace,
         kill_grace: config.commands.kill_grace,
+        masters: config.masters.iter().map(ToString::to_string).collect(),
+        breaker_failures_max: config.circuit_breaker.max_failures,
+        breaker_open_for: config.circuit_breaker.open_for,
     }
 }
 

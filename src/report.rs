@@ -1,7 +1,8 @@
 //! One pure function turns what the link reports into log lines; nothing else logs about the connection. The lines are
 //! an interface: people grep for them.
 
-use link::{LossReason, Report, Seconds, WakeReason};
+use crate::config::{MasterAddress, units::ShowDuration};
+use link::{BreakerChange, LossReason, Report, Seconds, WakeReason};
 use log::Level;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub enum Line {
 /// What the lines name beside the report.
 pub struct Context<'a> {
     pub master: &'a str,
+    /// All of them: reports name them by number.
+    pub masters: &'a [MasterAddress],
     pub report_address: &'a str,
     pub heartbeat_timeout: Duration,
     pub shutdown_grace: Duration,
@@ -27,6 +30,12 @@ pub struct Context<'a> {
 /// Remembers what was said, so that a long outage does not fill the log.
 #[derive(Default)]
 pub struct Lines {
+    /// Of each master.
+    told: Vec<Told>,
+}
+
+#[derive(Clone, Default)]
+struct Told {
     /// Of the latest failed attempt that was logged.
     reason: Option<LossReason>,
     longest: u32,
@@ -70,21 +79,26 @@ impl Lines {
                 };
                 vec![info(format!("Heartbeat recovered, connection stable{late}"))]
             }
-            Report::Lost { reason, detail, failures, wait } => lost(*reason, detail, *failures, *wait),
-            Report::AttemptFailed { attempt, reason, detail, wait, longest } => {
-                self.attempt_failed(now, *reason, *longest).map_or_else(Vec::new, |level| {
+            Report::Lost { reason, detail, failures, wait, next } => {
+                let handed_over = context.other(*next).filter(|_| wait.is_zero());
+                lost(*reason, detail, *failures, *wait, handed_over)
+            }
+            Report::AttemptFailed { master: index, attempt, reason, detail, wait, next, longest } => {
+                self.attempt_failed(now, *index, *reason, *longest).map_or_else(Vec::new, |level| {
                     let detail = fragment(*reason, detail);
-                    let wait = Seconds(*wait);
-                    let text = format!(
-                        "Cannot connect to master at {master} (attempt {attempt}): {detail}. Retrying in {wait}..."
-                    );
+                    let then = match context.other(*next).filter(|_| wait.is_zero()) {
+                        Some(other) => format!("Trying {other} now..."),
+                        None => format!("Retrying in {}...", Seconds(*wait)),
+                    };
+                    let text = format!("Cannot connect to master at {master} (attempt {attempt}): {detail}. {then}");
                     vec![Line::Log(level, text)]
                 })
             }
-            Report::Deferred { wait, reason } => {
+            Report::Deferred { after, reason, .. } => {
                 let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-                vec![info(format!("Master at {master} asks to come back in {}{why}", Seconds(*wait)))]
+                vec![info(format!("Master at {master} asks to come back in {}{why}", Seconds(*after)))]
             }
+            Report::Breaker { master, change } => vec![breaker(context.named(*master), *change)],
             Report::Woken(WakeReason::Network) => vec![info("Network changed, reconnecting now".into())],
             Report::Woken(WakeReason::Operator) => vec![info("Reconnecting now, as asked".into())],
             Report::ShuttingDown if context.commands_held > 0 => {
@@ -97,22 +111,58 @@ impl Lines {
     }
 
     /// Every attempt is logged until the wait was the longest twice or the reason changes; then one in ten minutes.
-    fn attempt_failed(&mut self, now: Duration, reason: LossReason, longest: bool) -> Option<Level> {
-        if self.reason != Some(reason) {
-            self.reason = Some(reason);
-            self.longest = 0;
+    fn attempt_failed(&mut self, now: Duration, master: usize, reason: LossReason, longest: bool) -> Option<Level> {
+        if self.told.len() <= master {
+            self.told.resize(master + 1, Told::default());
         }
-        let say = self.longest < 2 || now.saturating_sub(self.logged_at) >= REMINDER;
-        self.longest += u32::from(longest);
+        let told = &mut self.told[master];
+        if told.reason != Some(reason) {
+            told.reason = Some(reason);
+            told.longest = 0;
+        }
+        let say = told.longest < 2 || now.saturating_sub(told.logged_at) >= REMINDER;
+        told.longest = told.longest.saturating_add(u32::from(longest));
         if !say {
             return None;
         }
-        self.logged_at = now;
+        told.logged_at = now;
         Some(if reason.needs_a_person() { Level::Error } else { Level::Warn })
     }
 }
 
-fn lost(reason: LossReason, detail: &str, failures: u32, wait: Duration) -> Vec<Line> {
+impl<'a> Context<'a> {
+    fn named(&self, index: usize) -> Option<&'a MasterAddress> {
+        self.masters.get(index)
+    }
+
+    /// The n-th master, if it is not the one that is spoken of.
+    fn other(&self, index: usize) -> Option<&'a MasterAddress> {
+        self.named(index).filter(|address| address.to_string() != self.master)
+    }
+}
+
+fn breaker(master: Option<&MasterAddress>, change: BreakerChange) -> Line {
+    let master = master.map(ToString::to_string).unwrap_or_default();
+    match change {
+        BreakerChange::Opened { failures, open_for } => {
+            let (plural, open_for) = (if failures == 1 { "" } else { "s" }, ShowDuration(open_for));
+            warn(format!("Skipping master at {master} for {open_for} after {failures} failed attempt{plural} in a row"))
+        }
+        BreakerChange::Reopened { open_for } => {
+            Line::Log(Level::Debug, format!("Skipping master at {master} for another {}", ShowDuration(open_for)))
+        }
+        BreakerChange::HalfOpen => Line::Log(Level::Debug, format!("Trying the skipped master at {master} once")),
+        BreakerChange::Closed => info(format!("Master at {master} is no longer skipped")),
+    }
+}
+
+fn lost(
+    reason: LossReason,
+    detail: &str,
+    failures: u32,
+    wait: Duration,
+    handed_over: Option<&MasterAddress>,
+) -> Vec<Line> {
     let text = match reason {
         LossReason::HeartbeatTimeout if failures > 0 => {
             let plural = if failures == 1 { "" } else { "s" };
@@ -120,10 +170,10 @@ fn lost(reason: LossReason, detail: &str, failures: u32, wait: Duration) -> Vec<
         }
         _ => format!("Lost connection to master: {}. Reconnecting...", fragment(reason, detail)),
     };
-    let next = if reason == LossReason::NetworkChanged {
-        "Network changed, reconnecting now".to_owned()
-    } else {
-        format!("🔄 Reconnecting to master in {}...", Seconds(wait))
+    let next = match handed_over {
+        _ if reason == LossReason::NetworkChanged => "Network changed, reconnecting now".to_owned(),
+        Some(other) => format!("🔄 Reconnecting to master at {other} now..."),
+        None => format!("🔄 Reconnecting to master in {}...", Seconds(wait)),
     };
     vec![
         Line::Log(Level::Error, text),

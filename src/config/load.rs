@@ -91,26 +91,17 @@ pub struct Loaded {
 }
 
 /// Settings that this version reads and checks, and does nothing with.
-const IDLE: [&str; 6] = [
-    "auth.token",
-    "auth.token_file",
-    "circuit_breaker.max_failures",
-    "circuit_breaker.open_for",
-    "http.listen",
-    "reconnect.on_network_change",
-];
+const IDLE: [&str; 4] = ["auth.token", "auth.token_file", "http.listen", "reconnect.on_network_change"];
 
 impl Loaded {
     /// What somebody set that has no effect in this version, for people.
     pub fn idle(&self) -> Vec<&str> {
         let keys = self.shown.iter().map(|shown| shown.key.as_str());
         let is_idle = |key: &&str| match *key {
-            "masters" => self.config.masters.len() > 1,
             "commands.spool" => self.config.commands.spool == Spool::Disk,
             key => IDLE.contains(&key),
         };
-        let named = |key| if key == "masters" { "masters beyond the first" } else { key };
-        keys.filter(is_idle).map(named).collect()
+        keys.filter(is_idle).collect()
     }
 }
 

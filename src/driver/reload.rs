@@ -1,6 +1,6 @@
 //! What a configuration that was read again changes in the driver.
 
-use super::{Driver, params};
+use super::{Driver, params, watch_for};
 use crate::{
     clock::Clock,
     config::Loaded,
@@ -61,6 +61,11 @@ impl<C: Clock> Driver<C> {
         }
         let config = reload::merged(&self.config, loaded.config);
         let renew = reload::needs_a_new_session(&self.config, &config, &self.status.master);
+        if self.config.reconnect.on_network_change == config.reconnect.on_network_change {
+            self.watch.set_masters(&config.masters);
+        } else {
+            self.watch = watch_for(&config);
+        }
         self.config = config;
         self.link.set_params(params(&self.config));
         self.commands.set(&self.config.commands);

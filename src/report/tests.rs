@@ -7,6 +7,7 @@ const fn s(seconds: u64) -> Duration {
 fn context() -> Context<'static> {
     Context {
         master: "192.168.1.15:50050",
+        masters: &[],
         report_address: "192.168.1.16:50051",
         heartbeat_timeout: s(5),
         shutdown_grace: s(30),
@@ -28,7 +29,7 @@ fn shown(lines: Vec<Line>) -> Vec<String> {
 }
 
 fn failed(attempt: u32, reason: LossReason, wait: u64, longest: bool) -> Report {
-    Report::AttemptFailed { attempt, reason, detail: String::new(), wait: s(wait), longest }
+    Report::AttemptFailed { master: 0, attempt, reason, detail: String::new(), wait: s(wait), next: 0, longest }
 }
 
 #[test]
@@ -48,7 +49,7 @@ fn the_documented_lines_are_written_to_the_letter() {
         lines(&Report::HeartbeatFailed { failures: 1, max: 3 }),
         ["WARN  Heartbeat failed (1/3): no answer within 5s"]
     );
-    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5) };
+    let lost = |reason, failures| Report::Lost { reason, detail: String::new(), failures, wait: s(5), next: 0 };
     assert_eq!(
         lines(&lost(LossReason::HeartbeatTimeout, 3)),
         [
@@ -74,7 +75,7 @@ fn the_documented_lines_are_written_to_the_letter() {
 #[test]
 fn every_reason_says_lost_connection_exactly_once() {
     for reason in LossReason::ALL {
-        let report = Report::Lost { reason, detail: "a\nb".into(), failures: 0, wait: s(5) };
+        let report = Report::Lost { reason, detail: "a\nb".into(), failures: 0, wait: s(5), next: 0 };
         let said = lines(&report);
         assert_eq!(said.iter().filter(|line| line.contains("Lost connection")).count(), 1, "{said:?}");
         assert!(said.iter().all(|line| !line.contains('\n')), "{said:?}");
@@ -108,4 +109,67 @@ fn what_a_person_must_mend_is_an_error_with_its_remedy() {
         let said = lines(&failed(1, reason, 60, true));
         assert!(said[0].starts_with("ERROR Cannot connect") && said[0].contains(remedy), "{said:?}");
     }
+}
+
+#[test]
+fn with_several_masters_the_lines_say_which_is_next() {
+    let masters = ["192.168.1.15", "b"].map(|text| MasterAddress::parse(text).unwrap());
+    let context = Context { masters: &masters, ..context() };
+    let mut told = Lines::default();
+    let mut say = |report| shown(told.of(s(0), &report, &context));
+    let (reason, detail) = (LossReason::ConnectionRefused, String::new());
+    let failed = Report::AttemptFailed {
+        master: 0,
+        attempt: 1,
+        reason,
+        detail: detail.clone(),
+        wait: s(0),
+        next: 1,
+        longest: false,
+    };
+    let at = "192.168.1.15:50050";
+    assert_eq!(
+        say(failed),
+        [format!("WARN  Cannot connect to master at {at} (attempt 1): connection refused. Trying b:50050 now...")]
+    );
+    let lost = Report::Lost { reason, detail: detail.clone(), failures: 0, wait: s(0), next: 1 };
+    assert_eq!(say(lost)[2], "INFO  🔄 Reconnecting to master at b:50050 now...");
+    let lost = Report::Lost { reason, detail, failures: 0, wait: s(5), next: 1 };
+    assert_eq!(say(lost)[2], "INFO  🔄 Reconnecting to master in 5s...");
+    let open_for = s(300);
+    let says = [
+        (
+            BreakerChange::Opened { failures: 5, open_for },
+            "WARN  Skipping master at b:50050 for 5m after 5 failed attempts in a row",
+        ),
+        (BreakerChange::HalfOpen, "DEBUG Trying the skipped master at b:50050 once"),
+        (BreakerChange::Reopened { open_for }, "DEBUG Skipping master at b:50050 for another 5m"),
+        (BreakerChange::Closed, "INFO  Master at b:50050 is no longer skipped"),
+    ];
+    for (change, line) in says {
+        assert_eq!(say(Report::Breaker { master: 1, change }), [line]);
+    }
+}
+
+#[test]
+fn masters_that_fail_for_different_reasons_are_told_once_in_ten_minutes_each() {
+    let mut told = Lines::default();
+    let mut said = 0;
+    for k in 0..60 {
+        for (master, reason) in [(0, LossReason::ConnectionRefused), (1, LossReason::Dns)] {
+            let detail = String::new();
+            let report = Report::AttemptFailed {
+                master,
+                attempt: k,
+                reason,
+                detail,
+                wait: s(60),
+                next: 1 - master,
+                longest: true,
+            };
+            said += told.of(s(60 * u64::from(k)), &report, &context()).len();
+        }
+    }
+    // In an hour: two to begin with, then at 11, 21, 31, 41 and 51 minutes.
+    assert_eq!(said, 2 * 7);
 }

@@ -25,31 +25,30 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts with parameters that make failures quick; `settings` come after them.
+    /// Starts with parameters that make failures quick; `settings` come after them. Several masters are parted by commas.
     pub fn start(master: &str, settings: &[&str]) -> Self {
         Self::start_in(TempDir::new().expect("temporary directory"), master, settings)
     }
 
     /// The same with a state directory of an earlier agent.
     pub fn start_in(state: TempDir, master: &str, settings: &[&str]) -> Self {
-        let mut args = vec!["--master", master, "--log-level", "debug"];
-        let quick = [
-            "heartbeat.interval=\"200ms\"",
-            "heartbeat.timeout=\"200ms\"",
-            "reconnect.initial_delay=\"100ms\"",
-            "reconnect.max_delay=\"800ms\"",
-            "reconnect.jitter=0.0",
-            "connection.timeout=\"2s\"",
-        ];
-        for setting in quick.iter().chain(settings) {
-            args.extend(["--set", setting]);
-        }
-        Self::start_with(state, &args, &[])
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_sloth-agent")), state, &quickly(master, settings), &[])
+    }
+
+    /// The same by a program that becomes the agent.
+    pub fn start_by(program: &str, arguments: &[&str], master: &str, settings: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_sloth-agent"));
+        Self::spawn(command, TempDir::new().expect("temporary directory"), &quickly(master, settings), &[])
     }
 
     /// Starts with nothing but the given options and variables; `agent.toml` in the state directory is read.
     pub fn start_with(state: TempDir, args: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-agent"));
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_sloth-agent")), state, &args, variables)
+    }
+
+    fn spawn(mut command: Command, state: TempDir, args: &[String], variables: &[(&str, &str)]) -> Self {
         command.args(["start", "--name", "lady", "--state-dir"]).arg(state.path()).args(args);
         command.envs(variables.iter().copied());
         command.env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("RUST_LOG").current_dir(state.path());
@@ -117,4 +116,19 @@ impl Agent {
             timeout(PATIENCE, self.child.wait()).await.expect("the agent exits").expect("it can be waited for");
         status.code().unwrap_or(-1)
     }
+}
+
+/// Options that make failures quick; several masters are parted by commas.
+fn quickly(master: &str, settings: &[&str]) -> Vec<String> {
+    let quick = [
+        "heartbeat.interval=\"200ms\"",
+        "heartbeat.timeout=\"200ms\"",
+        "reconnect.initial_delay=\"100ms\"",
+        "reconnect.max_delay=\"800ms\"",
+        "reconnect.jitter=0.0",
+        "connection.timeout=\"2s\"",
+    ];
+    let masters = master.split(',').flat_map(|master| ["--master", master]);
+    let settings = quick.iter().chain(settings).flat_map(|setting| ["--set", setting]);
+    ["--log-level", "debug"].into_iter().chain(masters).chain(settings).map(str::to_owned).collect()
 }

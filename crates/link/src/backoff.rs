@@ -39,9 +39,8 @@ impl Backoff {
         self.draw(delay)
     }
 
-    /// A wait of the longest delay, drawn likewise: for what a person has to mend.
+    /// A wait of the longest delay, drawn likewise, that is not counted: for what a person has to mend.
     pub fn longest_wait(&mut self) -> Duration {
-        self.waits = self.waits.saturating_add(1);
         self.draw(self.delay_max)
     }
 

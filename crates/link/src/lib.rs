@@ -5,12 +5,14 @@
 //! [`std::time::Duration`] since some fixed moment, usually the start of the process.
 
 mod backoff;
+mod breaker;
 mod command_id;
 pub mod ledger;
 pub mod link;
 mod words;
 
 pub use backoff::Backoff;
+pub use breaker::{Breaker, BreakerChange};
 pub use command_id::*;
 pub use link::{Close, Input, Link, Output, Params, Phase, Reply, Report, Seconds, Session, WakeReason};
 pub use words::*;

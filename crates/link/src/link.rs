@@ -13,14 +13,16 @@
 //! out [`Link::poll_output`] until it is empty. It decides nothing itself.
 
 mod beats;
+mod masters;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use types::*;
 
-use crate::{Backoff, LossReason};
+use crate::{Backoff, BreakerChange, LossReason};
 use beats::{Beats, Verdict};
+use masters::{End, Masters};
 use std::{collections::VecDeque, time::Duration};
 
 /// Shortest and longest wait that a master can ask for: what a master sends is clamped, never trusted.
@@ -37,6 +39,7 @@ const DELIVERY_GRACE: Duration = Duration::from_secs(5);
 pub struct Link {
     params: Params,
     backoff: Backoff,
+    masters: Masters,
     state: State,
     outputs: VecDeque<Output>,
     session: Session,
@@ -53,11 +56,24 @@ pub struct Link {
 #[derive(Clone, Debug)]
 enum State {
     Start,
-    Connecting { deadline: Duration, dialled: bool },
+    /// `woken`: begun by a wake-up.
+    Connecting {
+        deadline: Duration,
+        dialled: bool,
+        woken: bool,
+    },
     Registered(Beats),
-    Active { beats: Beats, stable_at: Option<Duration> },
-    Disconnected { at: Duration, wait: Duration },
-    Reconnecting { until: Duration },
+    Active {
+        beats: Beats,
+        stable_at: Option<Duration>,
+    },
+    Disconnected {
+        at: Duration,
+        wait: Duration,
+    },
+    Reconnecting {
+        until: Duration,
+    },
     Stopped,
 }
 
@@ -70,18 +86,6 @@ enum Shutdown {
     Ending(Duration),
 }
 
-/// What follows the end of a session or an attempt.
-enum Next {
-    /// The next wait of the table.
-    Backoff,
-    /// The longest wait: a person has to mend something.
-    Longest,
-    /// The master's own wish.
-    Masters(Duration),
-    /// Dial on the next turn.
-    AtOnce,
-}
-
 impl Link {
     /// A link that does nothing before [`Input::Start`]. The seed spreads the waits.
     ///
@@ -91,6 +95,7 @@ impl Link {
         params.assert_valid();
         let backoff = Backoff::new(params.delay_initial, params.delay_max, params.multiplier, params.jitter, seed);
         Self {
+            masters: Masters::new(&params),
             params,
             backoff,
             state: State::Start,
@@ -105,13 +110,15 @@ impl Link {
     }
 
     /// Other parameters from now on. Waits and deadlines that have begun stay as they are; a session that rests on
-    /// parameters that the master was told needs [`Input::Renew`].
+    /// parameters that the master was told needs [`Input::Renew`]. Of a master that stays in the list its breaker and
+    /// its waits are kept; where the list is another, the next dial goes to its front.
     ///
     /// # Panics
     /// As [`Self::new`].
     pub fn set_params(&mut self, params: Params) {
         params.assert_valid();
         self.backoff.set(params.delay_initial, params.delay_max, params.multiplier, params.jitter);
+        self.masters.set(&params);
         self.params = params;
     }
 
@@ -131,6 +138,11 @@ impl Link {
     /// Dials since the start or the last loss, the current one counted.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// When the n-th master may be tried again, if it is skipped.
+    pub fn skipped_until(&self, master: usize) -> Option<Duration> {
+        self.masters.open_until(master)
     }
 
     /// What to do next; call until `None`.
@@ -175,7 +187,7 @@ impl Link {
             Input::RouteChanged => self.beat_at_once(now),
             Input::SourceAddressGone => {
                 if matches!(self.state, State::Registered(_) | State::Active { .. }) {
-                    self.end(now, LossReason::NetworkChanged, String::new(), Next::AtOnce);
+                    self.end(now, LossReason::NetworkChanged, String::new(), End::Again);
                 }
             }
             Input::Reply { session, reply } => {
@@ -189,7 +201,7 @@ impl Link {
     fn reply(&mut self, now: Duration, reply: Reply) {
         match (reply, &mut self.state) {
             (_, State::Start | State::Disconnected { .. } | State::Reconnecting { .. } | State::Stopped) => {}
-            (Reply::Dialled, State::Connecting { deadline, dialled }) => {
+            (Reply::Dialled, State::Connecting { deadline, dialled, .. }) => {
                 if !*dialled {
                     *dialled = true;
                     let will_wait = deadline.saturating_sub(now);
@@ -199,13 +211,11 @@ impl Link {
             (Reply::Registered { interval }, State::Connecting { dialled: true, .. }) => self.registered(now, interval),
             (Reply::Ack { seq, interval }, State::Registered(_) | State::Active { .. }) => self.ack(now, seq, interval),
             (Reply::RetryLater { after, reason } | Reply::Goodbye { after, reason }, State::Connecting { .. }) => {
-                let wait = after.clamp(MASTERS_WAIT.0, MASTERS_WAIT.1);
-                self.close();
-                self.report(Report::Deferred { wait, reason });
-                self.state = State::Disconnected { at: now, wait };
+                self.deferred(now, after.clamp(MASTERS_WAIT.0, MASTERS_WAIT.1), reason);
             }
             (Reply::Goodbye { after, reason } | Reply::RetryLater { after, reason }, _) => {
-                self.end(now, LossReason::MasterGoodbye, reason, Next::Masters(after));
+                let after = after.clamp(MASTERS_WAIT.0, MASTERS_WAIT.1);
+                self.end(now, LossReason::MasterGoodbye, reason, End::Deferred(after));
             }
             (
                 Reply::Failed { reason: LossReason::UnknownAgent, detail },
@@ -214,13 +224,13 @@ impl Link {
                 self.unknown_agent(now, detail);
             }
             (Reply::Failed { reason, detail }, _) => {
-                let next = if reason.needs_a_person() { Next::Longest } else { Next::Backoff };
-                self.end(now, reason, detail, next);
+                let end = if reason.needs_a_person() { End::Refused } else { End::Failed };
+                self.end(now, reason, detail, end);
             }
             // A master that answers out of turn: nothing it could say here is of use.
             (Reply::Dialled, _) => {}
             (Reply::Registered { .. } | Reply::Ack { .. }, _) => {
-                self.end(now, LossReason::Protocol, "answer out of turn".to_owned(), Next::Backoff);
+                self.end(now, LossReason::Protocol, "answer out of turn".to_owned(), End::Failed);
             }
         }
     }
@@ -240,6 +250,8 @@ impl Link {
             let stable_at = Some(now.saturating_add(self.params.reset_after));
             self.state = State::Active { beats: beats.clone(), stable_at };
             self.report(Report::Active { round_trip: acked.round_trip });
+            let closed = self.masters.succeeded();
+            self.report_breaker(self.masters.current(), closed);
         }
         if acked.failures > 0 {
             self.report(Report::HeartbeatRecovered { failures: acked.failures, round_trip: acked.round_trip });
@@ -258,11 +270,11 @@ impl Link {
         }
         match &mut self.state {
             State::Start | State::Stopped => {}
-            State::Connecting { deadline, dialled } => {
+            State::Connecting { deadline, dialled, .. } => {
                 if now >= *deadline {
                     let detail = if *dialled { "no answer to the registration" } else { "no answer" };
                     let detail = format!("{detail} within {}", Seconds(self.params.connection_timeout));
-                    self.end(now, LossReason::ConnectionTimeout, detail, Next::Backoff);
+                    self.end(now, LossReason::ConnectionTimeout, detail, End::Failed);
                 }
             }
             State::Registered(_) => self.judge_beats(now),
@@ -270,6 +282,7 @@ impl Link {
                 if stable_at.is_some_and(|at| now >= at) {
                     *stable_at = None;
                     self.backoff.reset();
+                    self.masters.forget_pass();
                     self.report(Report::Stable);
                 }
                 self.judge_beats(now);
@@ -300,7 +313,7 @@ impl Link {
                 if failures < self.params.failures_max {
                     self.beat(now);
                 } else {
-                    self.end(now, LossReason::HeartbeatTimeout, String::new(), Next::Backoff);
+                    self.end(now, LossReason::HeartbeatTimeout, String::new(), End::Failed);
                 }
             }
         }
@@ -322,44 +335,58 @@ impl Link {
     fn dial(&mut self, now: Duration) {
         self.session = Session(self.session.0 + 1);
         self.attempt = self.attempt.saturating_add(1);
-        self.state = State::Connecting { deadline: now.saturating_add(self.params.connection_timeout), dialled: false };
-        self.report(Report::Connecting { master: 0, attempt: self.attempt });
-        self.outputs.push_back(Output::Dial { session: self.session, master: 0 });
+        let deadline = now.saturating_add(self.params.connection_timeout);
+        self.state = State::Connecting { deadline, dialled: false, woken: false };
+        let master = self.masters.next();
+        let half_open = self.masters.dial();
+        self.report_breaker(master, half_open);
+        self.report(Report::Connecting { master, attempt: self.attempt });
+        self.outputs.push_back(Output::Dial { session: self.session, master });
     }
 
     fn unknown_agent(&mut self, now: Duration, detail: String) {
         let again = self.unknown_at.is_some_and(|at| now < at.saturating_add(self.params.reset_after));
         self.unknown_at = Some(now);
         if again {
-            self.end(now, LossReason::UnknownAgent, detail, Next::Backoff);
+            self.end(now, LossReason::UnknownAgent, detail, End::Failed);
         } else {
-            self.end(now, LossReason::UnknownAgent, detail, Next::AtOnce);
+            self.end(now, LossReason::UnknownAgent, detail, End::Again);
             self.dial(now);
         }
     }
 
-    /// Closes the session or the attempt, says why, and settles how long to wait.
-    fn end(&mut self, now: Duration, reason: LossReason, detail: String, next: Next) {
-        let wait = match next {
-            Next::Backoff => self.backoff.next_wait(),
-            Next::Longest => self.backoff.longest_wait(),
-            Next::Masters(after) => after.clamp(MASTERS_WAIT.0, MASTERS_WAIT.1),
-            Next::AtOnce => Duration::ZERO,
-        };
+    /// Closes the session or the attempt, says why, and settles which master is next and how long to wait for it.
+    fn end(&mut self, now: Duration, reason: LossReason, detail: String, end: End) {
         let failures = match &self.state {
             State::Registered(beats) | State::Active { beats, .. } => Some(beats.failures()),
             _ => None,
         };
+        let counts = !matches!(self.state, State::Active { .. });
+        let master = self.masters.current();
+        let opened = self.masters.ended(now, end, counts, &self.params);
+        let wait = if end == End::Again { Duration::ZERO } else { self.masters.plan(now, &mut self.backoff) };
+        let next = self.masters.next();
         self.close();
         self.state = State::Disconnected { at: now, wait };
         if let Some(failures) = failures {
             self.lost_at = Some(now);
             self.attempt = 0;
-            self.report(Report::Lost { reason, detail, failures, wait });
+            self.report(Report::Lost { reason, detail, failures, wait, next });
         } else {
-            let longest = self.backoff.is_longest();
-            self.report(Report::AttemptFailed { attempt: self.attempt, reason, detail, wait, longest });
+            let longest = end == End::Refused || self.backoff.is_longest();
+            self.report(Report::AttemptFailed { master, attempt: self.attempt, reason, detail, wait, next, longest });
         }
+        self.report_breaker(master, opened);
+    }
+
+    /// The master lives and asks to come back later: no failure.
+    fn deferred(&mut self, now: Duration, after: Duration, reason: String) {
+        let master = self.masters.current();
+        self.masters.ended(now, End::Deferred(after), false, &self.params);
+        let wait = self.masters.plan(now, &mut self.backoff);
+        self.close();
+        self.report(Report::Deferred { master, after, wait, next: self.masters.next(), reason });
+        self.state = State::Disconnected { at: now, wait };
     }
 
     fn renew(&mut self, now: Duration) {
@@ -372,12 +399,39 @@ impl Link {
     }
 
     fn woken(&mut self, now: Duration, reason: WakeReason) {
-        let (State::Reconnecting { .. } | State::Disconnected { .. }) = self.state else { return };
+        match &self.state {
+            State::Reconnecting { .. } | State::Disconnected { .. } => {}
+            // It waits for an answer over the network that was. Not one that a wake-up began: on a network that
+            // changes again and again none would ever be let finish.
+            State::Connecting { dialled: false, woken: false, .. } if reason == WakeReason::Network => {}
+            _ => return,
+        }
         if self.may_wake(now) {
+            if matches!(self.state, State::Connecting { .. }) {
+                self.close();
+            }
             self.report(Report::Woken(reason));
+            self.masters.wake(now);
             self.dial(now);
-        } else if let (State::Reconnecting { until }, Some(at)) = (&mut self.state, self.woken_at) {
-            *until = (*until).min(at.saturating_add(WAKE_INTERVAL));
+            if let State::Connecting { woken, .. } = &mut self.state {
+                *woken = true;
+            }
+        } else if let Some(at) = self.woken_at {
+            let soon = at.saturating_add(WAKE_INTERVAL);
+            let sooner = match &mut self.state {
+                State::Reconnecting { until } => soon < std::mem::replace(until, soon.min(*until)),
+                State::Disconnected { at, wait } => {
+                    let until = at.saturating_add(*wait);
+                    *wait = soon.min(until).saturating_sub(*at);
+                    soon < until
+                }
+                _ => false,
+            };
+            if sooner {
+                // That dial is this wake-up's: the next one keeps its distance from it.
+                self.woken_at = Some(soon);
+                self.masters.wake(soon);
+            }
         }
     }
 
@@ -418,6 +472,12 @@ impl Link {
 
     fn close(&mut self) {
         self.outputs.push_back(Output::Close { session: self.session, how: Close::Abort });
+    }
+
+    fn report_breaker(&mut self, master: usize, change: Option<BreakerChange>) {
+        if let Some(change) = change {
+            self.report(Report::Breaker { master, change });
+        }
     }
 
     fn report(&mut self, report: Report) {

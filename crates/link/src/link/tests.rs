@@ -1,6 +1,9 @@
 use super::*;
 use crate::link::types::Seconds;
 
+mod history;
+mod masters;
+
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -24,6 +27,9 @@ fn params() -> Params {
         reset_after: s(30),
         shutdown_grace: s(30),
         kill_grace: s(10),
+        masters: vec!["a".into()],
+        breaker_failures_max: 5,
+        breaker_open_for: s(300),
     }
 }
 
@@ -102,6 +108,15 @@ impl Bench {
             }
         }
         self.now = until;
+    }
+
+    /// Which master was dialled in which second.
+    fn tried(&self) -> Vec<(usize, u64)> {
+        let dialled = |(at, output): &(Duration, Output)| match output {
+            Output::Dial { master, .. } => Some((*master, at.as_secs())),
+            _ => None,
+        };
+        self.log.iter().filter_map(dialled).collect()
     }
 
     fn beats(&self) -> Vec<u64> {
@@ -325,7 +340,8 @@ fn a_masters_wait_is_clamped_and_no_failure() {
         let mut bench = Bench::new(params());
         bench.reply(Reply::Dialled);
         bench.reply(Reply::RetryLater { after: asked, reason: "busy".into() });
-        assert!(bench.reports().contains(&&Report::Deferred { wait: waited, reason: "busy".into() }));
+        let deferred = Report::Deferred { master: 0, after: waited, wait: waited, next: 0, reason: "busy".into() };
+        assert!(bench.reports().contains(&&deferred));
         bench.run(waited);
         assert_eq!(bench.link.state(), Phase::Connecting);
         bench.fail(LossReason::ConnectionRefused);
@@ -507,69 +523,4 @@ fn other_parameters_hold_from_the_next_session_and_wait_on() {
     bench.fail(LossReason::ConnectionReset);
     bench.run(s(14));
     assert_eq!(bench.dials(), [0, 2, 14]);
-}
-
-/// Any input at any time, from a seed: the promises that hold in every history.
-#[test]
-fn random_histories_keep_the_invariants() {
-    for seed in 0..400_u64 {
-        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = |bound: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % bound
-        };
-        let mut bench = Bench::new(Params { jitter: 0.2, ..params() });
-        for _ in 0..400 {
-            let session = Session(bench.link.session.0.saturating_sub(next(2)));
-            let reply = match next(9) {
-                0 => Reply::Dialled,
-                1 | 2 => Reply::Registered { interval: Some(s(next(100))) },
-                3 | 4 => Reply::Ack { seq: next(6), interval: None },
-                5 => Reply::RetryLater { after: s(next(1_000)), reason: String::new() },
-                6 => Reply::Goodbye { after: s(next(1_000)), reason: String::new() },
-                n => Reply::Failed { reason: LossReason::ALL[next(16) as usize], detail: n.to_string() },
-            };
-            match next(8) {
-                0 => bench.input(Input::Woken(WakeReason::Network)),
-                1 => bench.input(Input::RouteChanged),
-                2 if next(4) == 0 => bench.input(Input::SourceAddressGone),
-                2 if next(4) == 0 => bench.input(Input::Renew),
-                3 | 4 => bench.run(bench.now + ms(next(30_000))),
-                _ => bench.input(Input::Reply { session, reply }),
-            }
-            let due = bench.link.poll_timeout().expect("a link that was not shut down always has a next moment");
-            assert!(due <= bench.now + s(600), "seed {seed}: nothing happens before {due:?}, now {:?}", bench.now);
-        }
-        check_history(seed, &bench);
-    }
-}
-
-/// Every dial is closed before the next, beats belong to a registered session, and each loss is told once.
-fn check_history(seed: u64, bench: &Bench) {
-    let (mut open, mut registered) = (None, false);
-    for (index, (at, output)) in bench.log.iter().enumerate() {
-        match output {
-            Output::Dial { session, .. } => {
-                assert_eq!(open, None, "seed {seed}: dialled with a session open at {at:?}");
-                open = Some(*session);
-                registered = false;
-            }
-            Output::Close { session, .. } => {
-                if matches!(bench.log.get(index + 1), Some((_, Output::Report(Report::Renewed)))) {
-                    registered = false;
-                }
-                assert_eq!(open.take(), Some(*session), "seed {seed}: closed what was not open at {at:?}");
-            }
-            Output::Report(Report::Registered { .. }) => registered = true,
-            Output::Report(Report::Lost { .. }) => {
-                assert!(std::mem::take(&mut registered), "seed {seed}: lost without a session at {at:?}");
-            }
-            Output::Heartbeat { session, .. } => {
-                assert!(registered && open == Some(*session), "seed {seed}: beat without a session at {at:?}");
-            }
-            _ => {}
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! What goes into the link and what comes out of it.
 
-use crate::LossReason;
+use crate::{BreakerChange, LossReason};
 use std::{fmt, time::Duration};
 
 /// The parameters of the configuration that the link needs.
@@ -25,6 +25,12 @@ pub struct Params {
     pub shutdown_grace: Duration,
     /// How long they then take to be ended.
     pub kill_grace: Duration,
+    /// The masters in the order in which they are tried; one or more. The link only tells them apart by these names.
+    pub masters: Vec<String>,
+    /// Failed attempts in a row after which a master is skipped; 1 or more. With one master it never is.
+    pub breaker_failures_max: u32,
+    /// How long it is skipped.
+    pub breaker_open_for: Duration,
 }
 
 impl Params {
@@ -33,6 +39,8 @@ impl Params {
         assert!(self.interval_max >= self.heartbeat_interval && self.failures_max >= 1, "{self:?}");
         assert!(!self.delay_initial.is_zero() && self.delay_initial <= self.delay_max, "{self:?}");
         assert!(self.multiplier >= 1.0 && (0.0..=1.0).contains(&self.jitter), "{self:?}");
+        assert!(!self.masters.is_empty(), "{self:?}");
+        assert!(self.breaker_failures_max >= 1 && !self.breaker_open_for.is_zero(), "{self:?}");
     }
 }
 
@@ -174,19 +182,36 @@ pub enum Report {
         failures: u32,
         /// Until the next attempt; zero: at once.
         wait: Duration,
+        /// The master that is then dialled.
+        next: usize,
     },
     AttemptFailed {
+        master: usize,
         attempt: u32,
         reason: LossReason,
         detail: String,
+        /// Until the next attempt; zero: at once, at another master.
         wait: Duration,
+        /// The master that is then dialled.
+        next: usize,
         /// The waits have reached `delay_max`.
         longest: bool,
     },
     /// The master asked to come back later: no failure.
     Deferred {
+        master: usize,
+        /// What it asked for, within bounds.
+        after: Duration,
+        /// Until the next attempt; zero: at once, at another master.
         wait: Duration,
+        /// The master that is then dialled.
+        next: usize,
         reason: String,
+    },
+    /// Whether a master is worth trying; only where there are several.
+    Breaker {
+        master: usize,
+        change: BreakerChange,
     },
     Woken(WakeReason),
     /// The session was closed to begin another with other parameters.
