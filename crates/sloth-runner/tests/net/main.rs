@@ -15,9 +15,25 @@ mod switch;
 mod time;
 
 mod boxes;
+mod cable;
 mod ends;
+mod identities;
+mod masters;
+mod names;
+mod pauses;
 mod silence;
+mod stores;
 
 fn main() {
-    harness::run(&[silence::CASES, ends::CASES, boxes::CASES]);
+    harness::run(&[
+        silence::CASES,
+        ends::CASES,
+        boxes::CASES,
+        pauses::CASES,
+        names::CASES,
+        cable::CASES,
+        stores::CASES,
+        identities::CASES,
+        masters::CASES,
+    ]);
 }

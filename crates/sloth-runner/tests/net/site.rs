@@ -57,7 +57,7 @@ impl Site {
     pub fn new() -> Self {
         let switch = Switch::new(0x9e37_79b9);
         let host = Space::new().unwrap();
-        let port = switch.plug(&host, "eth0", &[MASTER]);
+        let port = switch.plug(&host, "eth0", &[MASTER, "10.9.0.2"]);
         let folder = TempDir::new().unwrap();
         let master = start_master(folder.path(), &host, &format!("{MASTER}:{PORT}"), "master");
         Self { folder, switch, host, port, master }
@@ -77,7 +77,7 @@ impl Site {
     pub fn host(&self, n: u8) -> Host {
         let space = Space::new().unwrap();
         let address = format!("10.9.1.{n}");
-        let port = self.switch.plug(&space, "eth0", &[&address]);
+        let port = self.switch.plug(&space, "eth0", &[&address, &format!("fd09::1:{n}")]);
         Host { space, port, address }
     }
 
@@ -159,7 +159,13 @@ impl Agent {
 
     #[track_caller]
     pub fn was_never_lost(&self) {
-        assert_eq!(self.count("Lost connection"), 0, "{}", self.running.err.text());
+        self.was_lost(0);
+    }
+
+    /// So often.
+    #[track_caller]
+    pub fn was_lost(&self, times: usize) {
+        assert_eq!(self.count("Lost connection"), times, "{}", self.running.err.text());
     }
 
     /// What the kernel has of its connections.

@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A slow way drops what would have to wait behind more than this, bytes.
 const QUEUE_MAX: u64 = 16 * 1024;
 const PACKET_MAX: usize = 2048;
+/// `_IOW('T', 226, int)`, which the libc crate does not have.
+const TUNSETCARRIER: libc::Ioctl = 0x4004_54e2_u32 as libc::Ioctl;
 
 /// One direction of a port.
 #[derive(Clone, Copy, Debug)]
@@ -85,8 +87,6 @@ struct Plug {
     up: Lane,
     down: Lane,
     forgets: Option<(Duration, Forgets)>,
-    /// Packets that came from the host.
-    sent: u64,
 }
 
 struct Lane {
@@ -122,7 +122,7 @@ impl Switch {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         let lane = || Lane { way: Way::OPEN, busy_until: Instant::now() };
         let mut state = self.shared.state();
-        state.ports.push(Plug { tun, addresses, up: lane(), down: lane(), forgets: None, sent: 0 });
+        state.ports.push(Plug { tun, addresses, up: lane(), down: lane(), forgets: None });
         Port { shared: self.shared.clone(), number: state.ports.len() - 1 }
     }
 }
@@ -163,9 +163,12 @@ impl Port {
         state.ports[self.number].addresses.push(address);
     }
 
-    /// Packets that came from the host so far.
-    pub fn sent(&self) -> u64 {
-        self.with(|port| port.sent)
+    /// Pulls the cable, or puts it back.
+    pub fn carrier(&self, is_there: bool) {
+        let value = libc::c_int::from(is_there);
+        // SAFETY: the pointer is to a local of the kind that this call takes.
+        let done = self.with(|port| unsafe { libc::ioctl(port.tun.as_raw_fd(), TUNSETCARRIER, &raw const value) });
+        assert_eq!(done, 0, "TUNSETCARRIER: {}", io::Error::last_os_error());
     }
 
     /// Tells both ends of every connection over this port that the other one said so: `RST` or `FIN`.
@@ -223,7 +226,6 @@ impl State {
     /// A packet of that host.
     fn comes(&mut self, from: usize, packet: &[u8]) {
         let now = Instant::now();
-        self.ports[from].sent += 1;
         let Some(to) = packet::destination(packet)
             .and_then(|address| self.ports.iter().position(|port| port.addresses.contains(&address)))
         else {
