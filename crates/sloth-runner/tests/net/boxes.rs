@@ -15,7 +15,7 @@ use std::{
 
 cases![
     ten_kilobits_a_second_lose_no_heartbeat_behind_megabytes_of_output,
-    a_third_of_the_packets_lost_and_two_seconds_each_way_are_held,
+    late_answers_over_a_way_that_loses_a_third_clear_the_failures,
     a_router_that_forgets_sooner_than_the_heartbeat_comes_meets_growing_waits,
     a_router_that_forgets_later_than_the_heartbeat_comes_is_not_noticed,
     a_portal_that_accepts_and_does_nothing_is_no_master,
@@ -130,22 +130,36 @@ fn a_portal_that_accepts_and_does_nothing_is_no_master() -> String {
     format!("given up after {}, nothing left open; back {} after the master is there", secs(found), secs(back))
 }
 
-fn a_third_of_the_packets_lost_and_two_seconds_each_way_are_held() -> String {
+/// An answer takes 4 s at least, and a packet that is lost some seconds more: heartbeats count as failed, and the late
+/// answers make up for them. TCP itself may stand still for longer than the 15 s of the defaults: then it is a loss, as
+/// promised, and the agent comes back over the same bad way.
+fn late_answers_over_a_way_that_loses_a_third_clear_the_failures() -> String {
     let site = Site::new();
-    let agent = site.agent(&site.host(1), "lady", &[]);
+    let delayed = |loss| Way { loss, delay: Duration::from_secs(2), rate: None };
+    let agents: Vec<_> = (1..=6).map(|n| site.agent(&site.host(n), &format!("a{n}"), &[])).collect();
+    let (slow, lossy) = agents.split_at(2);
     let began = Instant::now();
-    agent.host.port.both(Way { loss: 0.3, delay: Duration::from_secs(2), rate: None });
+    slow.iter().for_each(|agent| agent.host.port.both(delayed(0.0)));
+    lossy.iter().for_each(|agent| agent.host.port.both(delayed(0.3)));
     lasts_until(began + Duration::from_secs(75));
-    let failed = agent.count("Heartbeat failed");
-    agent.was_never_lost();
-    let row = site.get("lady");
-    assert_eq!(row["epoch"], 1, "{row}");
-    assert_ne!(failed, 0, "an answer that takes 4 s and a lost packet is late");
-    let recovered = agent.count("Heartbeat recovered");
-    assert_ne!(recovered, 0);
-    agent.host.port.both(Way::OPEN);
-    site.until_status("lady", "Active");
-    format!("75 s: {failed} late heartbeat(s), {recovered} recoveries, no loss")
+    agents.iter().for_each(|agent| agent.host.port.both(Way::OPEN));
+    for agent in slow {
+        agent.was_never_lost();
+        assert_eq!(site.get(&agent.name)["epoch"], 1);
+    }
+    let count = |text| lossy.iter().map(|agent| agent.count(text)).sum::<usize>();
+    let (failed, recovered, lost) = (count("Heartbeat failed"), count("Heartbeat recovered"), count("Lost connection"));
+    assert!(recovered > lost, "late answers clear the failures: {recovered} recoveries, {lost} losses");
+    let unscathed = lossy.iter().filter(|agent| agent.count("Lost connection") == 0).count();
+    for agent in &agents {
+        site.until_status(&agent.name, "Active");
+        site.serves(&agent.name);
+    }
+    format!(
+        "75 s: 2 s each way alone: no loss; with 30 % lost as well: {failed} failed heartbeats, {recovered} recoveries, \
+         {lost} loss(es), {unscathed} of {} sessions held throughout",
+        lossy.len()
+    )
 }
 
 fn ten_kilobits_a_second_lose_no_heartbeat_behind_megabytes_of_output() -> String {
