@@ -75,10 +75,18 @@ struct Shared {
 struct State {
     ports: Vec<Plug>,
     flows: HashMap<[SocketAddrV4; 2], Flow>,
-    /// On their way: due, serial, port, packet.
-    under_way: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    under_way: BinaryHeap<Reverse<Flight>>,
     serial: u64,
     random: u64,
+}
+
+/// A packet on its way. Of two that are due at once the one that was sent first is first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Flight {
+    due: Instant,
+    serial: u64,
+    to: usize,
+    packet: Vec<u8>,
 }
 
 struct Plug {
@@ -207,7 +215,7 @@ impl Shared {
             let (fds, due) = {
                 let state = self.state();
                 let fds: Vec<RawFd> = state.ports.iter().map(|port| port.tun.as_raw_fd()).collect();
-                (fds, state.under_way.peek().map(|Reverse((due, ..))| *due))
+                (fds, state.under_way.peek().map(|Reverse(flight)| flight.due))
             };
             let wait = due.map_or(LOOK, |due| due.saturating_duration_since(Instant::now())).min(LOOK);
             poll(&fds, wait);
@@ -243,7 +251,8 @@ impl State {
         let Some(at) = self.ports[from].up.pass(now, packet.len()) else { return };
         let Some(at) = self.ports[to].down.pass(at, packet.len()) else { return };
         self.serial += 1;
-        self.under_way.push(Reverse((at, self.serial, to, packet.to_vec())));
+        let flight = Flight { due: at, serial: self.serial, to, packet: packet.to_vec() };
+        self.under_way.push(Reverse(flight));
     }
 
     /// Whether the middleboxes on the way let it pass.
@@ -278,8 +287,8 @@ impl State {
     }
 
     fn deliver(&mut self, now: Instant) {
-        while self.under_way.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
-            let Some(Reverse((_, _, to, packet))) = self.under_way.pop() else { return };
+        while self.under_way.peek().is_some_and(|Reverse(flight)| flight.due <= now) {
+            let Some(Reverse(Flight { to, packet, .. })) = self.under_way.pop() else { return };
             // An interface that is down takes nothing.
             let _ = self.ports[to].tun.write(&packet);
         }
