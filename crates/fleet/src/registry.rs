@@ -84,6 +84,10 @@ struct Session {
     live: bool,
     /// Longest silence.
     patience: Duration,
+    /// Without an answer for so long the agent gives the session up.
+    gives_up_after: Duration,
+    /// The last beat that told of an answer: it, or none, is the first of those that went unanswered.
+    progressed: Duration,
     deadline: Duration,
     /// Highest acknowledgement that the agent has reported.
     acked: u64,
@@ -185,6 +189,12 @@ impl Agent {
 }
 
 impl Session {
+    /// Its end now is the agent's verdict that nothing which it was sent has arrived. Counting its beats does not show
+    /// that: without acknowledgements its kernel stops to send them.
+    fn was_given_up(&self, now: Duration) -> bool {
+        now >= self.progressed + self.gives_up_after
+    }
+
     /// Why a command would not get through, though the session lives.
     fn weakness(&self) -> Option<(&'static str, &'static str)> {
         if self.stalled >= STALLED_MAX {

@@ -312,11 +312,14 @@ impl Link {
             Verdict::Quiet => {}
             Verdict::Beat => self.beat(now),
             Verdict::Failed(failures) => {
+                let rerouted = beats.is_rerouted();
                 self.report(Report::HeartbeatFailed { failures, max: self.params.failures_max });
                 if failures < self.params.failures_max {
                     self.beat(now);
                 } else {
-                    self.end(now, LossReason::HeartbeatTimeout, String::new(), End::Failed);
+                    // Over the way that is there now nothing was tried yet: no reason to wait.
+                    let end = if rerouted { End::Again } else { End::Failed };
+                    self.end(now, LossReason::HeartbeatTimeout, String::new(), end);
                 }
             }
         }
@@ -340,8 +343,11 @@ impl Link {
 
     /// The way to the master is another: see at once whether it leads there.
     fn beat_at_once(&mut self, now: Duration) {
-        if matches!(self.state, State::Active { .. }) && self.may_wake(now) {
-            self.beat(now);
+        if let State::Active { beats, .. } = &mut self.state {
+            beats.rerouted();
+            if self.may_wake(now) {
+                self.beat(now);
+            }
         }
     }
 

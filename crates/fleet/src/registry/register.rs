@@ -41,6 +41,17 @@ impl Timing {
 
     /// How long the agent may be silent: interval + max_failures * timeout, 20 s by default.
     pub fn patience(self) -> Duration {
+        let (interval, timeout) = self.clamped();
+        interval + timeout * self.failures()
+    }
+
+    /// How long after its first heartbeat without an answer the agent gives up, less what the way may take.
+    pub(super) fn gives_up_after(self) -> Duration {
+        let (_, timeout) = self.clamped();
+        timeout * self.failures() - timeout / 10
+    }
+
+    fn clamped(self) -> (Duration, Duration) {
         let interval = match self.interval {
             Duration::ZERO => Self::DEFAULT,
             interval => interval.clamp(Self::INTERVAL_MIN, Self::INTERVAL_MAX),
@@ -49,8 +60,11 @@ impl Timing {
             Duration::ZERO => interval.min(Self::DEFAULT),
             timeout => timeout.clamp(Self::INTERVAL_MIN, interval),
         };
-        let failures = if self.max_failures == 0 { 3 } else { self.max_failures.min(100) };
-        interval + timeout * failures
+        (interval, timeout)
+    }
+
+    fn failures(self) -> u32 {
+        if self.max_failures == 0 { 3 } else { self.max_failures.min(100) }
     }
 }
 
@@ -174,7 +188,7 @@ impl Registry {
         }
         self.names.insert(register.name.clone(), id);
         let epoch = record.epoch.max(register.highest_epoch.min(EPOCH_REPORTED_MAX)) + 1;
-        let patience = register.timing.patience();
+        let (patience, gives_up_after) = (register.timing.patience(), register.timing.gives_up_after());
         record.epoch = epoch;
         record.name = register.name;
         record.host = register.host;
@@ -188,6 +202,8 @@ impl Registry {
             instance: register.instance,
             live: false,
             patience,
+            gives_up_after,
+            progressed: now.monotonic,
             deadline: now.monotonic + patience,
             acked: 0,
             stalled: 0,
@@ -212,6 +228,7 @@ impl Registry {
             return false;
         };
         current.live = true;
+        current.progressed = now.monotonic;
         current.deadline = now.monotonic + current.patience;
         self.deadlines.push(current.deadline, Due::Silence { agent: session.agent, epoch: session.epoch });
         let probed = agent.newcomer.is_some();

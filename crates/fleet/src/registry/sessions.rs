@@ -61,6 +61,7 @@ impl Registry {
         if beat.last_ack > current.acked {
             current.acked = beat.last_ack;
             current.stalled = 0;
+            current.progressed = now.monotonic;
         } else if current.answered {
             current.stalled = current.stalled.saturating_add(1);
         }
@@ -97,6 +98,12 @@ impl Registry {
         }
         let Some(session) = agent.session.take_if(|session| session.conn == conn) else { return false };
         if session.live && !self.retired {
+            let (reason, detail) = if session.was_given_up(now.monotonic) {
+                // One fault has one reason, whichever way is dead and whoever finds it first.
+                (LossReason::HeartbeatTimeout, "it gave up: nothing that it was sent arrived".to_owned())
+            } else {
+                (reason, detail)
+            };
             self.set_down(now, id, Status::Inactive, reason.word(), detail, out);
         }
         self.admit_newcomer(now, id, out);

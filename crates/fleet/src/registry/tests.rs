@@ -99,6 +99,31 @@ fn beats_without_progress_of_the_acknowledgement_make_an_agent_inactive_until_it
 }
 
 #[test]
+fn an_agent_that_hangs_up_for_want_of_answers_was_lost_by_silence() {
+    // When each beat comes, the answer that it tells of; then when the stream ends.
+    let reason = |beats: &[(u64, u64)], end: u64| {
+        let mut bench = Bench::new();
+        bench.register(1, register(1, 1, "a"));
+        let start = bench.now.monotonic;
+        for ((at, last_ack), seq) in beats.iter().zip(1..) {
+            bench.now.monotonic = start + MS(*at);
+            assert_eq!(bench.beat(session(1, 1), seq, *last_ack), Heard::Live);
+        }
+        bench.now.monotonic = start + MS(end);
+        bench.close(1);
+        bench.status(1).1
+    };
+    let silence = "heartbeat_timeout";
+    assert_eq!(reason(&[(0, 0), (5_000, 1)], 20_000), silence, "beat 2 was the first without an answer");
+    assert_eq!(reason(&[(0, 0), (5_000, 1), (10_000, 1), (15_000, 1)], 20_000), silence);
+    assert_eq!(reason(&[(0, 0), (5_000, 0), (10_000, 0)], 15_000), silence, "not even the first one had one");
+    assert_eq!(reason(&[], 15_000), silence);
+    assert_eq!(reason(&[(0, 0), (5_000, 1), (10_000, 1)], 14_000), "stream_closed", "it has not given up yet");
+    assert_eq!(reason(&[(0, 0), (5_000, 0), (10_000, 0), (14_000, 3)], 16_000), "stream_closed", "they came after all");
+    assert_eq!(reason(&[(0, 0)], 4_900), "stream_closed");
+}
+
+#[test]
 fn an_agent_that_cannot_take_commands_is_not_active() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));

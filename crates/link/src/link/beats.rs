@@ -18,6 +18,8 @@ pub(super) struct Beats {
     /// Until then some acknowledgement must come.
     answer_by: Option<Duration>,
     next_at: Duration,
+    /// The way to the master is another since the last answer.
+    rerouted: bool,
 }
 
 pub(super) enum Verdict {
@@ -43,6 +45,7 @@ impl Beats {
             sent: VecDeque::new(),
             answer_by: None,
             next_at: now,
+            rerouted: false,
         }
     }
 
@@ -53,6 +56,16 @@ impl Beats {
 
     pub fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// The way to the master is another.
+    pub fn rerouted(&mut self) {
+        self.rerouted = true;
+    }
+
+    /// … and nothing has come over it yet.
+    pub fn is_rerouted(&self) -> bool {
+        self.rerouted
     }
 
     /// A missing answer is judged before the next beat is due: at interval = timeout both fall on the same moment, and
@@ -112,6 +125,7 @@ impl Beats {
             self.next_at = self.next_at.saturating_add(self.interval);
         }
         self.answer_by = None;
+        self.rerouted = false;
         Some(Acked { failures: std::mem::take(&mut self.failures), round_trip })
     }
 }

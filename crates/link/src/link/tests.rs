@@ -419,6 +419,18 @@ fn another_route_is_tried_by_a_heartbeat_at_once() {
     assert_eq!(bench.beats(), [0, 2]);
     bench.run(s(60));
     assert_eq!(bench.losses()[0].0, s(17), "judged from that beat on");
+    assert_eq!(bench.dials()[..2], [0, 17], "over the new way, which nothing was tried over yet");
+}
+
+#[test]
+fn a_way_that_has_brought_an_answer_is_no_new_one() {
+    let mut bench = Bench::active(params());
+    bench.run_acked(s(2));
+    bench.input(Input::RouteChanged);
+    bench.run_acked(s(12));
+    bench.run(s(60));
+    let lost = bench.losses()[0].0;
+    assert!(bench.dials()[1] >= lost.as_secs() + 4, "{:?}", bench.dials());
 }
 
 #[test]

@@ -138,7 +138,13 @@ impl Heard {
     /// The next line with this text, after the one that was asked for last.
     #[track_caller]
     pub fn line(&self, text: &str) -> String {
-        let found = self.look(|state| {
+        self.line_within(text, PATIENCE)
+    }
+
+    /// … that takes no longer than this.
+    #[track_caller]
+    pub fn line_within(&self, text: &str, patience: Duration) -> String {
+        let found = self.look(patience, |state| {
             let line = state.bytes[state.seen..].split_inclusive(|byte| *byte == b'\n').scan(state.seen, |at, line| {
                 *at += line.len();
                 Some((*at, String::from_utf8_lossy(line).into_owned()))
@@ -147,7 +153,7 @@ impl Heard {
             state.seen = end;
             Some(line.trim_end().to_owned())
         });
-        found.unwrap_or_else(|| panic!("no line with {text:?} in:\n{}", self.text()))
+        found.unwrap_or_else(|| panic!("no line with {text:?} within {patience:?} in:\n{}", self.text()))
     }
 
     /// Lines with this text so far.
@@ -162,15 +168,15 @@ impl Heard {
     /// Everything, once the pipe is closed.
     #[track_caller]
     pub fn all(&self) -> Vec<u8> {
-        let all = self.look(|state| state.ended.then(|| state.bytes.clone()));
+        let all = self.look(PATIENCE, |state| state.ended.then(|| state.bytes.clone()));
         all.unwrap_or_else(|| panic!("somebody still holds the pipe:\n{}", self.text()))
     }
 
     /// Looks at each change until there is an answer, or the pipe is closed, or patience ends.
-    fn look<T>(&self, mut answer: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
+    fn look<T>(&self, patience: Duration, mut answer: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
         let mut found = None;
         let state = self.0.0.lock().unwrap();
-        let _ = self.0.1.wait_timeout_while(state, PATIENCE, |state| {
+        let _ = self.0.1.wait_timeout_while(state, patience, |state| {
             found = answer(state);
             found.is_none() && !state.ended
         });
