@@ -13,10 +13,12 @@
 //! [`Output::Persist`] at once; on disk it answers when the record is durable.
 
 mod events;
+mod restore;
 #[cfg(test)]
 mod tests;
 
 pub use events::*;
+pub use restore::{Restored, RestoredState};
 
 use crate::Outcome;
 use std::{
