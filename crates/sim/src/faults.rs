@@ -32,7 +32,11 @@ impl World {
             let mut host = Host::new(format!("agent{index}"), &mut self.random);
             host.disk.keeps_spool = self.random.chance(80);
             let twin = (index > 0).then(|| self.random.index(index)).filter(|_| self.random.chance(8));
-            if let Some(other) = twin.filter(|other| self.hosts[*other].twin.is_none()) {
+            let alone = |other: &usize| {
+                let of = |host: &Host| matches!(host.twin, Some(Twin::Name(of) | Twin::Disk(of)) if of == *other);
+                self.hosts[*other].twin.is_none() && !self.hosts.iter().any(of)
+            };
+            if let Some(other) = twin.filter(alone) {
                 host.name.clone_from(&self.hosts[other].name);
                 host.twin = Some(Twin::Name(other));
                 if self.random.chance(50) {
@@ -72,7 +76,8 @@ impl World {
                 let wait = self.random.skewed(ms(500), s(70));
                 self.note(|| format!("host {host}: frozen for {wait:?}"));
                 if self.hosts[host].process.is_some() {
-                    self.hosts[host].frozen_until = self.now + wait;
+                    let until = self.now + wait;
+                    self.hosts[host].frozen_until = self.hosts[host].frozen_until.max(until);
                 }
             }
             66..71 => self.trouble_agents_disk(host),
@@ -114,12 +119,13 @@ impl World {
         let stored = self.master.store.commands.get(&id).cloned();
         let submitted = self.decide(|fleet, now| {
             let agent = fleet.registry().find(&submit.agent);
-            (fleet.submit(now, submit, stored), agent)
+            let session = agent.and_then(|agent| fleet.registry().downlink(agent)).map(|link| link.session);
+            (fleet.submit(now, submit, stored), session)
         });
-        if let Some((Ok(Submitted::New), Some(agent))) = submitted {
+        if let Some((Ok(Submitted::New), Some(session))) = submitted {
             self.note(|| format!("user: {id} for host {host}"));
             self.commands += u64::from(!again);
-            self.check.submitted(&id, agent);
+            self.check.submitted(&id, session);
             if self.hosts[host].process.as_ref().is_some_and(|process| process.ledger.len() + 8 > room()) {
                 self.check.excuse(&id);
             }
@@ -210,7 +216,8 @@ impl World {
 
     fn trouble_master(&mut self) {
         if self.random.chance(30) {
-            self.master.frozen_until = self.now + self.random.skewed(ms(500), s(70));
+            let until = self.now + self.random.skewed(ms(500), s(70));
+            self.master.frozen_until = self.master.frozen_until.max(until);
             return;
         }
         let power = self.random.chance(25);

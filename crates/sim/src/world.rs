@@ -156,7 +156,7 @@ impl World {
             if trace.len() == TRACE_MAX {
                 trace.pop_front();
             }
-            trace.push_back(format!("{moment} {}", line()));
+            trace.push_back(format!("{moment} {}", shortened(&line())));
         }
     }
 
@@ -248,4 +248,23 @@ impl World {
     pub fn sweep(&mut self) {
         self.conns.retain(|_, conn| !conn.is_over());
     }
+}
+
+/// Ids of sixteen bytes as their first ones.
+fn shortened(line: &str) -> String {
+    let mut parts = line.split('[');
+    let mut short = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let id = part.split_once(']').filter(|(id, _)| id.split(", ").count() == 16);
+        match id {
+            Some((id, rest)) => {
+                short += "#";
+                let bytes = id.split(", ").take(3).filter_map(|byte| byte.parse::<u8>().ok());
+                bytes.for_each(|byte| short += &format!("{byte:02x}"));
+                short += rest;
+            }
+            None => short += &format!("[{part}"),
+        }
+    }
+    short
 }

@@ -71,12 +71,6 @@ pub struct Out {
     pub call: bool,
 }
 
-impl Out {
-    fn complete(&self) -> bool {
-        self.ended && self.base >= self.end
-    }
-}
-
 impl World {
     pub fn run_command(&mut self, host: usize, id: String, spec: Spec) {
         let timeout = timeout(spec);
@@ -227,10 +221,11 @@ impl World {
         }
     }
 
-    /// The master says where to go on.
+    /// The master says where to go on. Also if it has everything already: it may have lost it since, and then it must
+    /// hear that it is a gap now.
     fn open_call(&mut self, host: usize, id: &str) {
         let Some(process) = self.hosts[host].process.as_mut().filter(|process| process.session_up) else { return };
-        let Some(out) = process.outs.get_mut(id).filter(|out| !out.call && !out.complete()) else { return };
+        let Some(out) = process.outs.get_mut(id).filter(|out| !out.call && !(out.ended && out.end == 0)) else { return };
         out.call = true;
         self.send_up(host, Up::OutputOpen { id: id.to_owned() });
     }

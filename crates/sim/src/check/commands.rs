@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::{Spec, master::Store};
-use fleet::{AgentId, Change, CommandRecord, View};
+use fleet::{AgentId, Change, CommandRecord, SessionId, View};
 use link::{Outcome, ledger::Ending};
 
 /// What is true of a command.
@@ -20,8 +20,10 @@ pub struct Truth {
 }
 
 impl Check {
-    pub fn submitted(&mut self, id: &str, agent: AgentId) {
-        let excused = self.hosts.values().any(|truth| truth.id == agent && truth.draining);
+    /// `to`: the session that it is meant for. If that is over, or the agent is going, nobody knows what comes of it.
+    pub fn submitted(&mut self, id: &str, to: SessionId) {
+        let agent = to.agent;
+        let excused = !self.hosts.values().any(|truth| truth.session == Some(to) && !truth.draining);
         let truth = self.commands.entry(id.to_owned()).or_default();
         truth.agent = agent;
         truth.excused |= excused;

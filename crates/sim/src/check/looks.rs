@@ -54,7 +54,8 @@ impl World {
     fn look_at_agents(&self) -> Result<(), String> {
         for (index, host) in self.hosts.iter().enumerate() {
             let Some(process) = &host.process else { continue };
-            if self.now < host.frozen_until + JUDGED_WITHIN || process.link.state() != Phase::Active {
+            // After a pause each missing answer is still given its time.
+            if self.now < host.frozen_until + PATIENCE || process.link.state() != Phase::Active {
                 continue;
             }
             let silent = self.now - self.check.hosts[&index].acked;

@@ -20,7 +20,8 @@ impl Check {
                 }
                 truth.waits = 0;
             }
-            Report::Lost { reason: LossReason::HeartbeatTimeout, .. } => {
+            // With fewer failures it is the master that found it silent.
+            Report::Lost { reason: LossReason::HeartbeatTimeout, failures, .. } if *failures >= params.failures_max => {
                 let silent = now - truth.acked;
                 if silent < params.heartbeat_timeout * params.failures_max {
                     return Err(format!("host {host} gave its session up {silent:?} after an acknowledgement"));
