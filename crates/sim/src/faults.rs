@@ -251,18 +251,20 @@ impl World {
 
     /// Faults are over: from here on everything must come back.
     fn calm(&mut self) {
+        let frozen = self.hosts.iter().map(|host| host.frozen_until).chain([self.master.frozen_until]).max();
+        if let Some(until) = frozen.filter(|until| *until > self.now) {
+            return self.at(until, Event::Step);
+        }
         self.note(|| "faults are over".to_owned());
         let now = self.now;
         self.calm_since = Some(now);
         self.start_master();
-        self.master.frozen_until = self.master.frozen_until.min(now);
         self.master.cut_until = [now; 2];
         self.master.write_time = ms(2);
         self.master.writes_fail_until = now;
         for index in 0..self.hosts.len() {
             self.paths[index] = Path::GOOD;
             let host = &mut self.hosts[index];
-            host.frozen_until = host.frozen_until.min(now);
             host.write_time = ms(1);
             host.writes_fail_until = now;
             host.unready_until = now;

@@ -25,6 +25,10 @@ impl Host {
 
 impl World {
     pub fn start_agent(&mut self, host: usize) {
+        self.hosts[host].start_planned = false;
+        if self.hosts[host].process.is_some() {
+            return;
+        }
         let seed = self.random.next();
         let instance = self.random.bytes();
         if !self.hosts[host].disk.keeps_spool {
@@ -32,10 +36,6 @@ impl World {
         }
         let now = self.now;
         let this = &mut self.hosts[host];
-        this.start_planned = false;
-        if this.process.is_some() {
-            return;
-        }
         this.run += 1;
         let (ledger, outs) = this.disk.restore(ledger_params(), now, this.unix_ms(now));
         this.process = Some(Process {
