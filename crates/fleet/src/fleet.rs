@@ -6,7 +6,10 @@ use crate::{
     registry::Registry,
 };
 use link::LossReason;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 /// The master's state and its decisions. After each call: carry out what [`poll_effect`](Self::poll_effect) gives, in
 /// order, and come back at [`poll_timeout`](Self::poll_timeout).
@@ -20,13 +23,19 @@ pub struct Fleet<S> {
 }
 
 impl<S: Clone + Eq> Fleet<S> {
-    /// The fleet as the store knew it.
+    /// The fleet as the store knew it. Commands whose agent it does not know, because the master ended right after that
+    /// was forgotten, are interrupted.
     pub fn new(now: Now, agents: Vec<AgentRecord>, commands: Vec<CommandRecord<S>>, next_event_seq: u64) -> Self {
         let mut registry = Registry::default();
         registry.load(now, agents);
         let mut dispatch = Dispatch::default();
+        let owners: BTreeSet<AgentId> = commands.iter().map(|record| record.agent_id).collect();
         dispatch.load(commands);
-        Self { registry, dispatch, held: HashMap::new(), out: Out::new(next_event_seq) }
+        let mut out = Out::new(next_event_seq);
+        for owner in owners.into_iter().filter(|owner| registry.view(*owner).is_none()) {
+            dispatch.forget_agent(now, owner, "its agent was deleted, or lost its name to another", &mut out);
+        }
+        Self { registry, dispatch, held: HashMap::new(), out }
     }
 
     pub fn registry(&self) -> &Registry {

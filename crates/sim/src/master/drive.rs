@@ -6,7 +6,7 @@ use crate::{
     net::{Down, Lane, Packet, Up, Way},
     world::{Event, UNIX_MS, World},
 };
-use fleet::{Answer, Beat, CommandState, ConnId, Effect, Finish, Fleet, Heard, Held, Now, Register, SessionId};
+use fleet::{Answer, Beat, Change, CommandState, ConnId, Effect, Finish, Fleet, Heard, Held, Now, Register, SessionId};
 use link::LossReason;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -60,9 +60,7 @@ impl World {
         self.master.powered = !power;
         let done = self.random.index(process.writes.len() + 1);
         for (changes, _) in process.writes.into_iter().take(done) {
-            if let Err(what) = self.master.store.write(changes) {
-                self.fail(what);
-            }
+            self.record(changes);
         }
         let torn = self.random.next();
         for log in self.master.store.logs.values_mut() {
@@ -251,17 +249,22 @@ impl World {
         let result = if fails {
             Err("disk full".to_owned())
         } else {
-            for change in &changes {
-                if let Err(what) = self.check.recorded(change) {
-                    self.fail(what);
-                }
-            }
-            if let Err(what) = self.master.store.write(changes) {
-                self.fail(what);
-            }
+            self.record(changes);
             Ok(())
         };
         self.decide(|fleet, now| fleet.stored(now, token, result));
+    }
+
+    /// One transaction is on the disk.
+    fn record(&mut self, changes: Vec<Change<Spec>>) {
+        for change in &changes {
+            if let Err(what) = self.check.recorded(change) {
+                self.fail(what);
+            }
+        }
+        if let Err(what) = self.master.store.write(changes) {
+            self.fail(what);
+        }
     }
 
     // ------------------------------------------------------------------------------------------- what agents send
