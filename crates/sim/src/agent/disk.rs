@@ -100,7 +100,9 @@ impl Disk {
         stored.sort_by_key(|(_, stored)| stored.arrival);
         let mut outs = BTreeMap::new();
         let restored = stored.into_iter().map(|(id, stored)| {
-            let (base, end) = stored.output;
+            // The end of what was let go may be all that is known of it.
+            let total = stored.finish.as_ref().map_or(stored.output.1, |finish| finish.total_bytes);
+            let (base, end) = (stored.output.0.min(total), total);
             let state = match &stored.finish {
                 Some(finish) if stored.acknowledged => RestoredState::Acknowledged(finish.clone()),
                 Some(finish) => RestoredState::Finished(finish.clone()),
