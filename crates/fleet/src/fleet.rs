@@ -170,7 +170,7 @@ impl<S: Clone + Eq> Fleet<S> {
         match then {
             Then::Nothing => {}
             Then::Registered { session, conn, replaced } => {
-                if let Some(replaced) = replaced {
+                if let Some(replaced) = replaced.filter(|replaced| !self.registry.knows(replaced.id)) {
                     self.dispatch.forget_agent(now, replaced.id, "another agent took the name of its agent", out);
                 }
                 let held = self.held.remove(&conn).unwrap_or_default();

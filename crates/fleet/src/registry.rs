@@ -73,6 +73,8 @@ struct Agent {
     node: Option<Box<NodeStatus>>,
     /// Its deletion is being stored.
     deleting: Option<crate::Ticket>,
+    /// Had the name before, and the store may still have it: until a registration is durable.
+    replaces: Option<Box<AgentRecord>>,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,11 @@ impl Registry {
     pub fn find(&self, name: &str) -> Option<AgentId> {
         let id = self.names.get(name).copied().or_else(|| id_from_hex(name))?;
         self.agents.get(&id).filter(|agent| agent.stored).map(|_| id)
+    }
+
+    /// Also one whose first registration is not durable yet.
+    pub(crate) fn knows(&self, id: AgentId) -> bool {
+        self.agents.contains_key(&id)
     }
 
     pub fn view(&self, id: AgentId) -> Option<AgentView> {
@@ -176,7 +183,7 @@ impl Registry {
 impl Agent {
     /// As the store has it.
     fn known(record: AgentRecord) -> Self {
-        Self { stored: true, session: None, newcomer: None, node: None, deleting: None, record }
+        Self { stored: true, session: None, newcomer: None, node: None, deleting: None, replaces: None, record }
     }
 
     fn view(&self) -> AgentView {

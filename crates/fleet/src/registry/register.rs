@@ -123,12 +123,21 @@ impl Registry {
             changes.push(Change::DeleteAgent(holder.record.id));
             changes.push(replaced_event(now, &register, &holder.record, out));
             replaced = Some(Box::new(holder.record.clone()));
+        } else if let Some(earlier) = self.agents.get(&register.id).and_then(|agent| agent.replaces.as_ref())
+            && !self.agents.contains_key(&earlier.id)
+        {
+            // The write that forgets it is under way, and may fail where this one succeeds.
+            changes.push(Change::DeleteAgent(earlier.id));
+            replaced = Some(earlier.clone());
         }
         if let Some(old) = &replaced {
             self.agents.remove(&old.id);
         }
         let session = self.begin_session(now, conn, register, &mut changes, out);
-        let agent = self.agents.get(&session.agent).expect("just begun");
+        let agent = self.agents.get_mut(&session.agent).expect("just begun");
+        if replaced.is_some() {
+            agent.replaces.clone_from(&replaced);
+        }
         changes.push(Change::PutAgent(active(now, &agent.record)));
         changes.push(out.event(now, "agent.connected", &agent.record, "", connected(&agent.record)));
         out.store(changes, Then::Registered { session, conn, replaced });
@@ -150,6 +159,7 @@ impl Registry {
             newcomer: None,
             node: None,
             deleting: None,
+            replaces: None,
         });
         if let Some(old) = agent.session.take() {
             self.connections.remove(&old.conn);
@@ -202,6 +212,7 @@ impl Registry {
     pub(crate) fn registered<S>(&mut self, now: Now, session: SessionId, conn: ConnId, out: &mut Out<S>) -> bool {
         let Some(agent) = self.agents.get_mut(&session.agent) else { return false };
         agent.stored = true;
+        agent.replaces = None;
         let Some(current) = agent.session.as_mut().filter(|current| current.conn == conn) else {
             // The connection broke meanwhile, and the store now says Active: unless a newer one is on its way,
             // that has to be taken back.

@@ -224,6 +224,29 @@ fn a_name_that_could_not_be_given_on_stays_with_the_lost_agent() {
 }
 
 #[test]
+fn a_name_given_on_by_a_write_that_fails_is_given_on_by_the_next_registration() {
+    for second_fails in [false, true] {
+        let mut bench = Bench::new();
+        bench.register(1, register(1, 1, "a"));
+        bench.close(1);
+        bench.fleet.register(bench.now, ConnId(2), register(2, 1, "a"), vec![]);
+        bench.fleet.register(bench.now, ConnId(3), register(2, 1, "a"), vec![]);
+        bench.effects();
+        bench.answer_write(Err("disk full".to_owned()));
+        let forgotten = Change::DeleteAgent(id(1));
+        if second_fails {
+            bench.answer_write(Err("disk full".to_owned()));
+            assert_eq!(bench.fleet.registry().find("a"), Some(id(1)));
+            assert!(!bench.durable.contains(&forgotten));
+        } else {
+            bench.settle();
+            assert_eq!(bench.fleet.registry().find("a"), Some(id(2)));
+            assert!(bench.durable.contains(&forgotten), "the store has two agents of one name");
+        }
+    }
+}
+
+#[test]
 fn a_renamed_agent_frees_its_old_name() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));
