@@ -75,6 +75,8 @@ struct Agent {
     deleting: Option<crate::Ticket>,
     /// Had the name before, and the store may still have it: until a registration is durable.
     replaces: Option<Box<AgentRecord>>,
+    /// Registrations that are being stored.
+    pending: u32,
 }
 
 #[derive(Debug)]
@@ -183,7 +185,16 @@ impl Registry {
 impl Agent {
     /// As the store has it.
     fn known(record: AgentRecord) -> Self {
-        Self { stored: true, session: None, newcomer: None, node: None, deleting: None, replaces: None, record }
+        Self {
+            stored: true,
+            session: None,
+            newcomer: None,
+            node: None,
+            deleting: None,
+            replaces: None,
+            pending: 0,
+            record,
+        }
     }
 
     fn view(&self) -> AgentView {

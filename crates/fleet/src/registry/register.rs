@@ -138,6 +138,7 @@ impl Registry {
         if replaced.is_some() {
             agent.replaces.clone_from(&replaced);
         }
+        agent.pending += 1;
         changes.push(Change::PutAgent(active(now, &agent.record)));
         changes.push(out.event(now, "agent.connected", &agent.record, "", connected(&agent.record)));
         out.store(changes, Then::Registered { session, conn, replaced });
@@ -160,6 +161,7 @@ impl Registry {
             node: None,
             deleting: None,
             replaces: None,
+            pending: 0,
         });
         if let Some(old) = agent.session.take() {
             self.connections.remove(&old.conn);
@@ -213,6 +215,7 @@ impl Registry {
         let Some(agent) = self.agents.get_mut(&session.agent) else { return false };
         agent.stored = true;
         agent.replaces = None;
+        agent.pending = agent.pending.saturating_sub(1);
         let Some(current) = agent.session.as_mut().filter(|current| current.conn == conn) else {
             // The connection broke meanwhile, and the store now says Active: unless a newer one is on its way,
             // that has to be taken back.
@@ -239,9 +242,11 @@ impl Registry {
     /// The registration could not be recorded.
     pub(crate) fn not_registered<S>(&mut self, session: SessionId, conn: ConnId, error: &str, out: &mut Out<S>) {
         let Some(agent) = self.agents.get_mut(&session.agent) else { return };
+        agent.pending = agent.pending.saturating_sub(1);
         let waits = agent.session.take_if(|current| current.conn == conn).is_some();
         let newcomer = if waits { agent.newcomer.take() } else { None };
-        if !agent.stored && agent.session.is_none() {
+        // Another registration that is under way may still put it on record.
+        if !agent.stored && agent.session.is_none() && agent.pending == 0 {
             self.names.remove(&agent.record.name);
             self.agents.remove(&session.agent);
         }

@@ -247,6 +247,26 @@ fn a_name_given_on_by_a_write_that_fails_is_given_on_by_the_next_registration() 
 }
 
 #[test]
+fn an_agent_that_may_yet_be_put_on_record_keeps_its_name_until_that_is_known() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.close(1);
+    for conn in [2, 3] {
+        bench.fleet.register(bench.now, ConnId(conn), register(2, 1, "a"), vec![]);
+    }
+    bench.fleet.closed(bench.now, ConnId(3), LossReason::StreamClosed, String::new());
+    bench.effects();
+    bench.answer_write(Err("disk full".to_owned()));
+    bench.fleet.register(bench.now, ConnId(4), register(1, 1, "a"), vec![]);
+    bench.settle();
+    let put = |change: &Change<u32>| matches!(change, Change::PutAgent(record) if record.id == id(2));
+    let put = bench.durable.iter().rposition(put).expect("its second registration was recorded");
+    let forgotten = bench.durable.iter().rposition(|change| *change == Change::DeleteAgent(id(2)));
+    assert!(forgotten > Some(put), "the store has two agents of one name");
+    assert_eq!(bench.fleet.registry().find("a"), Some(id(1)));
+}
+
+#[test]
 fn a_renamed_agent_frees_its_old_name() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));
