@@ -306,6 +306,8 @@ impl World {
                 self.tell_ledger(host, ledger::Input::FinishedAck { id: id.clone() });
                 self.forget_output(host, &id);
             }
+            // Once everything is to come back, nobody wants anybody to go any more.
+            Down::Fleet(fleet::Down::Shutdown { .. }) if self.calm_since.is_some() => {}
             Down::Fleet(fleet::Down::Shutdown { .. }) => self.shut_down(host),
         }
         self.drained(host);
