@@ -1,8 +1,8 @@
 //! Registry and dispatch as one: a session that begins or ends matters to both.
 
 use crate::{
-    AgentId, AgentRecord, Beat, Cancelled, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard, Held,
-    Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
+    AgentId, AgentRecord, Beat, Cancelled, Change, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard,
+    Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
     registry::Registry,
 };
 use link::LossReason;
@@ -27,11 +27,14 @@ impl<S: Clone + Eq> Fleet<S> {
     /// was forgotten, are interrupted.
     pub fn new(now: Now, agents: Vec<AgentRecord>, commands: Vec<CommandRecord<S>>, next_event_seq: u64) -> Self {
         let mut registry = Registry::default();
-        registry.load(now, agents);
+        let forgotten = registry.load(now, agents);
         let mut dispatch = Dispatch::default();
         let owners: BTreeSet<AgentId> = commands.iter().map(|record| record.agent_id).collect();
         dispatch.load(commands);
         let mut out = Out::new(next_event_seq);
+        if !forgotten.is_empty() {
+            out.store(forgotten.into_iter().map(Change::DeleteAgent).collect(), Then::Nothing);
+        }
         for owner in owners.into_iter().filter(|owner| registry.view(*owner).is_none()) {
             dispatch.forget_agent(now, owner, "its agent was deleted, or lost its name to another", &mut out);
         }

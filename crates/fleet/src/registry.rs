@@ -105,13 +105,20 @@ struct Newcomer {
 }
 
 impl Registry {
-    /// The fleet as the store knew it. Nobody is Active before it registers.
-    pub fn load(&mut self, now: Now, records: Vec<AgentRecord>) {
+    /// The fleet as the store knew it. Nobody is Active before it registers. Returns those that the store should forget:
+    /// where writes failed in between, it may have two agents of one name, and the later one has it.
+    pub fn load(&mut self, now: Now, mut records: Vec<AgentRecord>) -> Vec<AgentId> {
+        records.sort_by_key(|record| record.since_unix_ms);
+        let mut forgotten = Vec::new();
         for mut record in records {
             record.after_restart(now.unix_ms);
-            self.names.insert(record.name.clone(), record.id);
+            if let Some(earlier) = self.names.insert(record.name.clone(), record.id) {
+                self.agents.remove(&earlier);
+                forgotten.push(earlier);
+            }
             self.agents.insert(record.id, Agent::known(record));
         }
+        forgotten
     }
 
     /// By name, else by id in hex.

@@ -267,6 +267,19 @@ fn an_agent_that_may_yet_be_put_on_record_keeps_its_name_until_that_is_known() {
 }
 
 #[test]
+fn of_two_agents_of_one_name_in_the_store_the_later_one_has_it() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    let earlier = bench.fleet.registry().view(id(1)).expect("it is known").record;
+    let later = AgentRecord { id: id(2), since_unix_ms: earlier.since_unix_ms + 1, ..earlier.clone() };
+    bench.fleet = Fleet::new(bench.now, vec![later, earlier], Vec::new(), 9);
+    bench.settle();
+    assert_eq!(bench.fleet.registry().find("a"), Some(id(2)));
+    assert_eq!(bench.fleet.registry().view(id(1)), None);
+    assert!(bench.durable.contains(&Change::DeleteAgent(id(1))));
+}
+
+#[test]
 fn a_renamed_agent_frees_its_old_name() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));
