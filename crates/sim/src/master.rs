@@ -46,6 +46,8 @@ pub struct Process {
 pub struct Wire {
     pub session: Option<SessionId>,
     pub asked: bool,
+    /// Its last word is said.
+    pub closing: bool,
 }
 
 impl Default for Master {

@@ -68,12 +68,14 @@ pub struct Conn {
     pub session: link::Session,
     pub agent_open: bool,
     pub master_open: bool,
+    /// The agent has cut it off: what is not under way by now will never be.
+    pub agent_cut: bool,
     queues: [[VecDeque<(Duration, Packet)>; 2]; 2],
 }
 
 impl Conn {
     pub fn new(host: usize, session: link::Session) -> Self {
-        Self { host, session, agent_open: true, master_open: false, queues: Default::default() }
+        Self { host, session, agent_open: true, master_open: false, agent_cut: false, queues: Default::default() }
     }
 
     pub fn queue(&mut self, way: Way, lane: Lane) -> &mut VecDeque<(Duration, Packet)> {
@@ -84,6 +86,13 @@ impl Conn {
     pub fn forget(&mut self, way: Way) {
         for queue in &mut self.queues[way as usize] {
             queue.clear();
+        }
+    }
+
+    /// What is under way takes another way, and so much longer: it may be overtaken by a newer connection.
+    pub fn straggle(&mut self, way: Way, longer: Duration) {
+        for (ready, _) in self.queues[way as usize].iter_mut().flatten() {
+            *ready += longer;
         }
     }
 

@@ -170,6 +170,7 @@ fn happen(world: &mut World, event: Event) {
         Event::StartAgent { host } => world.start_agent(host),
         Event::MasterTimer { run } => world.master_timer(run),
         Event::MasterDisk { run } => world.master_disk(run),
+        Event::EndWire { run, conn } => world.end_wire(run, conn),
         Event::Measure { run, id } => world.measure(run, &id),
         Event::StartMaster => world.start_master(),
         Event::Step => world.step(),

@@ -65,6 +65,11 @@ pub enum Event {
         run: u64,
         id: String,
     },
+    /// The stream of a session that the master has ended is over.
+    EndWire {
+        run: u64,
+        conn: u64,
+    },
     StartMaster,
     /// The next fault, or the next wish of a user.
     Step,
@@ -226,7 +231,12 @@ impl World {
         };
         let now = self.now;
         let master_frozen = self.master.frozen_until;
-        let queue = self.conns.get_mut(&conn)?.queue(way, lane);
+        let state = self.conns.get_mut(&conn)?;
+        if way == Way::Up && state.agent_cut && cut_until > now {
+            state.forget(way);
+            return None;
+        }
+        let queue = state.queue(way, lane);
         let (ready, packet) = queue.front()?;
         // The master's kernel answers a request for a connection also while the process is stopped.
         let kernels = matches!(packet, Packet::Syn);

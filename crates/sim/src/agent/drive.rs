@@ -16,6 +16,9 @@ use std::{
 /// After a pause sockets are read for so long before deadlines are judged.
 const READ_FIRST: Duration = Duration::from_millis(100);
 
+/// What is under way when its sender cuts the connection off arrives later by up to this.
+const STRAGGLES: Duration = Duration::from_secs(3);
+
 impl Host {
     /// Milliseconds on the wall, by this host's clock.
     pub fn unix_ms(&self, now: Duration) -> u64 {
@@ -78,9 +81,11 @@ impl World {
 
     /// The agent's end of a connection is gone at once.
     fn cut_off_agent(&mut self, id: u64, tell: bool) {
+        let longer = self.random.between(Duration::ZERO, STRAGGLES);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if std::mem::take(&mut conn.agent_open) {
-            conn.forget(Way::Up);
+            conn.agent_cut = true;
+            conn.straggle(Way::Up, longer);
             if tell {
                 self.reset(id, Way::Up);
             }

@@ -9,6 +9,9 @@ use std::{collections::BTreeSet, time::Duration};
 /// Between a deadline and its being judged; the time over which sockets are read first after a pause is within it.
 const JUDGED_WITHIN: Duration = Duration::from_millis(500);
 
+/// What an agent sent before it was gone arrives within this: the longest latency, and what the network may add.
+const UNDER_WAY: Duration = Duration::from_secs(8);
+
 /// Within this after the end of faults every agent must be Active: a wait that was drawn before, one attempt that
 /// fails yet, and what a busy disk takes. See [`World::bound`].
 const SLACK: Duration = Duration::from_secs(10);
@@ -44,7 +47,7 @@ impl World {
             }
             let dead_since = self.check.ended.get(&session).copied().unwrap_or_default();
             let dead_for = self.now - dead_since;
-            if dead_for > PATIENCE + JUDGED_WITHIN {
+            if dead_for > PATIENCE + UNDER_WAY + JUDGED_WITHIN {
                 return Err(format!("{} is shown Active, and dead for {dead_for:?}", view.record.name));
             }
         }

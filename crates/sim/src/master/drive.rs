@@ -16,6 +16,9 @@ use std::{
 /// After a pause sockets are read for so long before deadlines are judged.
 const READ_FIRST: Duration = Duration::from_millis(100);
 
+/// The last word of a session that the master ends takes up to so long.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// What becomes of the store between two runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -199,18 +202,35 @@ impl World {
         }
     }
 
-    /// Says its last word and closes; the end of the stream is told right after.
+    /// Says its last word. Until that is written, what the agent sends is still read.
     fn dismiss(&mut self, conn: u64, last: Down) {
-        let known = self.master.process.as_ref().is_some_and(|process| process.wires.contains_key(&conn));
-        if known {
-            self.send(conn, Way::Down, Lane::Session, Packet::Down(last));
-            self.send(conn, Way::Down, Lane::Session, Packet::Fin);
-            if let Some(conn) = self.conns.get_mut(&conn) {
-                conn.master_open = false;
-                conn.forget(Way::Up);
-            }
-            self.drop_wire(conn, LossReason::StreamClosed);
+        let run = self.master.run;
+        let wait = self.random.between(Duration::ZERO, LAST_WORD);
+        let wires = self.master.process.as_mut().map(|process| &mut process.wires);
+        let Some(wire) = wires.and_then(|wires| wires.get_mut(&conn)) else { return };
+        if std::mem::replace(&mut wire.closing, true) {
+            return;
         }
+        let wait = if wire.session.is_some() { wait } else { Duration::ZERO };
+        self.send(conn, Way::Down, Lane::Session, Packet::Down(last));
+        if wait.is_zero() {
+            self.end_wire(run, conn);
+        } else {
+            self.after(wait, Event::EndWire { run, conn });
+        }
+    }
+
+    pub fn end_wire(&mut self, run: u64, conn: u64) {
+        let known = self.master.process.as_ref().is_some_and(|process| process.wires.contains_key(&conn));
+        if self.master.run != run || !known {
+            return;
+        }
+        self.send(conn, Way::Down, Lane::Session, Packet::Fin);
+        if let Some(conn) = self.conns.get_mut(&conn) {
+            conn.master_open = false;
+            conn.forget(Way::Up);
+        }
+        self.drop_wire(conn, LossReason::StreamClosed);
     }
 
     fn drop_wire(&mut self, conn: u64, reason: LossReason) {
