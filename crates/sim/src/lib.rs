@@ -5,9 +5,12 @@ pub mod agent;
 pub mod check;
 pub mod faults;
 pub mod master;
+pub mod model;
 pub mod net;
+pub mod plot;
 pub mod random;
 pub mod run;
+pub mod storm;
 pub mod world;
 
 /// What a simulated command does: everything follows from the number.

@@ -1,6 +1,10 @@
 //! `cargo run -p sim -- --seed N`: see [`HELP`].
 
-use sim::run::{Failure, Options, Summary, run, traced};
+use sim::{
+    model, plot,
+    run::{Failure, Options, Summary, run, traced},
+    storm,
+};
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
@@ -15,13 +19,21 @@ A fleet in simulation, from a seed.
   sim --seeds A..B            these, B not included
   sim --random N              N seeds that were never run, from one that is printed
       --agents N --steps N    a fleet of that size, so many faults and wishes
+  sim model [--depth N]       all histories of one link, up to so many inputs (6)
+  sim storm [--agents N] [--capacity N] [--svg FILE]
+                              N links (1000000) against a master that registers so many a second (3000)
 ";
 
 /// Of a failed run so many lines of its trace are shown.
 const SHOWN: usize = 60;
 
 fn main() -> ExitCode {
-    match arguments().and_then(|wish| wish.map_or(Ok(true), carry_out)) {
+    let done = match std::env::args().nth(1).as_deref() {
+        Some("model") => model(),
+        Some("storm") => storm(),
+        _ => arguments().and_then(|wish| wish.map_or(Ok(true), carry_out)),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -29,6 +41,61 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The options behind a word, by [`lexopt`]: each takes a value.
+fn options(known: &[&str]) -> Result<Vec<(String, String)>, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut parser = lexopt::Parser::from_args(std::env::args_os().skip(2));
+    let mut options = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long(name) if known.contains(&name) => {
+                let name = name.to_owned();
+                options.push((name, parser.value()?.string()?));
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(options)
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number of that kind"))
+}
+
+fn model() -> Result<bool, lexopt::Error> {
+    let mut depth = 6;
+    for (_, value) in options(&["depth"])? {
+        depth = number(&value)?;
+    }
+    match model::explore(depth) {
+        Ok(explored) => {
+            println!("depth {depth}: {} inputs, {} histories met another", explored.inputs, explored.merged);
+            Ok(true)
+        }
+        Err(what) => {
+            println!("{what}");
+            Ok(false)
+        }
+    }
+}
+
+fn storm() -> Result<bool, lexopt::Error> {
+    let (mut links, mut capacity, mut svg) = (1_000_000, 3_000_u32, None);
+    for (name, value) in options(&["agents", "capacity", "svg"])? {
+        match name.as_str() {
+            "agents" => links = number(&value)?,
+            "capacity" => capacity = number::<u32>(&value)?.max(1),
+            _ => svg = Some(value),
+        }
+    }
+    println!("{}", storm::HEADER);
+    let runs = storm::all(links, capacity);
+    if let Some(file) = svg {
+        std::fs::write(&file, plot::svg(&runs)).map_err(|error| format!("cannot write {file}: {error}"))?;
+    }
+    Ok(runs.iter().all(|(_, outcome)| outcome.all.is_some()))
 }
 
 struct Wish {

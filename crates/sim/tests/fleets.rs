@@ -41,7 +41,8 @@ fn every_mutation_fits_the_code_as_it_is() {
     for entry in std::fs::read_dir(root.join("crates/sim/mutations")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "patch") {
-            let check = Command::new("git").arg("-C").arg(&root).args(["apply", "--check"]).arg(&path).output().unwrap();
+            let check =
+                Command::new("git").arg("-C").arg(&root).args(["apply", "--check"]).arg(&path).output().unwrap();
             assert!(check.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&check.stderr));
             patches += 1;
         }

@@ -46,7 +46,8 @@ impl World {
                 continue;
             }
             let dead_since = self.check.ended.get(&session).copied().unwrap_or_default();
-            let dead_for = self.now - dead_since;
+            // What waited while the master was stopped is heard when it goes on.
+            let dead_for = self.now.saturating_sub(dead_since.max(self.master.frozen_until));
             if dead_for > PATIENCE + UNDER_WAY + JUDGED_WITHIN {
                 return Err(format!("{} is shown Active, and dead for {dead_for:?}", view.record.name));
             }
