@@ -228,8 +228,8 @@ mod tests {
     use super::explore;
 
     #[test]
-    fn every_history_of_five_inputs_keeps_the_rules() {
-        let explored = explore(5).unwrap_or_else(|what| panic!("{what}"));
-        assert!(explored.inputs > 20_000, "{explored:?}");
+    fn every_history_of_six_inputs_keeps_the_rules() {
+        let explored = explore(6).unwrap_or_else(|what| panic!("{what}"));
+        assert!(explored.inputs > 50_000, "{explored:?}");
     }
 }

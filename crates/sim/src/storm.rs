@@ -90,7 +90,7 @@ impl Storm {
     pub fn run(self, seed: u64) -> Outcome {
         let mut random = Random::new(seed);
         let params = link::Params { jitter: self.jitter, ..params() };
-        let links = (0..self.links).map(|_| active(Link::new(params.clone(), random.next()))).collect();
+        let links = (0..self.links).map(|_| active(Link::new(params.clone(), random.draw()))).collect();
         let mut running = Running {
             storm: self,
             links,

@@ -352,11 +352,11 @@ fn a_command_given_up_after_a_restart_has_the_output_that_was_here_before() {
 #[test]
 fn a_command_whose_agent_was_forgotten_just_before_the_master_ended_is_interrupted_by_the_next_one() {
     let mut bench = accepted();
-    let commands = bench.durable.iter().filter_map(|change| match change {
+    let mut commands = bench.durable.iter().filter_map(|change| match change {
         Change::PutCommand(record) => Some(record.clone()),
         _ => None,
     });
-    let command = commands.last().expect("it was recorded");
+    let command = commands.next_back().expect("it was recorded");
     // The store has forgotten the agent, and the master ended before it gave up the command.
     bench.fleet = Fleet::new(bench.now, Vec::new(), vec![command], 9);
     bench.fleet.durable(bench.now, "c", 0, vec![]);

@@ -225,7 +225,7 @@ impl World {
     /// hear that it is a gap now.
     fn open_call(&mut self, host: usize, id: &str) {
         let Some(process) = self.hosts[host].process.as_mut().filter(|process| process.session_up) else { return };
-        let Some(out) = process.outs.get_mut(id).filter(|out| !out.call && !(out.ended && out.end == 0)) else {
+        let Some(out) = process.outs.get_mut(id).filter(|out| !out.call && (!out.ended || out.end > 0)) else {
             return;
         };
         out.call = true;

@@ -127,5 +127,5 @@ impl Disk {
 
 /// Part of what a specification says.
 pub fn timeout(spec: Spec) -> Option<Duration> {
-    (spec.0 % 5 == 0).then(|| Duration::from_secs(10 + spec.0 % 20))
+    spec.0.is_multiple_of(5).then(|| Duration::from_secs(10 + spec.0 % 20))
 }

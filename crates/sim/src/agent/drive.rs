@@ -32,7 +32,7 @@ impl World {
         if self.hosts[host].process.is_some() {
             return;
         }
-        let seed = self.random.next();
+        let seed = self.random.draw();
         let instance = self.random.bytes();
         if !self.hosts[host].disk.keeps_spool {
             self.hosts[host].disk.lose_spool(&mut self.random);
@@ -64,7 +64,7 @@ impl World {
 
     /// The process dies. `power`: with its machine, so that nobody says goodbye to its connections.
     pub fn kill_agent(&mut self, host: usize, power: bool) {
-        let torn = self.random.next();
+        let torn = self.random.draw();
         let now = self.now;
         let this = &mut self.hosts[host];
         let Some(process) = this.process.take() else { return };

@@ -65,7 +65,7 @@ impl World {
         for (changes, _) in process.writes.into_iter().take(done) {
             self.record(changes);
         }
-        let torn = self.random.next();
+        let torn = self.random.draw();
         for log in self.master.store.logs.values_mut() {
             log.received -= if power { torn % (log.received - log.durable + 1) } else { 0 };
             log.durable = log.received;
