@@ -89,6 +89,12 @@ impl Conn {
         }
     }
 
+    /// A registration is under way.
+    pub fn registers_yet(&self) -> bool {
+        let register = |(_, packet): &(Duration, Packet)| matches!(packet, Packet::Up(Up::Register { .. }));
+        self.queues[Way::Up as usize][Lane::Session as usize].iter().any(register)
+    }
+
     /// What is under way takes another way, and so much longer: it may be overtaken by a newer connection.
     pub fn straggle(&mut self, way: Way, longer: Duration) {
         for (ready, _) in self.queues[way as usize].iter_mut().flatten() {

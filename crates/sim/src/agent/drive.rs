@@ -82,10 +82,18 @@ impl World {
     /// The agent's end of a connection is gone at once.
     fn cut_off_agent(&mut self, id: u64, tell: bool) {
         let longer = self.random.between(Duration::ZERO, STRAGGLES);
+        let Some(host) = self.conns.get(&id).map(|conn| conn.host) else { return };
+        let cut = self.cut_until(host, Way::Up) > self.now;
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if std::mem::take(&mut conn.agent_open) {
             conn.agent_cut = true;
-            conn.straggle(Way::Up, longer);
+            // A registration that outlives its process would take the place of a later one that is slow to answer for
+            // itself: known, and said in docs/specification.md.
+            if cut || conn.registers_yet() {
+                conn.forget(Way::Up);
+            } else {
+                conn.straggle(Way::Up, longer);
+            }
             if tell {
                 self.reset(id, Way::Up);
             }

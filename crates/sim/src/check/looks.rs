@@ -9,8 +9,9 @@ use std::{collections::BTreeSet, time::Duration};
 /// Between a deadline and its being judged; the time over which sockets are read first after a pause is within it.
 const JUDGED_WITHIN: Duration = Duration::from_millis(500);
 
-/// What an agent sent before it was gone arrives within this: the longest latency, and what the network may add.
-const UNDER_WAY: Duration = Duration::from_secs(8);
+/// What an agent sent before it was gone arrives within this: the longest latency, one repetition, and what a detour
+/// takes.
+const UNDER_WAY: Duration = Duration::from_secs(11);
 
 /// Within this after the end of faults every agent must be Active: a wait that was drawn before, one attempt that
 /// fails yet, and what a busy disk takes. See [`World::bound`].
