@@ -217,7 +217,7 @@ impl<S: Clone + Eq> Fleet<S> {
                 self.registry.not_deleted(agent, ticket);
                 out.push(Effect::Done { ticket, result: Err(error) });
             }
-            Then::Submitted { id } => self.dispatch.not_submitted(&id, &error, out),
+            Then::Submitted { id } => self.dispatch.not_submitted(now, &id, &error, out),
             Then::Changed { id } => self.dispatch.changed(&id, out),
             Then::Finished { id } => self.dispatch.not_closed(now, &id),
         }
