@@ -14,7 +14,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// The last agents are waited for so long.
-const PATIENCE: Duration = Duration::from_secs(1_800);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// How the master takes registrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Storm {
 
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// From the end of the outage until half, and all, were registered. `None`: not within half an hour.
+    /// From the end of the outage until half, and all, were registered. `None`: not within a quarter of an hour.
     pub half: Option<Duration>,
     pub all: Option<Duration>,
     /// Most attempts in one second, since the end of the outage.
@@ -75,6 +75,8 @@ enum Event {
 struct Running {
     storm: Storm,
     links: Vec<Link>,
+    /// When the timer of each rings.
+    armed: Vec<Duration>,
     /// What is under way at the end of the outage.
     early: Vec<(Duration, u32, Event)>,
     queue: BinaryHeap<Reverse<(Duration, u32, Event)>>,
@@ -94,6 +96,7 @@ impl Storm {
         let mut running = Running {
             storm: self,
             links,
+            armed: vec![Duration::ZERO; self.links],
             early: Vec::with_capacity(self.links),
             queue: BinaryHeap::with_capacity(self.links * 2),
             pace: Pace::new(self.capacity),
@@ -207,8 +210,14 @@ impl Running {
                 _ => {}
             }
         }
-        let link = &self.links[index as usize];
-        if let Some(due) = link.poll_timeout() {
+        let link = &mut self.links[index as usize];
+        let Some(due) = link.poll_timeout() else { return };
+        if due <= now {
+            link.handle(now, Input::Timeout);
+            return self.carry_out(now, index);
+        }
+        if self.armed[index as usize] != due {
+            self.armed[index as usize] = due;
             self.queue.push(Reverse((due, index, Event::Timer)));
         }
     }
@@ -240,11 +249,11 @@ impl Running {
             }
         };
         let done = self.busy_until.max(begins) + Duration::from_secs(1) / self.storm.capacity;
-        if self.storm.master == Master::Clairvoyant && done + ROUND_TRIP > now + will_wait {
-            return None;
+        let too_late = done + ROUND_TRIP > now + will_wait;
+        if self.storm.master != Master::Clairvoyant || !too_late {
+            self.busy_until = done;
         }
-        self.busy_until = done;
-        Some((done + ROUND_TRIP / 2, Event::Registered(session)))
+        (!too_late).then_some((done + ROUND_TRIP / 2, Event::Registered(session)))
     }
 }
 
@@ -269,7 +278,7 @@ pub const HEADER: &str = "\
 |---|---|---|---|---|---|---|---|---|";
 
 fn row(storm: &Storm, outcome: &Outcome) -> String {
-    let time = |time: Option<Duration>| time.map_or("not in 30 min".to_owned(), |time| format!("{} s", time.as_secs()));
+    let time = |time: Option<Duration>| time.map_or("not in 15 min".to_owned(), |time| format!("{} s", time.as_secs()));
     let each = |count: u64| format!("{:.2}", count as f64 / storm.links as f64);
     format!(
         "| {} s | {} | {} | {} | {} | {} | {} | {} | {} |",
