@@ -19,7 +19,7 @@ A fleet in simulation, from a seed.
   sim --seeds A..B            these, B not included
   sim --random N              N seeds that were never run, from one that is printed
       --agents N --steps N    a fleet of that size, so many faults and wishes
-  sim model [--depth N]       all histories of one link, up to so many inputs (6)
+  sim model [--depth N]       all histories of one link, up to so many inputs (8)
   sim storm [--agents N] [--capacity N] [--svg FILE]
                               N links (1000000) against a master that registers so many a second (3000)
 ";
@@ -65,7 +65,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 }
 
 fn model() -> Result<bool, lexopt::Error> {
-    let mut depth = 6;
+    let mut depth = 8;
     for (_, value) in options(&["depth"])? {
         depth = number(&value)?;
     }
