@@ -48,7 +48,7 @@ pub struct Dispatch<S> {
     commands: HashMap<String, Command<S>>,
     by_agent: HashMap<AgentId, BTreeSet<String>>,
     recent: Recent,
-    /// Finished commands whose record could not be written: (when to try again, id).
+    /// Commands whose end or spool could not be recorded: (when to try again, id).
     retries: VecDeque<(Duration, String)>,
 }
 

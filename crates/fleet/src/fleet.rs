@@ -1,12 +1,15 @@
 //! Registry and dispatch as one: a session that begins or ends matters to both.
 
 use crate::{
-    AgentId, AgentRecord, Beat, Cancelled, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard, Held,
-    Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
+    AgentId, AgentRecord, Beat, Cancelled, Change, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard,
+    Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
     registry::Registry,
 };
 use link::LossReason;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 /// The master's state and its decisions. After each call: carry out what [`poll_effect`](Self::poll_effect) gives, in
 /// order, and come back at [`poll_timeout`](Self::poll_timeout).
@@ -20,13 +23,22 @@ pub struct Fleet<S> {
 }
 
 impl<S: Clone + Eq> Fleet<S> {
-    /// The fleet as the store knew it.
+    /// The fleet as the store knew it. Commands whose agent it does not know, because the master ended right after that
+    /// was forgotten, are interrupted.
     pub fn new(now: Now, agents: Vec<AgentRecord>, commands: Vec<CommandRecord<S>>, next_event_seq: u64) -> Self {
         let mut registry = Registry::default();
-        registry.load(now, agents);
+        let forgotten = registry.load(now, agents);
         let mut dispatch = Dispatch::default();
+        let owners: BTreeSet<AgentId> = commands.iter().map(|record| record.agent_id).collect();
         dispatch.load(commands);
-        Self { registry, dispatch, held: HashMap::new(), out: Out::new(next_event_seq) }
+        let mut out = Out::new(next_event_seq);
+        if !forgotten.is_empty() {
+            out.store(forgotten.into_iter().map(Change::DeleteAgent).collect(), Then::Nothing);
+        }
+        for owner in owners.into_iter().filter(|owner| registry.view(*owner).is_none()) {
+            dispatch.forget_agent(now, owner, "its agent was deleted, or lost its name to another", &mut out);
+        }
+        Self { registry, dispatch, held: HashMap::new(), out }
     }
 
     pub fn registry(&self) -> &Registry {
@@ -171,7 +183,7 @@ impl<S: Clone + Eq> Fleet<S> {
         match then {
             Then::Nothing => {}
             Then::Registered { session, conn, replaced } => {
-                if let Some(replaced) = replaced {
+                if let Some(replaced) = replaced.filter(|replaced| !self.registry.knows(replaced.id)) {
                     self.dispatch.forget_agent(now, replaced.id, "another agent took the name of its agent", out);
                 }
                 let held = self.held.remove(&conn).unwrap_or_default();
@@ -215,7 +227,7 @@ impl<S: Clone + Eq> Fleet<S> {
                 self.registry.not_deleted(agent, ticket);
                 out.push(Effect::Done { ticket, result: Err(error) });
             }
-            Then::Submitted { id } => self.dispatch.not_submitted(&id, &error, out),
+            Then::Submitted { id } => self.dispatch.not_submitted(now, &id, &error, out),
             Then::Changed { id } => self.dispatch.changed(&id, out),
             Then::Finished { id } => self.dispatch.not_closed(now, &id),
         }

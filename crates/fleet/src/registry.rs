@@ -73,6 +73,10 @@ struct Agent {
     node: Option<Box<NodeStatus>>,
     /// Its deletion is being stored.
     deleting: Option<crate::Ticket>,
+    /// Had the name before, and the store may still have it: until a registration is durable.
+    replaces: Option<Box<AgentRecord>>,
+    /// Registrations that are being stored.
+    pending: u32,
 }
 
 #[derive(Debug)]
@@ -105,19 +109,31 @@ struct Newcomer {
 }
 
 impl Registry {
-    /// The fleet as the store knew it. Nobody is Active before it registers.
-    pub fn load(&mut self, now: Now, records: Vec<AgentRecord>) {
+    /// The fleet as the store knew it. Nobody is Active before it registers. Returns those that the store should forget:
+    /// where writes failed in between, it may have two agents of one name, and the later one has it.
+    pub fn load(&mut self, now: Now, mut records: Vec<AgentRecord>) -> Vec<AgentId> {
+        records.sort_by_key(|record| record.since_unix_ms);
+        let mut forgotten = Vec::new();
         for mut record in records {
             record.after_restart(now.unix_ms);
-            self.names.insert(record.name.clone(), record.id);
+            if let Some(earlier) = self.names.insert(record.name.clone(), record.id) {
+                self.agents.remove(&earlier);
+                forgotten.push(earlier);
+            }
             self.agents.insert(record.id, Agent::known(record));
         }
+        forgotten
     }
 
     /// By name, else by id in hex.
     pub fn find(&self, name: &str) -> Option<AgentId> {
         let id = self.names.get(name).copied().or_else(|| id_from_hex(name))?;
         self.agents.get(&id).filter(|agent| agent.stored).map(|_| id)
+    }
+
+    /// Also one whose first registration is not durable yet.
+    pub(crate) fn knows(&self, id: AgentId) -> bool {
+        self.agents.contains_key(&id)
     }
 
     pub fn view(&self, id: AgentId) -> Option<AgentView> {
@@ -180,7 +196,16 @@ impl Registry {
 impl Agent {
     /// As the store has it.
     fn known(record: AgentRecord) -> Self {
-        Self { stored: true, session: None, newcomer: None, node: None, deleting: None, record }
+        Self {
+            stored: true,
+            session: None,
+            newcomer: None,
+            node: None,
+            deleting: None,
+            replaces: None,
+            pending: 0,
+            record,
+        }
     }
 
     fn view(&self) -> AgentView {

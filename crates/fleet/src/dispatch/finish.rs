@@ -20,7 +20,7 @@ pub struct Finish {
     pub finished_unix_ms: u64,
 }
 
-/// An end that could not be recorded is tried again after this.
+/// What could not be recorded is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 
 impl<S: Clone + Eq> Dispatch<S> {
@@ -78,7 +78,12 @@ impl<S: Clone + Eq> Dispatch<S> {
         while self.retries.front().is_some_and(|(at, _)| *at <= now.monotonic) {
             let (_, id) = self.retries.pop_front().expect("there is a first one");
             self.close_if_complete(now, &id, out);
+            self.submit_again(&id, out);
         }
+    }
+
+    pub(super) fn retry_later(&mut self, now: Now, id: &str) {
+        self.retries.push_back((now.monotonic + RETRY, id.to_owned()));
     }
 
     /// Ends a command from this side, with the output that is here.
@@ -151,7 +156,7 @@ impl<S: Clone + Eq> Dispatch<S> {
     pub(crate) fn not_closed(&mut self, now: Now, id: &str) {
         if let Some(command) = self.commands.get_mut(id) {
             command.finishing = false;
-            self.retries.push_back((now.monotonic + RETRY, id.to_owned()));
+            self.retry_later(now, id);
         }
     }
 

@@ -142,13 +142,24 @@ impl<S: Clone + Eq> Dispatch<S> {
         }
     }
 
-    pub(crate) fn not_submitted(&mut self, id: &str, error: &str, out: &mut Out<S>) {
-        // One that was shown before only got no new spool: that is tried in the next session.
+    pub(crate) fn not_submitted(&mut self, now: Now, id: &str, error: &str, out: &mut Out<S>) {
+        // One that was shown before only got no new spool: that is tried again, or in the next session.
         if let Some(command) = self.commands.get_mut(id).filter(|command| command.shown) {
             command.committed = true;
+            self.retry_later(now, id);
         } else if self.remove(id).is_some() {
             let view = View::Failed(format!("the master cannot record the command: {error}"));
             out.push(Effect::Show { id: id.to_owned(), view });
+        }
+    }
+
+    /// Records the spool of a command that was never sent once more, so that it can be.
+    pub(super) fn submit_again(&mut self, id: &str, out: &mut Out<S>) {
+        if let Some(command) = self.commands.get_mut(id).filter(|command| command.fresh && command.committed)
+            && command.finish.is_none()
+        {
+            command.committed = false;
+            command.put(Then::Submitted { id: id.to_owned() }, out);
         }
     }
 }

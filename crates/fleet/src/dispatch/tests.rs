@@ -362,3 +362,39 @@ fn a_command_given_up_after_a_restart_has_the_output_that_was_here_before() {
     assert!(matches!(&record.outcome, Some(Outcome::Interrupted(_))));
     assert_eq!((record.output_bytes, record.gaps.as_slice()), (7, &[(1, 2)][..]));
 }
+
+#[test]
+fn a_command_whose_agent_was_forgotten_just_before_the_master_ended_is_interrupted_by_the_next_one() {
+    let mut bench = accepted();
+    let mut commands = bench.durable.iter().filter_map(|change| match change {
+        Change::PutCommand(record) => Some(record.clone()),
+        _ => None,
+    });
+    let command = commands.next_back().expect("it was recorded");
+    // The store has forgotten the agent, and the master ended before it gave up the command.
+    bench.fleet = Fleet::new(bench.now, Vec::new(), vec![command], 9);
+    bench.fleet.durable(bench.now, "c", 0, vec![]);
+    let effects = bench.settle();
+    assert!(matches!(outcome(&effects), Some(Outcome::Interrupted(_))), "{effects:?}");
+    assert!(bench.fleet.dispatch().is_empty());
+}
+
+#[test]
+fn a_command_whose_new_spool_could_not_be_recorded_is_sent_in_the_same_session_once_it_is() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    assert_eq!(bench.fleet.submit(bench.now, submit("c", 5), None), Ok(Submitted::New));
+    bench.effects();
+    bench.fleet.closed(bench.now, ConnId(1), link::LossReason::StreamClosed, String::new());
+    bench.settle();
+    bench.fleet.register(bench.now, ConnId(2), Register { spool_id: [9; 16], ..register(1, 2, "a") }, vec![]);
+    bench.effects();
+    assert!(bench.answer_write(Ok(())));
+    bench.effects();
+    assert!(bench.answer_write(Err("disk full".to_owned())));
+    assert_eq!(runs(&bench.settle()), 0);
+    bench.advance(Duration::from_secs(5));
+    assert_eq!(runs(&bench.timeout()), 1);
+    bench.advance(Duration::from_secs(60));
+    assert_eq!(runs(&bench.timeout()), 0);
+}

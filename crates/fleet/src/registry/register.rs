@@ -137,12 +137,22 @@ impl Registry {
             changes.push(Change::DeleteAgent(holder.record.id));
             changes.push(replaced_event(now, &register, &holder.record, out));
             replaced = Some(Box::new(holder.record.clone()));
+        } else if let Some(earlier) = self.agents.get(&register.id).and_then(|agent| agent.replaces.as_ref())
+            && !self.agents.contains_key(&earlier.id)
+        {
+            // The write that forgets it is under way, and may fail where this one succeeds.
+            changes.push(Change::DeleteAgent(earlier.id));
+            replaced = Some(earlier.clone());
         }
         if let Some(old) = &replaced {
             self.agents.remove(&old.id);
         }
         let session = self.begin_session(now, conn, register, &mut changes, out);
-        let agent = self.agents.get(&session.agent).expect("just begun");
+        let agent = self.agents.get_mut(&session.agent).expect("just begun");
+        if replaced.is_some() {
+            agent.replaces.clone_from(&replaced);
+        }
+        agent.pending += 1;
         changes.push(Change::PutAgent(active(now, &agent.record)));
         changes.push(out.event(now, "agent.connected", &agent.record, "", connected(&agent.record)));
         out.store(changes, Then::Registered { session, conn, replaced });
@@ -164,6 +174,8 @@ impl Registry {
             newcomer: None,
             node: None,
             deleting: None,
+            replaces: None,
+            pending: 0,
         });
         if let Some(old) = agent.session.take() {
             self.connections.remove(&old.conn);
@@ -218,6 +230,8 @@ impl Registry {
     pub(crate) fn registered<S>(&mut self, now: Now, session: SessionId, conn: ConnId, out: &mut Out<S>) -> bool {
         let Some(agent) = self.agents.get_mut(&session.agent) else { return false };
         agent.stored = true;
+        agent.replaces = None;
+        agent.pending = agent.pending.saturating_sub(1);
         let Some(current) = agent.session.as_mut().filter(|current| current.conn == conn) else {
             // The connection broke meanwhile, and the store now says Active: unless a newer one is on its way,
             // that has to be taken back.
@@ -245,9 +259,11 @@ impl Registry {
     /// The registration could not be recorded.
     pub(crate) fn not_registered<S>(&mut self, session: SessionId, conn: ConnId, error: &str, out: &mut Out<S>) {
         let Some(agent) = self.agents.get_mut(&session.agent) else { return };
+        agent.pending = agent.pending.saturating_sub(1);
         let waits = agent.session.take_if(|current| current.conn == conn).is_some();
         let newcomer = if waits { agent.newcomer.take() } else { None };
-        if !agent.stored && agent.session.is_none() {
+        // Another registration that is under way may still put it on record.
+        if !agent.stored && agent.session.is_none() && agent.pending == 0 {
             self.names.remove(&agent.record.name);
             self.agents.remove(&session.agent);
         }

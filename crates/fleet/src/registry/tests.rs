@@ -258,6 +258,62 @@ fn a_name_that_could_not_be_given_on_stays_with_the_lost_agent() {
 }
 
 #[test]
+fn a_name_given_on_by_a_write_that_fails_is_given_on_by_the_next_registration() {
+    for second_fails in [false, true] {
+        let mut bench = Bench::new();
+        bench.register(1, register(1, 1, "a"));
+        bench.close(1);
+        bench.fleet.register(bench.now, ConnId(2), register(2, 1, "a"), vec![]);
+        bench.fleet.register(bench.now, ConnId(3), register(2, 1, "a"), vec![]);
+        bench.effects();
+        bench.answer_write(Err("disk full".to_owned()));
+        let forgotten = Change::DeleteAgent(id(1));
+        if second_fails {
+            bench.answer_write(Err("disk full".to_owned()));
+            assert_eq!(bench.fleet.registry().find("a"), Some(id(1)));
+            assert!(!bench.durable.contains(&forgotten));
+        } else {
+            bench.settle();
+            assert_eq!(bench.fleet.registry().find("a"), Some(id(2)));
+            assert!(bench.durable.contains(&forgotten), "the store has two agents of one name");
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_may_yet_be_put_on_record_keeps_its_name_until_that_is_known() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.close(1);
+    for conn in [2, 3] {
+        bench.fleet.register(bench.now, ConnId(conn), register(2, 1, "a"), vec![]);
+    }
+    bench.fleet.closed(bench.now, ConnId(3), LossReason::StreamClosed, String::new());
+    bench.effects();
+    bench.answer_write(Err("disk full".to_owned()));
+    bench.fleet.register(bench.now, ConnId(4), register(1, 1, "a"), vec![]);
+    bench.settle();
+    let put = |change: &Change<u32>| matches!(change, Change::PutAgent(record) if record.id == id(2));
+    let put = bench.durable.iter().rposition(put).expect("its second registration was recorded");
+    let forgotten = bench.durable.iter().rposition(|change| *change == Change::DeleteAgent(id(2)));
+    assert!(forgotten > Some(put), "the store has two agents of one name");
+    assert_eq!(bench.fleet.registry().find("a"), Some(id(1)));
+}
+
+#[test]
+fn of_two_agents_of_one_name_in_the_store_the_later_one_has_it() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    let earlier = bench.fleet.registry().view(id(1)).expect("it is known").record;
+    let later = AgentRecord { id: id(2), since_unix_ms: earlier.since_unix_ms + 1, ..earlier.clone() };
+    bench.fleet = Fleet::new(bench.now, vec![later, earlier], Vec::new(), 9);
+    bench.settle();
+    assert_eq!(bench.fleet.registry().find("a"), Some(id(2)));
+    assert_eq!(bench.fleet.registry().view(id(1)), None);
+    assert!(bench.durable.contains(&Change::DeleteAgent(id(1))));
+}
+
+#[test]
 fn a_renamed_agent_frees_its_old_name() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));

@@ -97,9 +97,14 @@ impl Site {
     }
 
     pub fn tool_started(&self, args: &[&str]) -> Running {
+        self.program_started(&[&["--master", &format!("{MASTER}:{PORT}")], args].concat())
+    }
+
+    /// What talks to no master.
+    pub fn program_started(&self, args: &[&str]) -> Running {
         let mut command = program(self.folder.path());
         self.host.put(&mut command);
-        command.args(["--master", &format!("{MASTER}:{PORT}")]).args(args);
+        command.args(args);
         Running::start(command, Stdio::null())
     }
 

@@ -62,7 +62,7 @@ fn a_master_restored_from_an_old_backup_fences_and_starts_nothing_twice() -> Str
     until("it runs", || (runs(&site, "early") == 1).then_some(()));
     let (backup, state) = (site.path("backup"), site.path("master"));
     let made =
-        site.tool_started(&["master", "backup", "--state-dir", state.to_str().unwrap(), backup.to_str().unwrap()]);
+        site.program_started(&["master", "backup", "--state-dir", state.to_str().unwrap(), backup.to_str().unwrap()]);
     made.done().expect(0);
     fs::write(early_gate, "").unwrap();
     until("it ends", || Some(site.json(&["command", "get", "early"])).filter(|row| row["code"] == 7));

@@ -1,0 +1,51 @@
+//! Fixed seeds, what the mutations rest on, and that a run can be repeated.
+
+use sim::run::{Options, run, traced};
+use std::{path::Path, process::Command};
+
+#[test]
+fn two_hundred_fleets_keep_every_promise() {
+    let mut started = 0;
+    for seed in 1..=200 {
+        match run(seed, Options::default()) {
+            Ok(summary) => started += summary.started,
+            Err(failure) => {
+                let from = failure.trace.len().saturating_sub(60);
+                panic!("{}\nseed {seed}: {}", failure.trace[from..].join("\n"), failure.what);
+            }
+        }
+    }
+    assert!(started > 1_000, "hardly anything ran: {started}");
+}
+
+#[test]
+fn a_seed_says_everything_about_its_run() {
+    let options = Options { agents: Some(5), steps: Some(120) };
+    for seed in [3, 4] {
+        let (first, trace) = traced(seed, options);
+        let (second, again) = traced(seed, options);
+        assert_eq!(format!("{first:?}"), format!("{second:?}"));
+        assert!(trace.len() > 1_000 && trace == again, "the same seed went another way");
+    }
+}
+
+#[test]
+fn every_mutation_fits_the_code_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let git = Command::new("git").arg("-C").arg(&root).args(["rev-parse", "--git-dir"]).output();
+    if !git.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no git here, or no repository");
+        return;
+    }
+    let mut patches = 0;
+    for entry in std::fs::read_dir(root.join("crates/sim/mutations")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "patch") {
+            let check =
+                Command::new("git").arg("-C").arg(&root).args(["apply", "--check"]).arg(&path).output().unwrap();
+            assert!(check.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&check.stderr));
+            patches += 1;
+        }
+    }
+    assert!(patches >= 10, "{patches} patches");
+}
