@@ -36,6 +36,8 @@ pub struct HostTruth {
     pub session: Option<SessionId>,
     /// The last acknowledgement, or the beginning of the session.
     pub acked: Duration,
+    /// The latest change of the route to the master.
+    rerouted: Option<Duration>,
     unknown_at: Option<Duration>,
     active_since: Option<Duration>,
     /// Waits since the start or the last stable session.
@@ -70,6 +72,10 @@ impl Check {
 
     pub fn acked(&mut self, host: usize, now: Duration) {
         self.hosts.entry(host).or_default().acked = now;
+    }
+
+    pub fn rerouted(&mut self, host: usize, now: Duration) {
+        self.hosts.entry(host).or_default().rerouted = Some(now);
     }
 
     /// # Errors

@@ -367,6 +367,9 @@ impl World {
 
     pub fn wake(&mut self, host: usize, input: Input) {
         self.note(|| format!("host {host}: {input:?}"));
+        if matches!(input, Input::RouteChanged) {
+            self.check.rerouted(host, self.now);
+        }
         self.tell_link(host, input);
     }
 
