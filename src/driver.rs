@@ -187,10 +187,8 @@ impl<C: Clock> Driver<C> {
             let due = self.link.poll_timeout();
             self.manager.feed(|| self.clock.now(), due);
             let event = {
-                let wake = match read_first_until {
-                    Some(at) => due.map(|due| due.max(at)),
-                    None => due.into_iter().chain(self.manager.wake_by()).min(),
-                };
+                let wake = due.into_iter().chain(self.manager.wake_by()).min();
+                let wake = wake.map(|wake| read_first_until.map_or(wake, |at| wake.max(at)));
                 let full = self.session.as_ref().filter(|session| !session.has_room()).map(Session::room);
                 let (has_room, room) = (full.is_none(), wait_for(full));
                 tokio::select! {
