@@ -6,6 +6,7 @@ use crate::{
     config::Loaded,
     reload::{self, Reload},
     report::Line,
+    session::Session,
 };
 use link::{Input, Phase, WakeReason};
 
@@ -65,6 +66,9 @@ impl<C: Clock> Driver<C> {
             self.watch.set_masters(&config.masters);
         } else {
             self.watch = watch_for(&config);
+            if let Some((_, peer)) = self.session.as_ref().and_then(Session::addresses) {
+                self.watch.met(&self.status.master, peer);
+            }
         }
         self.config = config;
         self.link.set_params(params(&self.config));
