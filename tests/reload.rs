@@ -152,6 +152,62 @@ async fn a_wait_ends_for_a_master_that_is_configured_meanwhile() {
 }
 
 #[tokio::test]
+async fn fewer_masters_while_one_of_those_that_go_is_dialled_leave_no_attempt_behind() {
+    // They take the connection and say nothing.
+    let silent = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
+    let [one, other] = silent.map(|listener| listener.expect("a free port"));
+    let mut master = Master::start().await;
+    let list = [&one, &other].map(|listener| listener.local_addr().expect("bound").to_string());
+    let state = TempDir::new().expect("temporary directory");
+    let masters = format!("masters = ['{}', '{}', '{}']\n", list[0], list[1], master.address());
+    let patient = format!("{QUICK}[connection]\ntimeout = '1h'\n");
+    fs::write(state.path().join("agent.toml"), format!("{masters}{patient}")).expect("a configuration");
+    let mut agent = Agent::start_with(state, &[], &[]);
+    let (held, _) = timeout(PATIENCE, one.accept()).await.expect("it dials the first").expect("accepted");
+    reload(&agent, &master.address(), &patient);
+    let session = master.active(1).await;
+    agent.line(&format!("INFO  Agent registered with master at {}", master.address())).await;
+    let mut rest = Vec::new();
+    let mut held = held;
+    let closed = timeout(PATIENCE, tokio::io::AsyncReadExt::read_to_end(&mut held, &mut rest)).await;
+    assert!(closed.is_ok(), "the attempt that was under way is over");
+    assert_eq!(agent.count("Lost connection"), 0);
+    drop((session, other));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_leaving_takes_no_other_configuration() {
+    let mut master = Master::start().await;
+    let mut agent = agent(&master.address(), QUICK);
+    let mut session = master.active(1).await;
+    let argv = ["/bin/sh", "-c", "read line"].map(|word| word.as_bytes().to_vec()).into();
+    let spec = proto::CommandSpec { argv, stdin: true, ..Default::default() };
+    session.send(Down::RunCommand(proto::RunCommand { id: "c".into(), spec: Some(spec) })).await;
+    while !matches!(session.next().await, Some(Up::CommandAccepted(_))) {}
+    agent.signal(libc::SIGTERM);
+    agent.line("INFO  Shutting down: waiting up to 30s for 1 command(s)").await;
+    reload(&agent, "127.0.0.1:1", "labels.site = 'berlin'\n");
+    // What it reads next after a signal that it has taken.
+    agent.signal(libc::SIGHUP);
+    let seq = session.beat().await;
+    session.ack(seq).await;
+    session.send(Down::CancelCommand(proto::CancelCommand { id: "c".into() })).await;
+    loop {
+        match session.next().await.expect("the session goes on to the goodbye") {
+            Up::CommandFinished(finished) => {
+                session.send(Down::FinishedAck(proto::FinishedAck { id: finished.id })).await
+            }
+            Up::Heartbeat(beat) => session.ack(beat.seq).await,
+            Up::Goodbye(_) => break,
+            _ => {}
+        }
+    }
+    drop(session);
+    assert_eq!(agent.exit().await, 0);
+    assert_eq!((agent.count("config: "), agent.count("Registering again")), (0, 0), "{:#?}", agent.log);
+}
+
+#[tokio::test]
 async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
     let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = place.local_addr().expect("bound");
