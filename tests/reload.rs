@@ -176,6 +176,31 @@ async fn fewer_masters_while_one_of_those_that_go_is_dialled_leave_no_attempt_be
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_read_to_its_end_keeps_nobody_from_connecting_now() {
+    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = place.local_addr().expect("bound").to_string();
+    drop(place);
+    let slow = "[reconnect]\ninitial_delay = '1h'\nmax_delay = '1h'\n";
+    let mut agent = agent(&address, slow);
+    agent.line("(attempt 1): connection refused. Retrying in ").await;
+    let file = agent.state.path().join("agent.toml");
+    fs::remove_file(&file).expect("it was there");
+    let made = Command::new("mkfifo").arg(&file).status().await.expect("mkfifo starts");
+    assert!(made.success());
+    agent.signal(libc::SIGHUP);
+    // Opening it waits for the agent, which then waits for what is written.
+    let hangs = tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(file));
+    let mut hangs = timeout(PATIENCE, hangs).await.expect("the agent reads").expect("no panic").expect("it opens");
+    agent.signal(libc::SIGHUP);
+    agent.line("INFO  Reconnecting now, as asked").await;
+    agent.line("(attempt 2): connection refused.").await;
+    assert_eq!(agent.count("config: "), 0);
+    std::io::Write::write_all(&mut hangs, b"nonsense").expect("the agent still reads");
+    drop(hangs);
+    agent.line("ERROR config: not taken over").await;
+}
+
+#[tokio::test]
 async fn an_agent_that_is_leaving_takes_no_other_configuration() {
     let mut master = Master::start().await;
     let mut agent = agent(&master.address(), QUICK);

@@ -27,8 +27,12 @@ impl<C: Clock> Driver<C> {
             // Its commands end and then it leaves: other settings would be of no use.
             _ if self.draining.is_some() => {}
             Some(reload) => {
-                reload.begin();
+                let began = reload.begin();
                 self.manager.reloading();
+                if !began {
+                    // Its disk may hang: who asks twice for a connection need not wait for that.
+                    self.wake();
+                }
             }
             None => self.wake(),
         }
