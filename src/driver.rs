@@ -341,10 +341,7 @@ impl<C: Clock> Driver<C> {
                     let beat = Up::Heartbeat(proto::Heartbeat { seq, last_ack, ready, status });
                     self.send_session(|session| _ = session.send(beat));
                 }
-                Output::Goodbye { .. } => {
-                    let goodbye = proto::Goodbye { reason: "shutdown".into(), retry_after_ms: 0 };
-                    self.send_session(|session| _ = session.send(Up::Goodbye(goodbye)));
-                }
+                Output::Goodbye { .. } => self.send_session(|session| _ = session.send(goodbye())),
                 Output::Close { how, .. } => {
                     self.commands.session_down();
                     let session = self.session.take();
@@ -355,6 +352,11 @@ impl<C: Clock> Driver<C> {
                 Output::Report(report) => self.report(&report),
                 Output::Interrupt => self.commands.interrupt(),
                 Output::Stop => {
+                    if let Some(mut session) = self.replaced.take() {
+                        // Its successor was not registered: for the master it is still the one.
+                        session.send(goodbye());
+                        session.close_gracefully().await;
+                    }
                     self.keep_status();
                     return false;
                 }
@@ -417,6 +419,10 @@ async fn wait_for(future: Option<impl Future<Output = ()>>) {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
+}
+
+fn goodbye() -> Up {
+    Up::Goodbye(proto::Goodbye { reason: "shutdown".into(), retry_after_ms: 0 })
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -78,6 +78,24 @@ async fn the_old_session_stays_until_the_new_one_is_registered() {
 }
 
 #[tokio::test]
+async fn an_agent_that_ends_between_two_sessions_says_goodbye_on_the_old_one() {
+    let mut master = Master::start().await;
+    let mut agent = agent(&master.address(), QUICK);
+    let mut first = master.active(1).await;
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\n");
+    let mut second = master.session().await;
+    second.registration().await;
+    agent.signal(libc::SIGTERM);
+    let mut said = first.next().await;
+    while matches!(said, Some(Up::Heartbeat(_))) {
+        said = first.next().await;
+    }
+    assert!(matches!(said, Some(Up::Goodbye(_))), "the master would take it for a loss: {said:?}");
+    drop(first);
+    assert_eq!(agent.exit().await, 0);
+}
+
+#[tokio::test]
 async fn a_session_goes_on_under_what_the_master_need_not_know() {
     let mut master = Master::start().await;
     let mut agent = agent(&master.address(), QUICK);
