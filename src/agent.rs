@@ -149,8 +149,10 @@ fn watch_signals(to: &mpsc::Sender<Signal>) -> io::Result<()> {
         let to = to.clone();
         tokio::spawn(async move {
             while signal.recv().await.is_some() {
-                // A full queue holds four signals already: a fifth says nothing new.
-                let _ = to.try_send(meaning);
+                // One of each kind at the most waits here: the system makes one of those that come meanwhile.
+                if to.send(meaning).await.is_err() {
+                    return;
+                }
             }
         });
     }

@@ -1,20 +1,21 @@
 //! The only `select!` and the only clock: carries out what the link decides, and tells it what happened.
 
 mod reload;
+mod tell;
 
 use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
-    config::{self, Config, Loaded, MasterAddress},
+    config::{self, Config, Loaded},
     node::{Disk, Node},
-    notify::{self, Notifier},
+    notify::Notifier,
     reload::Reload,
-    report::{Context, Line, Lines},
+    report::{Line, Lines},
     session::{self, Session},
     transport::Resolver,
     watch::{Verdict, Watch},
 };
-use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report, WakeReason};
+use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, WakeReason};
 use proto::agent_message::Kind as Up;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -187,10 +188,8 @@ impl<C: Clock> Driver<C> {
             let due = self.link.poll_timeout();
             self.manager.feed(|| self.clock.now(), due);
             let event = {
-                let wake = match read_first_until {
-                    Some(at) => due.map(|due| due.max(at)),
-                    None => due.into_iter().chain(self.manager.wake_by()).min(),
-                };
+                let wake = due.into_iter().chain(self.manager.wake_by()).min();
+                let wake = wake.map(|wake| read_first_until.map_or(wake, |at| wake.max(at)));
                 let full = self.session.as_ref().filter(|session| !session.has_room()).map(Session::room);
                 let (has_room, room) = (full.is_none(), wait_for(full));
                 tokio::select! {
@@ -345,10 +344,7 @@ impl<C: Clock> Driver<C> {
                     let beat = Up::Heartbeat(proto::Heartbeat { seq, last_ack, ready, status });
                     self.send_session(|session| _ = session.send(beat));
                 }
-                Output::Goodbye { .. } => {
-                    let goodbye = proto::Goodbye { reason: "shutdown".into(), retry_after_ms: 0 };
-                    self.send_session(|session| _ = session.send(Up::Goodbye(goodbye)));
-                }
+                Output::Goodbye { .. } => self.send_session(|session| _ = session.send(goodbye())),
                 Output::Close { how, .. } => {
                     self.commands.session_down();
                     let session = self.session.take();
@@ -359,6 +355,11 @@ impl<C: Clock> Driver<C> {
                 Output::Report(report) => self.report(&report),
                 Output::Interrupt => self.commands.interrupt(),
                 Output::Stop => {
+                    if let Some(mut session) = self.replaced.take() {
+                        // Its successor was not registered: for the master it is still the one.
+                        session.send(goodbye());
+                        session.close_gracefully().await;
+                    }
                     self.keep_status();
                     return false;
                 }
@@ -406,62 +407,6 @@ impl<C: Clock> Driver<C> {
             (None, None) => local.ip().to_canonical().to_string(),
         }
     }
-
-    fn report(&mut self, report: &Report) {
-        let now = self.clock.now();
-        if let Report::Connecting { master, .. } = report {
-            self.status.master = self.config.masters[*master].to_string();
-        }
-        let context = Context {
-            master: &self.status.master,
-            masters: &self.config.masters,
-            report_address: &self.report_address,
-            heartbeat_timeout: self.config.heartbeat.timeout,
-            shutdown_grace: self.config.shutdown_grace,
-            commands_held: self.commands.count(),
-        };
-        for line in self.lines.of(now, report, &context) {
-            self.keeper.line(line);
-        }
-        self.note(report);
-    }
-
-    /// What a report says beyond the state, for the status.
-    fn note(&mut self, report: &Report) {
-        let status = &mut self.status;
-        match report {
-            Report::Lost { wait, .. } | Report::AttemptFailed { wait, .. } | Report::Deferred { wait, .. } => {
-                status.next_attempt_unix_ms = unix_ms().saturating_add(millis(*wait));
-            }
-            Report::Connecting { .. } => status.next_attempt_unix_ms = 0,
-            _ => {}
-        }
-        if let Report::Lost { reason, detail, .. } | Report::AttemptFailed { reason, detail, .. } = report {
-            status.last_loss = Some((*reason, detail.clone(), unix_ms()));
-        }
-    }
-
-    /// Written when the state is another, and then only.
-    fn keep_status(&mut self) {
-        let phase = self.link.state();
-        if self.status.phase == phase {
-            return;
-        }
-        self.active.send_if_modified(|active| std::mem::replace(active, phase == Phase::Active) != *active);
-        let status = &mut self.status;
-        status.phase = phase;
-        status.since_unix_ms = unix_ms();
-        status.attempt = self.link.attempt();
-        status.report_address.clone_from(&self.report_address);
-        let (now, masters) = (self.clock.now(), self.config.masters.iter().enumerate());
-        let skipped = |(index, master): (usize, &MasterAddress)| {
-            let left = self.link.skipped_until(index)?.saturating_sub(now);
-            (!left.is_zero()).then(|| (master.to_string(), unix_ms().saturating_add(millis(left))))
-        };
-        status.skipped = masters.filter_map(skipped).collect();
-        self.keeper.keep_status(status);
-        self.manager.status(|| notify::in_words(status));
-    }
 }
 
 /// The session's next event; never, without one.
@@ -478,6 +423,10 @@ async fn wait_for(future: Option<impl Future<Output = ()>>) {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
+}
+
+fn goodbye() -> Up {
+    Up::Goodbye(proto::Goodbye { reason: "shutdown".into(), retry_after_ms: 0 })
 }
 
 fn millis(duration: Duration) -> u64 {

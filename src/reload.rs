@@ -69,17 +69,18 @@ impl Reload {
         Self { given, shown, reading: None, again: false }
     }
 
-    /// Begins to read.
+    /// Begins to read; false if one is under way, after which it is done once more.
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self) -> bool {
         if self.reading.is_some() {
             self.again = true;
-        } else {
-            let given = self.given.clone();
-            self.reading = Some(tokio::task::spawn_blocking(move || given.load()));
+            return false;
         }
+        let given = self.given.clone();
+        self.reading = Some(tokio::task::spawn_blocking(move || given.load()));
+        true
     }
 
     /// What was read; never, while nothing is.

@@ -16,8 +16,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Mutex, mpsc},
-    time::{Instant, timeout_at},
+    sync::{Mutex, Semaphore, mpsc},
+    time::{Instant, timeout, timeout_at},
 };
 use tonic::{Status, Streaming};
 
@@ -30,6 +30,12 @@ const RESERVED: usize = OUTBOX / 4;
 
 /// After a stream ended, so long for the connection itself to say why.
 const VERDICT_GRACE: Duration = Duration::from_millis(50);
+
+/// A file on a disk that hangs holds one helper thread and no more: later attempts wait for that one.
+static LOADING: Semaphore = Semaphore::const_new(1);
+
+/// So long they wait. Below the default of `connection.timeout`, so that the disk is named as the cause.
+const LOADING_MAX: Duration = Duration::from_secs(8);
 
 /// Of what a master says to people so much is kept, characters: it goes into the log and the status file.
 const SAID_MAX: usize = 300;
@@ -246,11 +252,21 @@ fn said(mut text: String) -> String {
 
 /// Read anew for each attempt: what was renewed on disk is used without a restart.
 async fn connector(tls: Tls) -> Result<tls::Connector, Failure> {
-    let loaded = tokio::task::spawn_blocking(move || tls::Connector::load(&tls)).await;
-    let unusable = match loaded {
-        Ok(Ok(connector)) => return Ok(connector),
-        Ok(Err(unusable)) => unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect(),
-        Err(error) => vec![error.to_string()],
+    let loading = async {
+        let one_at_a_time = LOADING.acquire().await;
+        tokio::task::spawn_blocking(move || {
+            let _until_read = one_at_a_time;
+            tls::Connector::load(&tls)
+        })
+        .await
+    };
+    let unusable = match timeout(LOADING_MAX, loading).await {
+        Ok(Ok(Ok(connector))) => return Ok(connector),
+        Ok(Ok(Err(unusable))) => unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect(),
+        Ok(Err(error)) => vec![error.to_string()],
+        Err(_) => {
+            vec![format!("the files of tls.* could not be read within {}s: their disk hangs", LOADING_MAX.as_secs())]
+        }
     };
     Err(Failure::new(LossReason::Tls, unusable.join("; ")))
 }

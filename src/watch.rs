@@ -57,10 +57,10 @@ impl Watch {
         Self { socket: None, judge: Judge::default(), settles_at: None }
     }
 
-    /// Other masters from now on.
+    /// Other masters from now on. What is known of one that stays is kept.
     pub fn set_masters(&mut self, masters: &[MasterAddress]) {
         if self.socket.is_some() {
-            self.judge = Judge::new(masters, &mut Linux);
+            self.judge.set(masters, &mut Linux);
         }
     }
 

@@ -78,6 +78,24 @@ async fn the_old_session_stays_until_the_new_one_is_registered() {
 }
 
 #[tokio::test]
+async fn an_agent_that_ends_between_two_sessions_says_goodbye_on_the_old_one() {
+    let mut master = Master::start().await;
+    let mut agent = agent(&master.address(), QUICK);
+    let mut first = master.active(1).await;
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\n");
+    let mut second = master.session().await;
+    second.registration().await;
+    agent.signal(libc::SIGTERM);
+    let mut said = first.next().await;
+    while matches!(said, Some(Up::Heartbeat(_))) {
+        said = first.next().await;
+    }
+    assert!(matches!(said, Some(Up::Goodbye(_))), "the master would take it for a loss: {said:?}");
+    drop(first);
+    assert_eq!(agent.exit().await, 0);
+}
+
+#[tokio::test]
 async fn a_session_goes_on_under_what_the_master_need_not_know() {
     let mut master = Master::start().await;
     let mut agent = agent(&master.address(), QUICK);
@@ -149,6 +167,87 @@ async fn a_wait_ends_for_a_master_that_is_configured_meanwhile() {
     reload(&agent, &master.address(), slow);
     master.active(1).await;
     agent.line("INFO  Reconnecting now, as asked").await;
+}
+
+#[tokio::test]
+async fn fewer_masters_while_one_of_those_that_go_is_dialled_leave_no_attempt_behind() {
+    // They take the connection and say nothing.
+    let silent = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
+    let [one, other] = silent.map(|listener| listener.expect("a free port"));
+    let mut master = Master::start().await;
+    let list = [&one, &other].map(|listener| listener.local_addr().expect("bound").to_string());
+    let state = TempDir::new().expect("temporary directory");
+    let masters = format!("masters = ['{}', '{}', '{}']\n", list[0], list[1], master.address());
+    let patient = format!("{QUICK}[connection]\ntimeout = '1h'\n");
+    fs::write(state.path().join("agent.toml"), format!("{masters}{patient}")).expect("a configuration");
+    let mut agent = Agent::start_with(state, &[], &[]);
+    let (held, _) = timeout(PATIENCE, one.accept()).await.expect("it dials the first").expect("accepted");
+    reload(&agent, &master.address(), &patient);
+    let session = master.active(1).await;
+    agent.line(&format!("INFO  Agent registered with master at {}", master.address())).await;
+    let mut rest = Vec::new();
+    let mut held = held;
+    let closed = timeout(PATIENCE, tokio::io::AsyncReadExt::read_to_end(&mut held, &mut rest)).await;
+    assert!(closed.is_ok(), "the attempt that was under way is over");
+    assert_eq!(agent.count("Lost connection"), 0);
+    drop((session, other));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_to_its_end_keeps_nobody_from_connecting_now() {
+    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = place.local_addr().expect("bound").to_string();
+    drop(place);
+    let slow = "[reconnect]\ninitial_delay = '1h'\nmax_delay = '1h'\n";
+    let mut agent = agent(&address, slow);
+    agent.line("(attempt 1): connection refused. Retrying in ").await;
+    let file = agent.state.path().join("agent.toml");
+    fs::remove_file(&file).expect("it was there");
+    let made = Command::new("mkfifo").arg(&file).status().await.expect("mkfifo starts");
+    assert!(made.success());
+    agent.signal(libc::SIGHUP);
+    // Opening it waits for the agent, which then waits for what is written.
+    let hangs = tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(file));
+    let mut hangs = timeout(PATIENCE, hangs).await.expect("the agent reads").expect("no panic").expect("it opens");
+    agent.signal(libc::SIGHUP);
+    agent.line("INFO  Reconnecting now, as asked").await;
+    agent.line("(attempt 2): connection refused.").await;
+    assert_eq!(agent.count("config: "), 0);
+    std::io::Write::write_all(&mut hangs, b"nonsense").expect("the agent still reads");
+    drop(hangs);
+    agent.line("ERROR config: not taken over").await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_leaving_takes_no_other_configuration() {
+    let mut master = Master::start().await;
+    let mut agent = agent(&master.address(), QUICK);
+    let mut session = master.active(1).await;
+    let argv = ["/bin/sh", "-c", "read line"].map(|word| word.as_bytes().to_vec()).into();
+    let spec = proto::CommandSpec { argv, stdin: true, ..Default::default() };
+    session.send(Down::RunCommand(proto::RunCommand { id: "c".into(), spec: Some(spec) })).await;
+    while !matches!(session.next().await, Some(Up::CommandAccepted(_))) {}
+    agent.signal(libc::SIGTERM);
+    agent.line("INFO  Shutting down: waiting up to 30s for 1 command(s)").await;
+    reload(&agent, "127.0.0.1:1", "labels.site = 'berlin'\n");
+    // What it reads next after a signal that it has taken.
+    agent.signal(libc::SIGHUP);
+    let seq = session.beat().await;
+    session.ack(seq).await;
+    session.send(Down::CancelCommand(proto::CancelCommand { id: "c".into() })).await;
+    loop {
+        match session.next().await.expect("the session goes on to the goodbye") {
+            Up::CommandFinished(finished) => {
+                session.send(Down::FinishedAck(proto::FinishedAck { id: finished.id })).await
+            }
+            Up::Heartbeat(beat) => session.ack(beat.seq).await,
+            Up::Goodbye(_) => break,
+            _ => {}
+        }
+    }
+    drop(session);
+    assert_eq!(agent.exit().await, 0);
+    assert_eq!((agent.count("config: "), agent.count("Registering again")), (0, 0), "{:#?}", agent.log);
 }
 
 #[tokio::test]

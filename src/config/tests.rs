@@ -186,110 +186,107 @@ fn all_that_is_wrong_is_said_at_once_with_lines() {
     );
 }
 
+/// A line of a file, and what is said of it.
+const BAD_VALUES: &[(&str, &str)] = &[
+    ("heartbeat.interval = '0s'", "heartbeat.interval is 0s, below 100ms: use 100ms to 1h"),
+    ("heartbeat.interval = '-5s'", "heartbeat.interval is -5s, negative: write it without the sign"),
+    ("heartbeat.interval = '10000d'", "heartbeat.interval is 10000d, above 1h: use 100ms to 1h"),
+    ("heartbeat.interval = 5", "heartbeat.interval is 5, a number without a unit: write \"5s\" for seconds"),
+    (
+        "heartbeat.interval = true",
+        "heartbeat.interval is true, a boolean, not a duration: write it like \"5s\", \"1m30s\" or \"250ms\"",
+    ),
+    ("heartbeat = '5s'", "heartbeat is 5s, but heartbeat is a section: set its keys, such as heartbeat.interval"),
+    ("labels = 'x'", "labels is x, but labels is a section: set its keys, such as labels.name"),
+    ("name.x = 1", "name.x is not known: name is a single value, not a section; write name = …"),
+    ("[name]", "name is not known: name is a single value, not a section; write name = …"),
+    ("[hartbeat]", "hartbeat is not known: did you mean heartbeat?"),
+    ("[wholly.other]", "wholly.other is no section that is known: remove it"),
+    ("max_files = 3", "max_files is not known: did you mean log.max_files?"),
+    (
+        "max_failures = 3",
+        "max_failures is not known: did you mean circuit_breaker.max_failures or \
+          heartbeat.max_failures?",
+    ),
+    ("zzzzzz = 1", "zzzzzz is not known: remove it"),
+    ("heartbeat.max_failures = 0", "heartbeat.max_failures is 0, below 1: use 1 to 100"),
+    ("heartbeat.max_failures = '3'", "heartbeat.max_failures is 3, a string, not a whole number: use 1 to 100"),
+    ("heartbeat.max_failures = 2.5", "heartbeat.max_failures is 2.5, a number, not a whole number: use 1 to 100"),
+    (
+        "heartbeat.max_interval = '2s'",
+        "heartbeat.max_interval is 2s, below heartbeat.interval (5s): raise it, or lower interval",
+    ),
+    ("reconnect.multiplier = 0.5", "reconnect.multiplier is 0.5, below 1.0: use 1.0 to 100.0"),
+    ("reconnect.multiplier = 1e3", "reconnect.multiplier is 1e3, above 100.0: use 1.0 to 100.0"),
+    ("reconnect.multiplier = nan", "reconnect.multiplier is nan, not a number: use 1.0 to 100.0"),
+    ("reconnect.multiplier = inf", "reconnect.multiplier is inf, above 100.0: use 1.0 to 100.0"),
+    ("reconnect.jitter = -0.1", "reconnect.jitter is -0.1, below 0.0: use 0.0 to 1.0"),
+    (
+        "reconnect.initial_delay = '2m'",
+        "reconnect.initial_delay is 2m, above reconnect.max_delay (1m): lower it, or raise max_delay",
+    ),
+    (
+        "reconnect.on_network_change = 'yes'",
+        "reconnect.on_network_change is yes, a string, not true or false: use one of them, without quotes",
+    ),
+    ("masters = []", "masters is empty: name at least one, like [\"localhost:50050\"]"),
+    ("masters = 'a'", "masters is a, a string, not a list of strings: write it like [\"one\", \"two\"]"),
+    ("masters = ['a', 5]", "masters holds a number: put it in quotes"),
+    ("masters = ['a', 'A:50050']", "masters names A:50050 more than once: leave one out"),
+    ("masters = ['a b']", "masters holds \"a b\", with ' ' in the host name: use letters, digits, '.', '-' and '_'"),
+    ("listen.port = 0", "listen.port is 0, below 1: use 1 to 65535"),
+    ("listen.port = 70000", "listen.port is 70000, above 65535: use 1 to 65535"),
+    (
+        "listen.bind_address = 'eth0'",
+        "listen.bind_address is eth0, not an IP address: write it like 0.0.0.0, \
+          192.168.1.16 or ::",
+    ),
+    (
+        "log.level = 'loud'",
+        "log.level is loud, not a word for it: use \"off\", \"error\", \"warn\", \"info\", \
+          \"debug\" or \"trace\"",
+    ),
+    ("log.max_size = '1kb'", "log.max_size is 1kb, in a unit that is not known: write \"1KiB\""),
+    ("log.max_size = 10", "log.max_size is 10, below 4KiB: use 4KiB to 1TiB"),
+    ("log.file = ''", "log.file is \"\", empty: give a path, or leave the key out"),
+    ("commands.shell = 'sh'", "commands.shell is sh, not an absolute path: write it like /bin/sh"),
+    (
+        "commands.spool_limit = '1MiB'",
+        "commands.spool_limit is 1MiB, below commands.output_limit (16MiB): raise it, or lower output_limit",
+    ),
+    (
+        "http.listen = 'localhost'",
+        "http.listen is localhost, not an IP address with a port: write it like \
+          127.0.0.1:9100 or [::1]:9100",
+    ),
+    (
+        "labels.\"a b\" = 'x'",
+        "labels.a b is x, under a key that is not allowed: use 1 to 63 letters, digits, '.', \
+          '_', '-' and '/'",
+    ),
+    ("labels.rack = 4", "labels.rack is 4, a number, not a string: put it in quotes"),
+    (
+        "auth.token = 'abc'",
+        "auth.token is a secret and must not stand here: write it to a file of mode 0600 and \
+          name that in auth.token_file",
+    ),
+    ("tls.enabled = false\ntls.ca_file = '/a'", "tls.enabled is false, but tls.ca_file is given: remove one of them"),
+    ("name = 2024-01-01", "name is 2024-01-01, a date, not a string: put it in quotes"),
+    (
+        "name = ''",
+        "name is \"\", empty: use 1 to 63 letters, digits, '.', '_' and '-', beginning with a letter or \
+          digit",
+    ),
+    (
+        "name = \"a\\nb\"",
+        "name is \"a\\nb\", with a line break in it: use 1 to 63 letters, digits, '.', '_' and \
+          '-', beginning with a letter or digit",
+    ),
+];
+
 #[test]
 fn each_bad_value_has_a_sentence_of_its_own() {
-    for (text, sentence) in [
-        ("heartbeat.interval = '0s'", "heartbeat.interval is 0s, below 100ms: use 100ms to 1h"),
-        ("heartbeat.interval = '-5s'", "heartbeat.interval is -5s, negative: write it without the sign"),
-        ("heartbeat.interval = '10000d'", "heartbeat.interval is 10000d, above 1h: use 100ms to 1h"),
-        ("heartbeat.interval = 5", "heartbeat.interval is 5, a number without a unit: write \"5s\" for seconds"),
-        (
-            "heartbeat.interval = true",
-            "heartbeat.interval is true, a boolean, not a duration: write it like \"5s\", \"1m30s\" or \"250ms\"",
-        ),
-        ("heartbeat = '5s'", "heartbeat is 5s, but heartbeat is a section: set its keys, such as heartbeat.interval"),
-        ("labels = 'x'", "labels is x, but labels is a section: set its keys, such as labels.name"),
-        ("name.x = 1", "name.x is not known: name is a single value, not a section; write name = …"),
-        ("[name]", "name is not known: name is a single value, not a section; write name = …"),
-        ("[hartbeat]", "hartbeat is not known: did you mean heartbeat?"),
-        ("[wholly.other]", "wholly.other is no section that is known: remove it"),
-        ("max_files = 3", "max_files is not known: did you mean log.max_files?"),
-        (
-            "max_failures = 3",
-            "max_failures is not known: did you mean circuit_breaker.max_failures or \
-          heartbeat.max_failures?",
-        ),
-        ("zzzzzz = 1", "zzzzzz is not known: remove it"),
-        ("heartbeat.max_failures = 0", "heartbeat.max_failures is 0, below 1: use 1 to 100"),
-        ("heartbeat.max_failures = '3'", "heartbeat.max_failures is 3, a string, not a whole number: use 1 to 100"),
-        ("heartbeat.max_failures = 2.5", "heartbeat.max_failures is 2.5, a number, not a whole number: use 1 to 100"),
-        (
-            "heartbeat.max_interval = '2s'",
-            "heartbeat.max_interval is 2s, below heartbeat.interval (5s): raise it, or lower interval",
-        ),
-        ("reconnect.multiplier = 0.5", "reconnect.multiplier is 0.5, below 1.0: use 1.0 to 100.0"),
-        ("reconnect.multiplier = 1e3", "reconnect.multiplier is 1e3, above 100.0: use 1.0 to 100.0"),
-        ("reconnect.multiplier = nan", "reconnect.multiplier is nan, not a number: use 1.0 to 100.0"),
-        ("reconnect.multiplier = inf", "reconnect.multiplier is inf, above 100.0: use 1.0 to 100.0"),
-        ("reconnect.jitter = -0.1", "reconnect.jitter is -0.1, below 0.0: use 0.0 to 1.0"),
-        (
-            "reconnect.initial_delay = '2m'",
-            "reconnect.initial_delay is 2m, above reconnect.max_delay (1m): lower it, or raise max_delay",
-        ),
-        (
-            "reconnect.on_network_change = 'yes'",
-            "reconnect.on_network_change is yes, a string, not true or false: use one of them, without quotes",
-        ),
-        ("masters = []", "masters is empty: name at least one, like [\"localhost:50050\"]"),
-        ("masters = 'a'", "masters is a, a string, not a list of strings: write it like [\"one\", \"two\"]"),
-        ("masters = ['a', 5]", "masters holds a number: put it in quotes"),
-        ("masters = ['a', 'A:50050']", "masters names A:50050 more than once: leave one out"),
-        (
-            "masters = ['a b']",
-            "masters holds \"a b\", with ' ' in the host name: use letters, digits, '.', '-' and '_'",
-        ),
-        ("listen.port = 0", "listen.port is 0, below 1: use 1 to 65535"),
-        ("listen.port = 70000", "listen.port is 70000, above 65535: use 1 to 65535"),
-        (
-            "listen.bind_address = 'eth0'",
-            "listen.bind_address is eth0, not an IP address: write it like 0.0.0.0, \
-          192.168.1.16 or ::",
-        ),
-        (
-            "log.level = 'loud'",
-            "log.level is loud, not a word for it: use \"off\", \"error\", \"warn\", \"info\", \
-          \"debug\" or \"trace\"",
-        ),
-        ("log.max_size = '1kb'", "log.max_size is 1kb, in a unit that is not known: write \"1KiB\""),
-        ("log.max_size = 10", "log.max_size is 10, below 4KiB: use 4KiB to 1TiB"),
-        ("log.file = ''", "log.file is \"\", empty: give a path, or leave the key out"),
-        ("commands.shell = 'sh'", "commands.shell is sh, not an absolute path: write it like /bin/sh"),
-        (
-            "commands.spool_limit = '1MiB'",
-            "commands.spool_limit is 1MiB, below commands.output_limit (16MiB): raise it, or lower output_limit",
-        ),
-        (
-            "http.listen = 'localhost'",
-            "http.listen is localhost, not an IP address with a port: write it like \
-          127.0.0.1:9100 or [::1]:9100",
-        ),
-        (
-            "labels.\"a b\" = 'x'",
-            "labels.a b is x, under a key that is not allowed: use 1 to 63 letters, digits, '.', \
-          '_', '-' and '/'",
-        ),
-        ("labels.rack = 4", "labels.rack is 4, a number, not a string: put it in quotes"),
-        (
-            "auth.token = 'abc'",
-            "auth.token is a secret and must not stand here: write it to a file of mode 0600 and \
-          name that in auth.token_file",
-        ),
-        (
-            "tls.enabled = false\ntls.ca_file = '/a'",
-            "tls.enabled is false, but tls.ca_file is given: remove one of them",
-        ),
-        ("name = 2024-01-01", "name is 2024-01-01, a date, not a string: put it in quotes"),
-        (
-            "name = ''",
-            "name is \"\", empty: use 1 to 63 letters, digits, '.', '_' and '-', beginning with a letter or \
-          digit",
-        ),
-        (
-            "name = \"a\\nb\"",
-            "name is \"a\\nb\", with a line break in it: use 1 to 63 letters, digits, '.', '_' and \
-          '-', beginning with a letter or digit",
-        ),
-    ] {
+    for (text, sentence) in BAD_VALUES {
         assert_eq!(problems(text), [format!("agent.toml:1: {sentence}")], "{text}");
     }
     let long = problems(&format!("name = '{}'", "n".repeat(300)));

@@ -6,6 +6,7 @@ use crate::{
     config::Loaded,
     reload::{self, Reload},
     report::Line,
+    session::Session,
 };
 use link::{Input, Phase, WakeReason};
 
@@ -26,8 +27,12 @@ impl<C: Clock> Driver<C> {
             // Its commands end and then it leaves: other settings would be of no use.
             _ if self.draining.is_some() => {}
             Some(reload) => {
-                reload.begin();
+                let began = reload.begin();
                 self.manager.reloading();
+                if !began {
+                    // Its disk may hang: who asks twice for a connection need not wait for that.
+                    self.wake();
+                }
             }
             None => self.wake(),
         }
@@ -65,6 +70,9 @@ impl<C: Clock> Driver<C> {
             self.watch.set_masters(&config.masters);
         } else {
             self.watch = watch_for(&config);
+            if let Some((_, peer)) = self.session.as_ref().and_then(Session::addresses) {
+                self.watch.met(&self.status.master, peer);
+            }
         }
         self.config = config;
         self.link.set_params(params(&self.config));

@@ -66,9 +66,14 @@ impl Manager {
 }
 
 fn driver(master: &str, manager: Notifier, deaf: bool) -> Driver<Paused> {
-    let settings = ["reconnect.initial_delay=10m", "reconnect.max_delay=10m", "reconnect.jitter=0.0"];
-    let sources =
-        Sources { masters: vec![master.into()], assignments: settings.map(str::to_owned).into(), ..Sources::default() };
+    driver_with(master, manager, deaf, "10s")
+}
+
+fn driver_with(master: &str, manager: Notifier, deaf: bool, connection_timeout: &str) -> Driver<Paused> {
+    let waits = ["reconnect.initial_delay=10m", "reconnect.max_delay=10m", "reconnect.jitter=0.0"];
+    let mut assignments: Vec<_> = waits.map(str::to_owned).into();
+    assignments.push(format!("connection.timeout={connection_timeout}"));
+    let sources = Sources { masters: vec![master.into()], assignments, ..Sources::default() };
     let config = load(&sources, &Surroundings { host_name: "n".into(), ..Surroundings::default() }).unwrap().config;
     let identity = Identity { agent_id: [1; 16], instance_id: [2; 16], boot_id: String::new(), host: String::new() };
     let commands = Commands::new(&config.commands, "n");
@@ -111,6 +116,25 @@ async fn a_driver_that_stands_still_feeds_nothing() {
     tokio::time::advance(200 * S).await;
     assert_eq!(manager.fed(), 0);
     assert!(!run(&mut driver, &manager, 5).await.is_empty(), "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_up_right_after_a_pause_does_not_let_the_watchdog_starve() {
+    let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let master = place.local_addr().unwrap();
+    drop(place);
+    let (manager, notifier) = Manager::new("pause");
+    let (signals, receiver) = mpsc::channel(4);
+    let mut driver = pin!(driver_with(&master.to_string(), notifier, false, "10m").run(receiver));
+    run(&mut driver, &manager, 100).await;
+    // Past the end of the wait, so that sockets are read first; and then the next attempt hangs.
+    tokio::time::advance(800 * S).await;
+    assert!(timeout(S / 100, driver.as_mut()).await.is_err(), "it goes on");
+    let _silent = std::net::TcpListener::bind(master).expect("free again");
+    signals.try_send(Signal::Reload).expect("it takes its signals");
+    let fed = run(&mut driver, &manager, 300).await;
+    assert!((5..=10).contains(&fed.len()), "{fed:?}");
+    assert!(fed.windows(2).all(|fed| fed[1] - fed[0] < 50), "{fed:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,3 +71,17 @@ async fn an_end_is_told_although_the_wait_for_its_cause_was_dropped() {
         _ => panic!("the session was refused"),
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn files_on_a_disk_that_hangs_are_named_and_read_for_one_attempt_at_a_time() {
+    let hangs = LOADING.acquire().await;
+    let settings = Tls { ca_file: Some("/nowhere/ca.pem".into()), cert_file: None, key_file: None, server_name: None };
+    for _ in 0..100 {
+        let failure = connector(settings.clone()).await.err().expect("nothing is read");
+        assert_eq!(failure.reason, LossReason::Tls);
+        assert_eq!(failure.detail, "the files of tls.* could not be read within 8s: their disk hangs");
+    }
+    drop(hangs);
+    let failure = connector(settings).await.err().expect("there is no such file");
+    assert!(failure.detail.starts_with("tls.ca_file is /nowhere/ca.pem, which cannot be read"), "{}", failure.detail);
+}

@@ -266,3 +266,6 @@ fn keep<T>(found: &OnceLock<Failure>, result: Poll<io::Result<T>>) -> Poll<io::R
     }
     result
 }
+
+#[cfg(test)]
+mod tests;

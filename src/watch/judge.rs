@@ -52,12 +52,25 @@ struct Master {
 impl Judge {
     /// Watches the ways to these masters, as they are now.
     pub fn new(masters: &[MasterAddress], kernel: &mut impl Kernel) -> Self {
+        let mut judge = Self::default();
+        judge.set(masters, kernel);
+        judge
+    }
+
+    /// Other masters from now on. What is known of one that stays is kept: where its name was met, and the way to it
+    /// at the last look.
+    pub fn set(&mut self, masters: &[MasterAddress], kernel: &mut impl Kernel) {
+        let mut known = std::mem::take(&mut self.masters);
         let mut watched = |master: &MasterAddress| {
+            let name = master.to_string();
+            if let Some(index) = known.iter().position(|known| known.name == name) {
+                return known.swap_remove(index);
+            }
             let to = master.host.parse().map_or(STAND_INS.to_vec(), |ip: IpAddr| vec![ip.to_canonical()]);
             let ways = to.into_iter().map(|to| (to, kernel.way_to(to))).collect();
-            Master { name: master.to_string(), ways }
+            Master { name, ways }
         };
-        Self { masters: masters.iter().map(&mut watched).collect() }
+        self.masters = masters.iter().map(&mut watched).collect();
     }
 
     /// The master was reached there: from now on that is what its name means.
@@ -215,5 +228,19 @@ mod tests {
         assert_eq!(judge.judge(None, &mut machine), None, "the default route is no longer its way");
         machine.ways[1].1 = way(5, "10.7.7.8");
         assert_eq!(judge.judge(None, &mut machine), Some(Verdict::Came));
+    }
+
+    #[test]
+    fn another_list_keeps_what_is_known_of_a_master_that_stays() {
+        let mut machine = machine("10.9.9.9");
+        let mut judge = Judge::new(&masters(&["master.example"]), &mut machine);
+        judge.met("master.example:50050", "10.9.9.9:50050".parse().unwrap(), &mut machine);
+        machine.ways[0].1 = way(4, "10.7.7.7");
+        judge.set(&masters(&["other.example", "master.example"]), &mut machine);
+        let session = session("10.1.2.3", "10.9.9.9");
+        assert_eq!(judge.judge(session, &mut machine), Some(Verdict::RouteChanged), "its way, and what it was before");
+        judge.set(&masters(&["other.example"]), &mut machine);
+        machine.ways[0].1 = way(5, "10.7.7.8");
+        assert_eq!(judge.judge(session, &mut machine), None, "nobody's way any more");
     }
 }

@@ -17,6 +17,7 @@ mod masters;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wake;
 
 pub use types::*;
 
@@ -27,9 +28,6 @@ use std::{collections::VecDeque, time::Duration};
 
 /// Shortest and longest wait that a master can ask for: what a master sends is clamped, never trusted.
 const MASTERS_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
-
-/// A wake-up (network, operator) starts at most one attempt in this time: a flapping interface must not hammer.
-const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// After the grace and the kill: so long for the last outcomes to reach the master.
 const DELIVERY_GRACE: Duration = Duration::from_secs(5);
@@ -56,11 +54,12 @@ pub struct Link {
 #[derive(Clone, Debug)]
 enum State {
     Start,
-    /// `woken`: begun by a wake-up.
+    /// `woken`: begun by a wake-up. `changed`: the network is another meanwhile, which this attempt may not see.
     Connecting {
         deadline: Duration,
         dialled: bool,
         woken: bool,
+        changed: bool,
     },
     Registered(Beats),
     Active {
@@ -341,21 +340,11 @@ impl Link {
         self.outputs.push_back(Output::Heartbeat { session: self.session, seq, last_ack });
     }
 
-    /// The way to the master is another: see at once whether it leads there.
-    fn beat_at_once(&mut self, now: Duration) {
-        if let State::Active { beats, .. } = &mut self.state {
-            beats.rerouted();
-            if self.may_wake(now) {
-                self.beat(now);
-            }
-        }
-    }
-
     fn dial(&mut self, now: Duration) {
         self.session = Session(self.session.0 + 1);
         self.attempt = self.attempt.saturating_add(1);
         let deadline = now.saturating_add(self.params.connection_timeout);
-        self.state = State::Connecting { deadline, dialled: false, woken: false };
+        self.state = State::Connecting { deadline, dialled: false, woken: false, changed: false };
         let master = self.masters.next();
         let half_open = self.masters.dial();
         self.report_breaker(master, half_open);
@@ -381,6 +370,7 @@ impl Link {
             _ => None,
         };
         let counts = !matches!(self.state, State::Active { .. });
+        let changed = end == End::Failed && matches!(self.state, State::Connecting { changed: true, .. });
         let master = self.masters.current();
         let opened = self.masters.ended(now, end, counts, &self.params);
         let wait = if end == End::Again { Duration::ZERO } else { self.masters.plan(now, &mut self.backoff) };
@@ -396,6 +386,10 @@ impl Link {
             self.report(Report::AttemptFailed { master, attempt: self.attempt, reason, detail, wait, next, longest });
         }
         self.report_breaker(master, opened);
+        // Within a pass the next master is dialled at once anyway.
+        if changed && !wait.is_zero() {
+            self.woken(now, WakeReason::Network);
+        }
     }
 
     /// The master lives and asks to come back later: no failure.
@@ -406,60 +400,6 @@ impl Link {
         self.close();
         self.report(Report::Deferred { master, after, wait, next: self.masters.next(), reason });
         self.state = State::Disconnected { at: now, wait };
-    }
-
-    fn renew(&mut self, now: Duration) {
-        if matches!(self.state, State::Connecting { .. } | State::Registered(_) | State::Active { .. }) {
-            self.close();
-            self.attempt = 0;
-            self.report(Report::Renewed);
-            self.dial(now);
-        }
-    }
-
-    fn woken(&mut self, now: Duration, reason: WakeReason) {
-        match &self.state {
-            State::Reconnecting { .. } | State::Disconnected { .. } => {}
-            // It waits for an answer over the network that was. Not one that a wake-up began: on a network that
-            // changes again and again none would ever be let finish.
-            State::Connecting { dialled: false, woken: false, .. } if reason == WakeReason::Network => {}
-            _ => return,
-        }
-        if self.may_wake(now) {
-            if matches!(self.state, State::Connecting { .. }) {
-                self.close();
-            }
-            self.report(Report::Woken(reason));
-            self.masters.wake(now);
-            self.dial(now);
-            if let State::Connecting { woken, .. } = &mut self.state {
-                *woken = true;
-            }
-        } else if let Some(at) = self.woken_at {
-            let soon = at.saturating_add(WAKE_INTERVAL);
-            let sooner = match &mut self.state {
-                State::Reconnecting { until } => soon < std::mem::replace(until, soon.min(*until)),
-                State::Disconnected { at, wait } => {
-                    let until = at.saturating_add(*wait);
-                    *wait = soon.min(until).saturating_sub(*at);
-                    soon < until
-                }
-                _ => false,
-            };
-            if sooner {
-                // That dial is this wake-up's: the next one keeps its distance from it.
-                self.woken_at = Some(soon);
-                self.masters.wake(soon);
-            }
-        }
-    }
-
-    fn may_wake(&mut self, now: Duration) -> bool {
-        let may = self.woken_at.is_none_or(|at| now >= at.saturating_add(WAKE_INTERVAL));
-        if may {
-            self.woken_at = Some(now);
-        }
-        may
     }
 
     fn shut_down(&mut self, now: Duration) {

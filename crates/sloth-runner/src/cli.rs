@@ -103,6 +103,12 @@ pub enum AgentCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         args: Vec<OsString>,
     },
+    /// Have an agent of this node read its configuration again, and connect now if it waits (options as for status)
+    #[command(disable_help_flag = true)]
+    Reconnect {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
     /// Check the configuration of an agent of this node and show it
     #[command(disable_help_flag = true)]
     Check {
@@ -343,6 +349,15 @@ mod tests {
         assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
         for line in ["master start --master a", "--master a master status", "demo --master a"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_agents_own_command_line_stands_in_the_help() {
+        let help = parse("agent --help").unwrap_err().to_string();
+        for word in ["start", "stop", "status", "reconnect", "check"] {
+            assert!(sloth_agent::cli::knows(word));
+            assert!(help.contains(&format!("\n  {word} ")), "{word}: {help}");
         }
     }
 

@@ -45,6 +45,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
         cli::Command::Master(command) => master_cli::run(command, cli.output),
         cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, cli.master),
         cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, cli.master),
+        cli::Command::Agent(cli::AgentCommand::Reconnect { args }) => agent_with("reconnect", args, cli.master),
         cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, cli.master),
         cli::Command::Agent(command) => tool::agent(cli.master, cli.output, command),
         cli::Command::Command(command) => tool::command(cli.master, cli.output, command),

@@ -18,7 +18,7 @@ pub fn watch(core: &Arc<Core>, hub: &Arc<Hub>) {
     }
     let (core, hub) = (core.clone(), hub.clone());
     tokio::spawn(async move {
-        let mut changed = hub.stdin.subscribe();
+        let (mut changed, mut view) = (hub.stdin.subscribe(), hub.view.subscribe());
         crate::clock::sleep(core.stdin_grace * STDIN_RETURN).await;
         loop {
             // An answer that is still to come is not waited for without an end: the core goes with the master, and a
@@ -36,6 +36,8 @@ pub fn watch(core: &Arc<Core>, hub: &Arc<Hub>) {
             }
             tokio::select! {
                 changed = changed.changed() => if changed.is_err() { return },
+                // Also the command's end, with which no more is heard of its input.
+                changed = view.changed() => if changed.is_err() { return },
                 () = core.ended() => return,
             }
         }

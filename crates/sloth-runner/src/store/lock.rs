@@ -1,5 +1,6 @@
 //! One process at a time: a file that names the one that holds it.
 
+use sloth_agent::state::{Process, start_time};
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, Write},
@@ -35,7 +36,7 @@ const LOOKED_AT: Duration = Duration::from_millis(10);
 const TRIES: u32 = 10;
 
 impl FileLock {
-    /// Takes the lock without waiting, and writes the own process id into the file.
+    /// Takes the lock without waiting, and writes into the file who has it: process id, and when that began.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -53,8 +54,9 @@ impl FileLock {
             tries += 1;
             std::thread::sleep(LOOKED_AT);
         }
-        let written =
-            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let own = Process::own().map(|own| format!("\n{}", own.started)).unwrap_or_default();
+        let own = format!("{}{own}\n", std::process::id());
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(own.as_bytes()));
         written.map_err(LockError::Io)?;
         Ok(Self { _file: file })
     }
@@ -84,11 +86,14 @@ fn try_lock(file: &File, kind: libc::c_int) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
-/// The process that the file names.
+/// The process that the file names, if it is that one that runs here: the lock may be held by another host or in another
+/// container, and what an earlier holder wrote stands there until a new one has written its own.
 fn pid(file: File) -> Option<u32> {
     let mut text = String::new();
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    file.take(64).read_to_string(&mut text).ok()?;
+    let mut words = text.split_whitespace();
+    let (pid, started) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    (start_time(pid) == Some(started)).then_some(pid)
 }
 
 #[cfg(test)]
@@ -108,6 +113,28 @@ mod tests {
         assert_eq!(FileLock::holder(&path).unwrap(), Holder::Nobody);
         assert_eq!(FileLock::holder(&directory.path().join("none")).unwrap(), Holder::Nobody);
         FileLock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_did_not_write_the_file_is_never_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.lock");
+        let _held = FileLock::take(&path).unwrap();
+        let own = std::fs::read_to_string(&path).unwrap();
+        let began: u64 = own.lines().nth(1).unwrap().parse().unwrap();
+        // Of another host or container, with the number of a process of this one; half written; of nobody.
+        for left in [
+            format!("{}\n{}\n", std::process::id(), began + 1),
+            format!("{}\n", std::process::id()),
+            "0\n0\n".to_owned(),
+            "4194304\n7\n".to_owned(),
+            String::new(),
+        ] {
+            std::fs::write(&path, &left).unwrap();
+            assert_eq!(FileLock::holder(&path).unwrap(), Holder::Running(None), "{left:?}");
+        }
+        std::fs::write(&path, own).unwrap();
+        assert_eq!(FileLock::holder(&path).unwrap(), Holder::Running(Some(std::process::id())));
     }
 
     #[test]

@@ -97,3 +97,13 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
 }
+
+/// A database as an earlier version of this program made it.
+#[cfg(test)]
+pub fn make(connection: &Connection, version: usize) {
+    for step in &STEPS[..version] {
+        connection.execute_batch(step).unwrap();
+    }
+    connection.pragma_update(None, "application_id", APPLICATION).unwrap();
+    connection.pragma_update(None, "user_version", version).unwrap();
+}

@@ -1,3 +1,5 @@
+mod upgrade;
+
 use super::*;
 use fleet::{AgentRecord, Status};
 use link::Outcome;

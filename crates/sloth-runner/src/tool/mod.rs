@@ -42,7 +42,10 @@ struct Tool {
 /// Runs `sloth-runner agent …` and returns the exit code. `master` is the flag.
 pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i32 {
     with_tool(master, format, async |tool| match command {
-        AgentCommand::Start { .. } | AgentCommand::Status { .. } | AgentCommand::Check { .. } => {
+        AgentCommand::Start { .. }
+        | AgentCommand::Status { .. }
+        | AgentCommand::Reconnect { .. }
+        | AgentCommand::Check { .. } => {
             unreachable!("the agent has a command line of its own")
         }
         AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,

@@ -48,6 +48,57 @@ fn random_histories_keep_the_invariants() {
     }
 }
 
+/// The list of masters changes at any time, as a reload does it: the session is renewed where its master is gone, and a
+/// wait is ended. Nothing is dialled that is not in the list, there always is a next moment, and what is skipped is in
+/// the list.
+#[test]
+fn lists_that_change_at_any_time_leave_no_session_with_a_master_that_is_gone() {
+    for seed in 0..400_u64 {
+        let mut next = drawn(seed);
+        let mut names: Vec<String> = (0..3).map(|n| n.to_string()).collect();
+        let quick = Params { breaker_failures_max: 1 + next(3) as u32, ..params() };
+        let mut bench = Bench::new(Params { masters: names.clone(), ..quick.clone() });
+        let (mut seen, mut with) = (0, String::new());
+        for _ in 0..300 {
+            let session = bench.link.session;
+            match next(8) {
+                0 => {
+                    let first = next(5);
+                    names = (0..1 + next(4)).map(|n| ((first + n) % 5).to_string()).collect();
+                    bench.link.set_params(Params { masters: names.clone(), ..quick.clone() });
+                    if !names.contains(&with) {
+                        bench.input(Input::Renew);
+                    }
+                    bench.input(Input::Woken(WakeReason::Operator));
+                }
+                1 => bench.input(Input::Woken(WakeReason::Network)),
+                2 => bench.run(bench.now + ms(next(20_000))),
+                3 => bench.input(Input::Reply { session, reply: Reply::Dialled }),
+                4 => bench.input(Input::Reply { session, reply: Reply::Registered { interval: None } }),
+                5 => bench.input(Input::Reply { session, reply: Reply::Ack { seq: 1, interval: None } }),
+                6 => bench.input(Input::Reply { session, reply: Reply::Goodbye { after: s(9), reason: "".into() } }),
+                _ => bench.fail([LossReason::ConnectionRefused, LossReason::UnknownAgent][next(2) as usize]),
+            }
+            for (at, output) in &bench.log[seen..] {
+                if let Output::Dial { master, .. } = output {
+                    let name = names.get(*master);
+                    with.clone_from(
+                        name.unwrap_or_else(|| panic!("seed {seed}: dials {master} of {names:?} at {at:?}")),
+                    );
+                }
+            }
+            seen = bench.log.len();
+            if matches!(bench.link.state(), Phase::Connecting | Phase::Registered | Phase::Active) {
+                assert!(names.contains(&with), "seed {seed}: with {with} of {names:?}");
+                assert_eq!(names[bench.link.masters.current()], with, "seed {seed}");
+            }
+            let due = bench.link.poll_timeout().expect("it was not shut down");
+            assert!(due <= bench.now + s(60), "seed {seed}: nothing happens before {due:?}, now {:?}", bench.now);
+            assert!((names.len()..9).all(|gone| bench.link.skipped_until(gone).is_none()), "seed {seed}");
+        }
+    }
+}
+
 /// Every dial is closed before the next, beats belong to a registered session, and each loss is told once.
 fn check_history(seed: u64, bench: &Bench) {
     let (mut open, mut registered) = (None, false);

@@ -293,3 +293,44 @@ fn a_wake_up_that_was_put_off_keeps_the_next_one_at_a_distance() {
         bench.log.iter().filter(|(_, o)| matches!(o, Output::Dial { .. })).map(|(at, _)| *at).collect();
     assert_eq!(dials, [vec![s(0)], (0..8).map(|n| ms(2_300 + 1_000 * n)).collect()].concat());
 }
+
+#[test]
+fn a_network_that_changed_during_an_attempt_is_tried_at_once_when_that_failed() {
+    let mut bench = Bench::new(params());
+    refused_until(&mut bench, s(300));
+    let dials = bench.dials().len();
+    // One family's route comes, and the other's while the name is being looked up over the first.
+    bench.input(Input::Woken(WakeReason::Network));
+    assert_eq!(bench.dials().len(), dials + 1);
+    bench.run(bench.now + ms(300));
+    bench.input(Input::Woken(WakeReason::Network));
+    assert_eq!(bench.dials().len(), dials + 1, "it may finish");
+    bench.run(bench.now + s(8));
+    bench.fail(LossReason::Dns);
+    assert_eq!((bench.dials().len(), bench.link.state()), (dials + 2, Phase::Connecting));
+    // Nothing has changed since.
+    bench.fail(LossReason::Dns);
+    assert_eq!(bench.dials().len(), dials + 2);
+    // And never more than one in a second.
+    bench.input(Input::Woken(WakeReason::Network));
+    bench.run(bench.now + s(1));
+    let before = bench.now;
+    for _ in 0..50 {
+        bench.input(Input::Woken(WakeReason::Network));
+        if bench.link.state() == Phase::Connecting {
+            bench.fail(LossReason::Unreachable);
+        }
+        bench.run(bench.now + ms(100));
+    }
+    let since = bench.log.iter().filter(|(at, output)| *at > before && matches!(output, Output::Dial { .. })).count();
+    assert!((4..=5).contains(&since), "{since}");
+    // What the master itself says is heeded: it was reached.
+    bench.run(bench.now + s(1));
+    bench.input(Input::Woken(WakeReason::Network));
+    bench.run(bench.now + ms(1));
+    assert_eq!(bench.link.state(), Phase::Connecting);
+    let dials = bench.dials().len();
+    bench.input(Input::Woken(WakeReason::Network));
+    bench.fail(LossReason::NameTaken);
+    assert_eq!((bench.dials().len(), bench.link.state()), (dials, Phase::Disconnected));
+}
