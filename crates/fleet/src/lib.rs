@@ -10,6 +10,7 @@ mod effect;
 mod fleet;
 #[cfg(test)]
 mod histories;
+pub mod pace;
 pub mod registry;
 #[cfg(test)]
 mod testing;
