@@ -3,7 +3,7 @@
 use crate::{
     AgentId, AgentRecord, Beat, Cancelled, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard, Held,
     Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
-    registry::Registry,
+    pace::Stretch, registry::Registry,
 };
 use link::LossReason;
 use std::{collections::HashMap, time::Duration};
@@ -27,6 +27,11 @@ impl<S: Clone + Eq> Fleet<S> {
         let mut dispatch = Dispatch::default();
         dispatch.load(commands);
         Self { registry, dispatch, held: HashMap::new(), out: Out::new(next_event_seq) }
+    }
+
+    /// See [`Registry::stretch`].
+    pub fn stretch(&mut self, stretch: Stretch) {
+        self.registry.stretch(stretch);
     }
 
     pub fn registry(&self) -> &Registry {

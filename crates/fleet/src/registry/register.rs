@@ -1,6 +1,6 @@
 //! Who is who: what a `Register` leads to.
 
-use super::{Agent, Newcomer, Registry, Session, deadlines::Due, hex};
+use super::{Agent, Newcomer, Registry, Rhythm, Session, deadlines::Due, hex};
 use crate::{
     AgentId, AgentRecord, Answer, Change, ConnId, Down, Effect, Now, Out, SessionId, Status,
     effect::{Then, Whom},
@@ -32,6 +32,8 @@ pub struct Timing {
     pub timeout: Duration,
     /// 1 to 100. Default 3.
     pub max_failures: u32,
+    /// How far the interval may be stretched. Never below it, at most 1 h. Default: not at all.
+    pub interval_max: Duration,
 }
 
 impl Timing {
@@ -41,16 +43,24 @@ impl Timing {
 
     /// How long the agent may be silent: interval + max_failures * timeout, 20 s by default.
     pub fn patience(self) -> Duration {
-        let interval = match self.interval {
-            Duration::ZERO => Self::DEFAULT,
-            interval => interval.clamp(Self::INTERVAL_MIN, Self::INTERVAL_MAX),
-        };
+        let interval = self.interval();
         let timeout = match self.timeout {
             Duration::ZERO => interval.min(Self::DEFAULT),
             timeout => timeout.clamp(Self::INTERVAL_MIN, interval),
         };
         let failures = if self.max_failures == 0 { 3 } else { self.max_failures.min(100) };
         interval + timeout * failures
+    }
+
+    pub(super) fn interval(self) -> Duration {
+        match self.interval {
+            Duration::ZERO => Self::DEFAULT,
+            interval => interval.clamp(Self::INTERVAL_MIN, Self::INTERVAL_MAX),
+        }
+    }
+
+    pub(super) fn interval_max(self) -> Duration {
+        self.interval_max.clamp(self.interval(), Self::INTERVAL_MAX)
     }
 }
 
@@ -174,7 +184,7 @@ impl Registry {
         }
         self.names.insert(register.name.clone(), id);
         let epoch = record.epoch.max(register.highest_epoch.min(EPOCH_REPORTED_MAX)) + 1;
-        let patience = register.timing.patience();
+        let rhythm = Rhythm::new(register.timing);
         record.epoch = epoch;
         record.name = register.name;
         record.host = register.host;
@@ -187,8 +197,8 @@ impl Registry {
             epoch,
             instance: register.instance,
             live: false,
-            patience,
-            deadline: now.monotonic + patience,
+            rhythm,
+            deadline: now.monotonic + rhythm.patience(),
             acked: 0,
             stalled: 0,
             answered: false,
@@ -200,6 +210,7 @@ impl Registry {
 
     /// The registration is durable: the session lives, if its connection still does.
     pub(crate) fn registered<S>(&mut self, now: Now, session: SessionId, conn: ConnId, out: &mut Out<S>) -> bool {
+        let stretched = self.stretched();
         let Some(agent) = self.agents.get_mut(&session.agent) else { return false };
         agent.stored = true;
         let Some(current) = agent.session.as_mut().filter(|current| current.conn == conn) else {
@@ -212,11 +223,12 @@ impl Registry {
             return false;
         };
         current.live = true;
-        current.deadline = now.monotonic + current.patience;
+        let interval = current.rhythm.begin(stretched);
+        current.deadline = now.monotonic + current.rhythm.patience();
         self.deadlines.push(current.deadline, Due::Silence { agent: session.agent, epoch: session.epoch });
         let probed = agent.newcomer.is_some();
         agent.record = active(now, &agent.record);
-        out.push(Effect::Answer { conn, answer: Answer::Registered { session } });
+        out.push(Effect::Answer { conn, answer: Answer::Registered { session, interval } });
         if probed {
             out.send(session, Down::Probe);
         }
