@@ -28,6 +28,8 @@ struct Queue {
     messages: VecDeque<MasterMessage>,
     /// Nothing is added any more; the stream ends after what is queued.
     closed: bool,
+    /// The turn of its registration has come.
+    let_in: bool,
     waker: Option<Waker>,
 }
 
@@ -54,6 +56,23 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Its registration, which was held, may go on.
+    pub fn let_in(&self) {
+        let waker = {
+            let mut queue = self.queue.lock().expect("no holder of this lock panics");
+            queue.let_in = true;
+            queue.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whoever asks is woken if that changes, once [`poll_next`](Self::poll_next) was pending before it asks.
+    pub fn is_let_in(&self) -> bool {
+        self.queue.lock().expect("no holder of this lock panics").let_in
     }
 
     /// Its last message: come back after a while. No failure of the agent's.

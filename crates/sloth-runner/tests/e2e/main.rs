@@ -14,6 +14,7 @@ mod identities;
 mod memory;
 mod orphans;
 mod outage;
+mod pace;
 mod port;
 mod run;
 mod scenarios;
