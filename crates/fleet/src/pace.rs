@@ -101,11 +101,16 @@ impl Pace {
     }
 
     /// For each of `n` agents that the master says goodbye to: when it should come back, so that they come no faster
-    /// than at the pace, and not all at once. The first, or only, one comes after a second.
+    /// than at the pace, and not all at once. An only one comes after a second; of a large fleet the first waits until
+    /// goodbyes were said at twice the pace, and so until the master may have ended: who finds nobody waits longer.
     pub fn goodbyes(&self, n: usize) -> impl ExactSizeIterator<Item = Duration> + use<> {
         let count = u32::try_from(n).unwrap_or(u32::MAX).max(1);
         let gap = self.gap.max(GOODBYE_SPREAD_MIN / count);
-        (0..n).map(move |place| (GOODBYE_MIN + gap.saturating_mul(place.try_into().unwrap_or(u32::MAX))).min(RETRY_MAX))
+        let first = GOODBYE_MIN + self.gap.saturating_mul(count - 1) / 2;
+        (0..n).map(move |place| {
+            let place = u32::try_from(place).unwrap_or(u32::MAX);
+            first.saturating_add(gap.saturating_mul(place)).min(RETRY_MAX)
+        })
     }
 }
 
@@ -231,10 +236,12 @@ mod tests {
 
     #[test]
     fn goodbyes_bring_the_fleet_back_at_the_pace_and_nobody_later_than_agents_take() {
-        let waits: Vec<_> = Pace::new(1_000).goodbyes(3_000).collect();
-        assert_eq!((waits[0], waits[1], waits[2_999]), (S, S + S / 1_000, S + S / 1_000 * 2_999));
+        let waits: Vec<_> = Pace::new(1_000).goodbyes(3_001).collect();
+        let first = S * 5 / 2;
+        assert_eq!((waits[0], waits[1], waits[3_000]), (first, first + S / 1_000, first + 3 * S));
         assert_eq!(Pace::new(1_000).goodbyes(1).collect::<Vec<_>>(), [S]);
-        assert_eq!(Pace::new(1_000).goodbyes(3).collect::<Vec<_>>(), [S, 2 * S, 3 * S], "few are spread, too");
+        let few: Vec<_> = Pace::new(1_000).goodbyes(3).map(|wait| wait.as_millis()).collect();
+        assert_eq!(few, [1_001, 2_001, 3_001], "few are spread, too");
         assert_eq!(Pace::new(1_000).goodbyes(0).len(), 0);
         assert_eq!(Pace::new(1).goodbyes(5_000).last(), Some(RETRY_MAX));
     }

@@ -111,5 +111,5 @@ async fn a_master_that_goes_spreads_its_agents_and_sends_away_those_who_wait() {
     };
     let (mut waits, ()) = tokio::join!(goodbyes, master.stop());
     waits.sort_unstable();
-    assert_eq!(waits, [1_000, 1_600, 2_200, 2_800, 3_400], "over three seconds");
+    assert_eq!(waits, [2_000, 2_600, 3_200, 3_800, 4_400], "over three seconds");
 }
