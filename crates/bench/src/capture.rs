@@ -54,7 +54,11 @@ impl Traffic {
     }
 }
 
-fn open() -> io::Result<OwnedFd> {
+/// Moves this thread, and so all that it starts, to a network with nothing but loopback in it.
+///
+/// # Errors
+/// That needs root.
+pub fn enter_network() -> io::Result<()> {
     // SAFETY: no pointers; it changes this thread's network only.
     checked(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
     // SAFETY: no pointers.
@@ -67,6 +71,11 @@ fn open() -> io::Result<OwnedFd> {
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: the request is a complete ifreq that lives through the call.
     checked(unsafe { libc::ioctl(plain.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) })?;
+    Ok(())
+}
+
+fn open() -> io::Result<OwnedFd> {
+    enter_network()?;
     let protocol = libc::c_int::from((libc::ETH_P_IP as u16).to_be());
     // Without the link's header: that is what SOCK_DGRAM means here.
     // SAFETY: no pointers.

@@ -1,11 +1,15 @@
-//! Measures what is promised of the agent's size, on the agent's real binary, and prints it as a table in Markdown.
+//! Measures what is promised, on the real binaries, and prints it as a table in Markdown.
 //!
 //! ```text
 //! cargo run --release -p bench -- footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
+//! cargo run --release -p bench -- storm --master PATH [--agents N] [--seconds N] [--down N] [--backlog N]
 //! ```
 //!
-//! What it needs beside the two programs: Linux; root, for a network of its own whose packets it counts; strace, for
-//! the system calls. What is missing becomes a row that says so.
+//! `footprint` is the agent's size. What it needs beside the two programs: Linux; root, for a network of its own whose
+//! packets it counts; strace, for the system calls. What is missing becomes a row that says so.
+//!
+//! `storm` is a master with a whole fleet, which it loses and gets back. It needs root, for a network of its own whose
+//! dropped connections it counts, and an open-file limit above the number of agents.
 
 mod binary;
 mod capture;
@@ -14,6 +18,7 @@ mod instructions;
 mod process;
 mod scripted;
 mod series;
+mod storm;
 mod strace;
 mod table;
 
@@ -21,26 +26,44 @@ use footprint::Options;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: bench footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
+       bench storm --master PATH [--agents N] [--seconds N] [--down N] [--backlog N]
 
   --agent PATH      the agent's binary
   --floor PATH      the program `floor`, built with the agent's profile and target, to compare with
   --seconds N       measure wakeups, system calls, CPU and packets so long, at the default interval (120)
   --heartbeats N    after so many heartbeats, 100 ms apart, look at the memory again (10000)
   --quick           20 seconds, 100 heartbeats: to see that it works
+
+  --master PATH     the program sloth-runner
+  --agents N        the fleet: that many links with their real transport, in this process (19000)
+  --seconds N       watch it at rest so long (60)
+  --down N          seconds that the killed master is away (3)
+  --backlog N       net.core.somaxconn of the network that it is measured in (65535)
 ";
 
+enum Task {
+    Footprint(Options),
+    Storm(storm::Options),
+}
+
 fn main() -> ExitCode {
-    let options = match options() {
-        Ok(options) => options,
+    let task = match task() {
+        Ok(task) => task,
         Err(error) => {
             eprint!("bench: {error}\n\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    // Before there is a second thread: a network is changed for one thread alone.
-    let capture = capture::Capture::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    match runtime.block_on(footprint::measure(&options, &capture)) {
+    // Networks are changed before there is a second thread: they are changed for one thread alone.
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let measured = match task {
+        Task::Footprint(options) => {
+            let capture = capture::Capture::start();
+            runtime().block_on(footprint::measure(&options, &capture))
+        }
+        Task::Storm(options) => storm::prepare(&options).and_then(|()| runtime().block_on(storm::measure(&options))),
+    };
+    match measured {
         Ok(table) => {
             print!("{table}");
             ExitCode::SUCCESS
@@ -52,16 +75,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn options() -> Result<Options, lexopt::Error> {
+fn task() -> Result<Task, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut arguments = lexopt::Parser::from_env();
+    match arguments.next()? {
+        Some(Value(word)) if word == "footprint" => footprint_options(arguments).map(Task::Footprint),
+        Some(Value(word)) if word == "storm" => storm_options(arguments).map(Task::Storm),
+        Some(other) => Err(other.unexpected()),
+        None => Err("say what to measure".into()),
+    }
+}
+
+fn storm_options(mut arguments: lexopt::Parser) -> Result<storm::Options, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut master = None;
+    let (mut agents, mut seconds, mut down, mut backlog) = (19_000, 60, 3, 65_535);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("master") => master = Some(PathBuf::from(arguments.value()?)),
+            Long("agents") => agents = arguments.value()?.parse()?,
+            Long("seconds") => seconds = arguments.value()?.parse()?,
+            Long("down") => down = arguments.value()?.parse()?,
+            Long("backlog") => backlog = arguments.value()?.parse()?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    let master = master.ok_or("--master PATH is missing")?;
+    let (quiet, down) = (Duration::from_secs(seconds), Duration::from_secs(down));
+    Ok(storm::Options { master, agents, quiet, down, backlog })
+}
+
+fn footprint_options(mut arguments: lexopt::Parser) -> Result<Options, lexopt::Error> {
     use lexopt::prelude::*;
     let (mut agent, mut floor) = (None, None);
     let (mut seconds, mut heartbeats) = (120, 10_000);
-    let mut arguments = lexopt::Parser::from_env();
-    match arguments.next()? {
-        Some(Value(word)) if word == "footprint" => {}
-        Some(other) => return Err(other.unexpected()),
-        None => return Err("say what to measure".into()),
-    }
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("agent") => agent = Some(PathBuf::from(arguments.value()?)),

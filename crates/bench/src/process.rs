@@ -120,7 +120,7 @@ fn number(text: &str, key: &str) -> Option<u64> {
 }
 
 /// To the nanosecond, where `/proc/PID/stat` counts in hundredths of a second.
-fn cpu_time(pid: u32) -> io::Result<Duration> {
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let pid = libc::pid_t::try_from(pid).expect("the kernel's own pids fit");
     let mut clock: libc::clockid_t = 0;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -136,9 +136,30 @@ fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).expect("below 10^9")))
 }
 
+/// What all processes of the machine have used so far, and what its host has withheld.
+pub fn busy_time() -> io::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "this kernel does not tell the processors' times");
+    let ticks = busy_ticks(&text).ok_or_else(unreadable)?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// Of the first line, in hundredths of a second: all but idle and waiting for disks. Time of guests is part of others.
+fn busy_ticks(text: &str) -> Option<u64> {
+    let times: Vec<u64> = text.lines().next()?.split_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
+    let busy = times.iter().enumerate().take(8).filter(|(column, _)| ![3, 4].contains(column));
+    (times.len() >= 8).then(|| busy.map(|(_, ticks)| ticks).sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_processors_are_not_busy() {
+        assert_eq!(busy_ticks("cpu  1 2 4 1000 1000 8 16 32 64 64\ncpu0 9 9\n"), Some(63));
+        assert_eq!(busy_ticks("cpu  1 2\n"), None);
+    }
 
     #[test]
     fn a_key_is_not_found_in_the_middle_of_another() {

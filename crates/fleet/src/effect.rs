@@ -60,8 +60,10 @@ pub enum Effect<S> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
+    /// `interval`: None for the one that the agent proposed.
     Registered {
         session: SessionId,
+        interval: Option<Duration>,
     },
     Rejected {
         reason: LossReason,
@@ -77,8 +79,10 @@ pub enum Answer {
 /// A message to an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Down<S> {
+    /// `interval`: None for the one that the agent was last told.
     HeartbeatAck {
         seq: u64,
+        interval: Option<Duration>,
     },
     /// Say something: another process claims to be you.
     Probe,

@@ -3,7 +3,7 @@
 use crate::{
     AgentId, AgentRecord, Beat, Cancelled, Change, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard,
     Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
-    registry::Registry,
+    pace::Stretch, registry::Registry,
 };
 use link::LossReason;
 use std::{
@@ -39,6 +39,11 @@ impl<S: Clone + Eq> Fleet<S> {
             dispatch.forget_agent(now, owner, "its agent was deleted, or lost its name to another", &mut out);
         }
         Self { registry, dispatch, held: HashMap::new(), out }
+    }
+
+    /// See [`Registry::stretch`].
+    pub fn stretch(&mut self, stretch: Stretch) {
+        self.registry.stretch(stretch);
     }
 
     pub fn registry(&self) -> &Registry {

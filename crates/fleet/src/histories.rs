@@ -246,7 +246,7 @@ impl History {
     fn carry_out(&mut self) {
         for effect in self.bench.effects() {
             match effect {
-                Effect::Answer { conn, answer: Answer::Registered { session } } => {
+                Effect::Answer { conn, answer: Answer::Registered { session, .. } } => {
                     assert!(self.model.connections.contains_key(&conn.0), "a closed connection was registered");
                     let recorded = |change: &Change<u32>| matches!(change, Change::PutAgent(r) if r.id == session.agent && r.epoch == session.epoch);
                     assert!(self.bench.durable.iter().any(recorded), "registered before it was durable");

@@ -8,6 +8,7 @@ mod change;
 pub mod dispatch;
 mod effect;
 mod fleet;
+pub mod gate;
 #[cfg(test)]
 mod histories;
 pub mod pace;

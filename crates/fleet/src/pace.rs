@@ -10,6 +10,10 @@ use std::time::Duration;
 /// Places that nobody took within this are there for whoever comes next, at once.
 const BURST: Duration = Duration::from_secs(1);
 
+/// Nobody is held for longer, whatever it says that it waits: the master gives up connections that are not registered
+/// after 30 s, and so each second holds no more than the pace times this.
+const HOLD_MAX: Duration = Duration::from_secs(10);
+
 /// Who is sent away comes back no sooner, …
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// … and no later: an agent takes no longer wait from a master.
@@ -18,6 +22,10 @@ const RETRY_MAX: Duration = Duration::from_secs(600);
 /// A master that goes has its agents come back no sooner than this: it, or its successor, needs a moment.
 const GOODBYE_MIN: Duration = Duration::from_secs(1);
 
+/// Over at least so long agents come back after a goodbye, however few they are: what each of them costs beside its
+/// place, a handshake and a look into the store, is not done all at once.
+const GOODBYE_SPREAD_MIN: Duration = Duration::from_secs(3);
+
 /// An interval is stretched by no less than this much: agents are told rarely.
 const STRETCH_STEPS: u32 = 4;
 
@@ -25,7 +33,7 @@ const STRETCH_STEPS: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admit {
     Now,
-    /// At this moment, which the pace has promised: the place is its own, and is lost if it does not take it.
+    /// At this moment at the latest, which the pace has promised; if it leaves before, see [`Pace::give_back`].
     Hold(Duration),
     /// Not on this connection: it should come again after so long.
     Later(Duration),
@@ -61,11 +69,21 @@ impl Pace {
             self.next = place + self.gap;
             return Admit::Now;
         }
-        if place - now <= still_waits / 2 {
+        if place - now <= (still_waits / 2).min(HOLD_MAX) {
             self.next = place + self.gap;
             return Admit::Hold(place);
         }
         Admit::Later(self.later(now, place))
+    }
+
+    /// Somebody who was held has left: those behind move up. Only for one who still waits.
+    pub fn give_back(&mut self) {
+        self.next = self.next.saturating_sub(self.gap);
+    }
+
+    /// The place of the first of so many who are held: theirs are the last places given out.
+    pub fn first_place(&self, held: usize) -> Duration {
+        self.next.saturating_sub(self.gap.saturating_mul(u32::try_from(held).unwrap_or(u32::MAX)))
     }
 
     /// After those who are held and those who were sent away before, each gets a place of its own in a second queue that
@@ -82,10 +100,17 @@ impl Pace {
         queue.max(RETRY_MIN)
     }
 
-    /// For each of `n` agents that the master says goodbye to: when it should come back, so that they come at the pace.
+    /// For each of `n` agents that the master says goodbye to: when it should come back, so that they come no faster
+    /// than at the pace, and not all at once. An only one comes after a second; of a large fleet the first waits until
+    /// goodbyes were said at twice the pace, and so until the master may have ended: who finds nobody waits longer.
     pub fn goodbyes(&self, n: usize) -> impl ExactSizeIterator<Item = Duration> + use<> {
-        let gap = self.gap;
-        (0..n).map(move |place| (GOODBYE_MIN + gap.saturating_mul(place.try_into().unwrap_or(u32::MAX))).min(RETRY_MAX))
+        let count = u32::try_from(n).unwrap_or(u32::MAX).max(1);
+        let gap = self.gap.max(GOODBYE_SPREAD_MIN / count);
+        let first = GOODBYE_MIN + self.gap.saturating_mul(count - 1) / 2;
+        (0..n).map(move |place| {
+            let place = u32::try_from(place).unwrap_or(u32::MAX);
+            first.saturating_add(gap.saturating_mul(place)).min(RETRY_MAX)
+        })
     }
 }
 
@@ -211,8 +236,13 @@ mod tests {
 
     #[test]
     fn goodbyes_bring_the_fleet_back_at_the_pace_and_nobody_later_than_agents_take() {
-        let waits: Vec<_> = Pace::new(1_000).goodbyes(3_000).collect();
-        assert_eq!((waits[0], waits[1], waits[2_999]), (S, S + S / 1_000, S + S / 1_000 * 2_999));
+        let waits: Vec<_> = Pace::new(1_000).goodbyes(3_001).collect();
+        let first = S * 5 / 2;
+        assert_eq!((waits[0], waits[1], waits[3_000]), (first, first + S / 1_000, first + 3 * S));
+        assert_eq!(Pace::new(1_000).goodbyes(1).collect::<Vec<_>>(), [S]);
+        let few: Vec<_> = Pace::new(1_000).goodbyes(3).map(|wait| wait.as_millis()).collect();
+        assert_eq!(few, [1_001, 2_001, 3_001], "few are spread, too");
+        assert_eq!(Pace::new(1_000).goodbyes(0).len(), 0);
         assert_eq!(Pace::new(1).goodbyes(5_000).last(), Some(RETRY_MAX));
     }
 

@@ -6,13 +6,15 @@
 mod deadlines;
 mod register;
 mod rejections;
+mod rhythm;
 mod sessions;
 #[cfg(test)]
 mod tests;
 
-use crate::{AgentId, AgentRecord, ConnId, Now, SessionId, Status};
+use crate::{AgentId, AgentRecord, ConnId, Now, SessionId, Status, pace::Stretch};
 use deadlines::Deadlines;
 use rejections::Rejections;
+use rhythm::Rhythm;
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
@@ -58,6 +60,8 @@ pub struct Registry {
     connections: HashMap<ConnId, AgentId>,
     deadlines: Deadlines,
     rejections: Rejections,
+    /// None: everybody beats as it likes.
+    stretch: Option<Stretch>,
     /// The master is going: its sessions' ends are no news.
     retired: bool,
 }
@@ -86,12 +90,11 @@ struct Session {
     instance: [u8; 16],
     /// Its registration is durable.
     live: bool,
-    /// Longest silence.
-    patience: Duration,
     /// Without an answer for so long the agent gives the session up.
     gives_up_after: Duration,
     /// The last beat that told of an answer: it, or none, is the first of those that went unanswered.
     progressed: Duration,
+    rhythm: Rhythm,
     deadline: Duration,
     /// Highest acknowledgement that the agent has reported.
     acked: u64,
@@ -123,6 +126,18 @@ impl Registry {
             self.agents.insert(record.id, Agent::known(record));
         }
         forgotten
+    }
+
+    /// From now on intervals are stretched so that the fleet's heartbeats stay under a rate.
+    pub fn stretch(&mut self, stretch: Stretch) {
+        self.stretch = Some(stretch);
+    }
+
+    /// The interval for each agent that proposes its own, in the fleet as it is.
+    fn stretched(&self) -> impl Fn(Duration) -> Duration + use<> {
+        // Newcomers that are being told apart count, too: they are few.
+        let (stretch, agents) = (self.stretch, self.connections.len());
+        move |own| stretch.map_or(own, |stretch| stretch.interval(agents, own))
     }
 
     /// By name, else by id in hex.

@@ -116,7 +116,7 @@ impl Bench {
 }
 
 pub(crate) fn registered(conn: u64, n: u8, epoch: u64) -> Effect<u32> {
-    Effect::Answer { conn: ConnId(conn), answer: Answer::Registered { session: session(n, epoch) } }
+    Effect::Answer { conn: ConnId(conn), answer: Answer::Registered { session: session(n, epoch), interval: None } }
 }
 
 /// The reason and message with which a connection was rejected.

@@ -52,7 +52,7 @@ pub enum Up {
 
 #[derive(Clone, Debug)]
 pub enum Down {
-    Registered { epoch: u64 },
+    Registered { epoch: u64, interval: Option<Duration> },
     Fleet(fleet::Down<Spec>),
     Rejected { reason: LossReason },
     RetryLater { after: Duration },

@@ -3,6 +3,10 @@
 //! Tokio's default backlog of 128 drops connection attempts when a whole fleet comes back at once; and a server that
 //! stops accepting at the limit of open files, or spins there, takes the fleet down with it.
 
+mod connection;
+
+pub use connection::{Connection, Open};
+
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     fmt, io,
@@ -19,7 +23,8 @@ use tokio::{
 /// Connections that wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// How long accepting pauses when there is no descriptor, or no memory, for another connection.
+/// How long accepting pauses when there is no descriptor, or no memory, for another connection, or there are as many as
+/// may be.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Data that a peer does not acknowledge for so long ends the connection: the kernel alone would keep a dead one for a
@@ -104,16 +109,20 @@ impl Accept for TcpListener {
 /// The accepted connections, for tonic's `serve_with_incoming`. Never ends, and never yields an error.
 pub struct Incoming<A = TcpListener> {
     listener: A,
+    open: Open,
+    open_max: usize,
     pause: Option<Pin<Box<Sleep>>>,
     complained: Option<Instant>,
 }
 
 impl<A> Incoming<A> {
-    pub fn new(listener: A) -> Self {
-        Self { listener, pause: None, complained: None }
+    /// With `open_max` connections open, further ones wait to be accepted.
+    pub fn new(listener: A, open_max: usize) -> Self {
+        Self { listener, open: Open::default(), open_max, pause: None, complained: None }
     }
 
-    fn complain(&mut self, error: &io::Error) {
+    fn pause(&mut self, error: &io::Error) {
+        self.pause = Some(Box::pin(crate::clock::sleep(PAUSE)));
         let now = Instant::now();
         if self.complained.is_some_and(|last| now.duration_since(last) < COMPLAIN_EVERY) {
             return;
@@ -129,7 +138,7 @@ impl<A> Incoming<A> {
 }
 
 impl<A: Accept + Unpin> tokio_stream::Stream for Incoming<A> {
-    type Item = io::Result<TcpStream>;
+    type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
@@ -138,16 +147,17 @@ impl<A: Accept + Unpin> tokio_stream::Stream for Incoming<A> {
                 std::task::ready!(pause.as_mut().poll(context));
                 this.pause = None;
             }
+            if this.open.count() >= this.open_max {
+                this.pause(&io::Error::from_raw_os_error(libc::EMFILE));
+                continue;
+            }
             match std::task::ready!(this.listener.poll_accept(context)) {
                 Ok(stream) => {
                     prepare(&stream);
-                    return Poll::Ready(Some(Ok(stream)));
+                    return Poll::Ready(Some(Ok(Connection::new(stream, &this.open))));
                 }
                 Err(error) if belongs_to_one_connection(&error) => {}
-                Err(error) => {
-                    this.complain(&error);
-                    this.pause = Some(Box::pin(crate::clock::sleep(PAUSE)));
-                }
+                Err(error) => this.pause(&error),
             }
         }
     }
@@ -202,7 +212,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_the_limit_of_open_files_accepting_pauses_and_goes_on() {
         let script = Script { errors: vec![libc::EMFILE, libc::ENFILE], stream: Some(connection().await), asked: 0 };
-        let mut incoming = Incoming::new(script);
+        let mut incoming = Incoming::new(script, 10);
         let start = Instant::now();
         incoming.next().await.expect("it does not end").expect("it yields no error");
         assert_eq!(start.elapsed(), Duration::from_millis(200));
@@ -210,10 +220,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn with_as_many_connections_as_may_be_others_wait_until_one_ends() {
+        let script = Script { errors: vec![], stream: Some(connection().await), asked: 0 };
+        let mut incoming = Incoming::new(script, 1);
+        let first = incoming.next().await.unwrap().unwrap();
+        incoming.listener.stream = Some(connection().await);
+        let asked = incoming.listener.asked;
+        assert!(tokio::time::timeout(Duration::from_secs(60), incoming.next()).await.is_err(), "no room");
+        assert_eq!(incoming.listener.asked, asked, "it waits in the kernel, which closes nothing");
+        drop(first);
+        let start = Instant::now();
+        incoming.next().await.unwrap().unwrap();
+        assert!(start.elapsed() <= PAUSE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_gone_already_costs_no_pause() {
         let script = Script { errors: vec![libc::ECONNABORTED; 5], stream: Some(connection().await), asked: 0 };
         let start = Instant::now();
-        Incoming::new(script).next().await.unwrap().unwrap();
+        Incoming::new(script, 10).next().await.unwrap().unwrap();
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
@@ -227,10 +252,10 @@ mod tests {
             let connecting = TcpStream::connect(address);
             waiting.push(tokio::time::timeout(Duration::from_millis(900), connecting).await.expect("queued").unwrap());
         }
-        let mut incoming = Incoming::new(listener);
+        let mut incoming = Incoming::new(listener, 300);
         for _ in 0..300 {
-            let stream = incoming.next().await.unwrap().unwrap();
-            assert!(stream.nodelay().unwrap() && SockRef::from(&stream).keepalive().unwrap());
+            let Connection { stream, .. } = &incoming.next().await.unwrap().unwrap();
+            assert!(stream.nodelay().unwrap() && SockRef::from(stream).keepalive().unwrap());
         }
     }
 

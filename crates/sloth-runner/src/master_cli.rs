@@ -234,7 +234,11 @@ fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), Stri
         if let Some(log) = background {
             daemon::detach(log);
         }
-        let options = Options { name: sloth_agent::config::host_name() };
+        let options = Options {
+            name: sloth_agent::config::host_name(),
+            registrations_per_second: config.registrations_per_second,
+            heartbeats_per_second: config.heartbeats_per_second,
+        };
         let served = master::serve(listener, Arc::new(store), outputs, snapshot, options, shutdown.wait()).await;
         served.map_err(|error| format!("the server failed: {error}"))
     });

@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{outputs::OUTPUT_KEEP_DEFAULT, store::History};
+use crate::{
+    master::{HEARTBEATS_PER_SECOND_DEFAULT, REGISTRATIONS_PER_SECOND_DEFAULT},
+    outputs::OUTPUT_KEEP_DEFAULT,
+    store::History,
+};
 use sloth_agent::config::{
     Log, Surroundings, read_log,
     reader::{Layers, Origin, Problems, Reader, Shown},
@@ -105,15 +109,10 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
     let state_dir = reader.path("state_dir").value.unwrap_or_else(|| surroundings.default_state_dir("master"));
     let store = reader.path("store").value.unwrap_or_else(|| state_dir.join("sloth.db"));
     let http = reader.string("http.listen", check_http);
-    let heartbeats = reader.integer("heartbeat.max_per_second", 5_000, 1..=1_000_000);
-    let registrations = reader.integer("registrations.max_per_second", 5_000, 1..=1_000_000);
+    let heartbeats = reader.integer("heartbeat.max_per_second", HEARTBEATS_PER_SECOND_DEFAULT, 1..=1_000_000);
+    let registrations = reader.integer("registrations.max_per_second", REGISTRATIONS_PER_SECOND_DEFAULT, 1..=1_000_000);
     let webhook = reader.string("events.webhook", check_webhook);
-    let idle = [
-        (http.key, http.is_default()),
-        (heartbeats.key, heartbeats.is_default()),
-        (registrations.key, registrations.is_default()),
-        (webhook.key, webhook.is_default()),
-    ];
+    let idle = [(http.key, http.is_default()), (webhook.key, webhook.is_default())];
     let config = MasterConfig {
         listen,
         state_dir,

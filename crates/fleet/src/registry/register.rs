@@ -1,6 +1,6 @@
 //! Who is who: what a `Register` leads to.
 
-use super::{Agent, Newcomer, Registry, Session, deadlines::Due, hex};
+use super::{Agent, Newcomer, Registry, Rhythm, Session, deadlines::Due, hex};
 use crate::{
     AgentId, AgentRecord, Answer, Change, ConnId, Down, Effect, Now, Out, SessionId, Status,
     effect::{Then, Whom},
@@ -32,6 +32,8 @@ pub struct Timing {
     pub timeout: Duration,
     /// 1 to 100. Default 3.
     pub max_failures: u32,
+    /// How far the interval may be stretched. Never below it, at most 1 h. Default: not at all.
+    pub interval_max: Duration,
 }
 
 impl Timing {
@@ -52,10 +54,7 @@ impl Timing {
     }
 
     fn clamped(self) -> (Duration, Duration) {
-        let interval = match self.interval {
-            Duration::ZERO => Self::DEFAULT,
-            interval => interval.clamp(Self::INTERVAL_MIN, Self::INTERVAL_MAX),
-        };
+        let interval = self.interval();
         let timeout = match self.timeout {
             Duration::ZERO => interval.min(Self::DEFAULT),
             timeout => timeout.clamp(Self::INTERVAL_MIN, interval),
@@ -65,6 +64,17 @@ impl Timing {
 
     fn failures(self) -> u32 {
         if self.max_failures == 0 { 3 } else { self.max_failures.min(100) }
+    }
+
+    pub(super) fn interval(self) -> Duration {
+        match self.interval {
+            Duration::ZERO => Self::DEFAULT,
+            interval => interval.clamp(Self::INTERVAL_MIN, Self::INTERVAL_MAX),
+        }
+    }
+
+    pub(super) fn interval_max(self) -> Duration {
+        self.interval_max.clamp(self.interval(), Self::INTERVAL_MAX)
     }
 }
 
@@ -200,7 +210,8 @@ impl Registry {
         }
         self.names.insert(register.name.clone(), id);
         let epoch = record.epoch.max(register.highest_epoch.min(EPOCH_REPORTED_MAX)) + 1;
-        let (patience, gives_up_after) = (register.timing.patience(), register.timing.gives_up_after());
+        let gives_up_after = register.timing.gives_up_after();
+        let rhythm = Rhythm::new(register.timing);
         record.epoch = epoch;
         record.name = register.name;
         record.host = register.host;
@@ -213,10 +224,10 @@ impl Registry {
             epoch,
             instance: register.instance,
             live: false,
-            patience,
+            rhythm,
             gives_up_after,
             progressed: now.monotonic,
-            deadline: now.monotonic + patience,
+            deadline: now.monotonic + rhythm.patience(),
             acked: 0,
             stalled: 0,
             answered: false,
@@ -228,6 +239,7 @@ impl Registry {
 
     /// The registration is durable: the session lives, if its connection still does.
     pub(crate) fn registered<S>(&mut self, now: Now, session: SessionId, conn: ConnId, out: &mut Out<S>) -> bool {
+        let stretched = self.stretched();
         let Some(agent) = self.agents.get_mut(&session.agent) else { return false };
         agent.stored = true;
         agent.replaces = None;
@@ -243,11 +255,12 @@ impl Registry {
         };
         current.live = true;
         current.progressed = now.monotonic;
-        current.deadline = now.monotonic + current.patience;
+        let interval = current.rhythm.begin(stretched);
+        current.deadline = now.monotonic + current.rhythm.patience();
         self.deadlines.push(current.deadline, Due::Silence { agent: session.agent, epoch: session.epoch });
         let probed = agent.newcomer.is_some();
         agent.record = active(now, &agent.record);
-        out.push(Effect::Answer { conn, answer: Answer::Registered { session } });
+        out.push(Effect::Answer { conn, answer: Answer::Registered { session, interval } });
         if probed {
             out.send(session, Down::Probe);
         }

@@ -41,7 +41,7 @@ impl Registry {
         let Some(agent) = self.agents.get_mut(&session.agent) else { return Heard::Unknown };
         match &mut agent.session {
             Some(current) if current.live && current.epoch == session.epoch => {
-                current.deadline = now.monotonic + current.patience;
+                current.deadline = now.monotonic + current.rhythm.patience();
             }
             _ => return Heard::Stale,
         }
@@ -56,6 +56,7 @@ impl Registry {
         if heard != Heard::Live {
             return heard;
         }
+        let stretched = self.stretched();
         let agent = self.agents.get_mut(&session.agent).expect("it was just heard");
         let current = agent.session.as_mut().expect("it was just heard");
         if beat.last_ack > current.acked {
@@ -71,8 +72,10 @@ impl Registry {
         if let Some(node) = beat.node {
             agent.node = Some(Box::new(node));
         }
+        let interval = current.rhythm.go_on(beat.seq, beat.last_ack, stretched);
+        current.deadline = now.monotonic + current.rhythm.patience();
         let weakness = current.weakness();
-        out.send(session, Down::HeartbeatAck { seq: beat.seq });
+        out.send(session, Down::HeartbeatAck { seq: beat.seq, interval });
         match (agent.record.status, weakness) {
             (Status::Active, Some((reason, detail))) => {
                 self.set_down(now, session.agent, Status::Inactive, reason, detail.to_owned(), out);
@@ -219,7 +222,7 @@ impl Registry {
             self.deadlines.push(session.deadline, Due::Silence { agent: id, epoch });
             return false;
         }
-        let silence = format!("nothing was heard of it for {:.1} s", session.patience.as_secs_f64());
+        let silence = format!("nothing was heard of it for {:.1} s", session.rhythm.patience().as_secs_f64());
         self.end_session(id);
         let session = SessionId { agent: id, epoch };
         let reason = LossReason::HeartbeatTimeout;

@@ -71,7 +71,7 @@ fn silence_of_twenty_seconds_is_a_loss_and_any_message_a_sign_of_life() {
 #[test]
 fn what_agents_say_of_their_timing_is_clamped() {
     let patience = |interval, timeout, max_failures| {
-        Timing { interval: MS(interval), timeout: MS(timeout), max_failures }.patience()
+        Timing { interval: MS(interval), timeout: MS(timeout), max_failures, ..Timing::default() }.patience()
     };
     assert_eq!(patience(5_000, 5_000, 3), MS(20_000));
     assert_eq!(patience(0, 0, 0), MS(20_000));
@@ -129,7 +129,10 @@ fn an_agent_that_cannot_take_commands_is_not_active() {
     bench.register(1, register(1, 1, "a"));
     let beat = Beat { seq: 1, last_ack: 0, ready: false, node: None };
     assert_eq!(bench.fleet.heartbeat(bench.now, session(1, 1), beat), Heard::Live);
-    assert_eq!(bench.settle(), [Effect::Send { session: session(1, 1), message: Down::HeartbeatAck { seq: 1 } }]);
+    assert_eq!(
+        bench.settle(),
+        [Effect::Send { session: session(1, 1), message: Down::HeartbeatAck { seq: 1, interval: None } }]
+    );
     assert_eq!(bench.status(1), (Status::Inactive, "not_ready".to_owned()));
     let submit = Submit { id: "c".to_owned(), agent: "a".to_owned(), spec: 1 };
     assert!(matches!(bench.fleet.submit(bench.now, submit, None), Err(Refusal::Away { .. })));
@@ -454,4 +457,54 @@ fn ids_are_read_as_they_are_written() {
     for bad in ["", "a7", &"g".repeat(32), &"é".repeat(16), "+7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7"] {
         assert_eq!(id_from_hex(bad), None, "{bad}");
     }
+}
+
+/// The interval that each of these agents is told with its next beat; every answer before is acknowledged.
+fn told(bench: &mut Bench, agents: &[u8], seq: u64) -> Vec<Option<Duration>> {
+    for n in agents {
+        assert_eq!(bench.beat(session(*n, 1), seq, seq - 1), Heard::Live);
+    }
+    let told = bench.settle().into_iter().filter_map(|effect| match effect {
+        Effect::Send { message: Down::HeartbeatAck { interval, .. }, .. } => Some(interval),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn intervals_are_stretched_while_the_fleet_is_large_and_nobody_is_judged_by_the_old_one() {
+    let mut bench = Bench::new();
+    bench.fleet.stretch(crate::pace::Stretch::new(1));
+    let timing = Timing { interval_max: MS(12_000), ..Timing::default() };
+    let mut at_registration = Vec::new();
+    for n in 1..=10 {
+        let effects = bench.register(n.into(), Register { timing, ..register(n, 1, &format!("a{n}")) });
+        at_registration.extend(effects.into_iter().filter_map(|effect| match effect {
+            Effect::Answer { answer: Answer::Registered { interval, .. }, .. } => Some(interval),
+            _ => None,
+        }));
+    }
+    let s = |seconds: f64| Some(Duration::from_secs_f64(seconds));
+    let mut expected = vec![None; 5];
+    expected.extend([s(6.25), s(7.5), s(8.75), s(10.0), s(10.0)]);
+    assert_eq!(at_registration, expected, "one a second, in quarters of 5 s");
+    let everybody: Vec<u8> = (1..=10).collect();
+    let expected: Vec<_> = (1..=10).map(|n| s(10.0).filter(|_| n < 9)).collect();
+    assert_eq!(told(&mut bench, &everybody, 1), expected, "the last two knew already");
+    assert_eq!(told(&mut bench, &everybody, 2), [None; 10]);
+    bench.advance(MS(24_999));
+    assert_eq!(bench.timeout(), [], "10 s and three times 5 s");
+
+    for n in 5..=10 {
+        bench.close(n);
+    }
+    let few = [1, 2, 3, 4];
+    assert_eq!(told(&mut bench, &few, 3), [s(5.0); 4], "back to what they propose");
+    bench.advance(MS(24_999));
+    assert_eq!(bench.timeout(), [], "who knows whether they have heard of it");
+    assert_eq!(told(&mut bench, &few, 4), [None; 4]);
+    bench.advance(MS(19_999));
+    assert_eq!(bench.timeout(), []);
+    bench.advance(MS(1));
+    assert_eq!(closed(&bench.timeout()).len(), 4);
 }

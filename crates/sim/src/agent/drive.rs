@@ -228,6 +228,7 @@ impl World {
                 interval: this.params.heartbeat_interval,
                 timeout: this.params.heartbeat_timeout,
                 max_failures: this.params.failures_max,
+                interval_max: this.params.interval_max,
             },
             ..Register::default()
         });
@@ -302,15 +303,15 @@ impl World {
 
     fn hear(&mut self, host: usize, conn: u64, message: Down) {
         match message {
-            Down::Registered { epoch } => self.registered(host, conn, epoch),
+            Down::Registered { epoch, interval } => self.registered(host, conn, epoch, interval),
             Down::Rejected { reason } => self.failed(host, conn, reason),
             Down::RetryLater { after } => self.reply(host, conn, Reply::RetryLater { after, reason: String::new() }),
             Down::Goodbye { after } => self.reply(host, conn, Reply::Goodbye { after, reason: String::new() }),
             Down::OutputAck { id, received, durable } => self.output_acked(host, &id, received, durable),
-            Down::Fleet(fleet::Down::HeartbeatAck { seq }) => {
+            Down::Fleet(fleet::Down::HeartbeatAck { seq, interval }) => {
                 let now = self.now;
                 self.check.acked(host, now);
-                self.reply(host, conn, Reply::Ack { seq, interval: None });
+                self.reply(host, conn, Reply::Ack { seq, interval });
             }
             Down::Fleet(fleet::Down::Probe) => self.send_up(host, Up::ProbeAnswer),
             Down::Fleet(fleet::Down::Run { id, spec }) => self.run_command(host, id, spec),
@@ -326,14 +327,14 @@ impl World {
         self.drained(host);
     }
 
-    fn registered(&mut self, host: usize, conn: u64, epoch: u64) {
+    fn registered(&mut self, host: usize, conn: u64, epoch: u64, interval: Option<Duration>) {
         let now = self.now;
         let this = &mut self.hosts[host];
         if epoch <= this.disk.highest_epoch {
             return self.failed(host, conn, LossReason::Protocol);
         }
         this.disk.highest_epoch = epoch;
-        self.reply(host, conn, Reply::Registered { interval: None });
+        self.reply(host, conn, Reply::Registered { interval });
         let Some(process) = &mut self.hosts[host].process else { return };
         if process.link.state() == Phase::Registered {
             process.epoch = epoch;

@@ -186,7 +186,7 @@ impl World {
 
     fn answer(&mut self, conn: u64, answer: Answer) {
         match answer {
-            Answer::Registered { session } => {
+            Answer::Registered { session, interval } => {
                 if let Err(what) = self.check.registered(session, self.now, &self.master.store) {
                     self.fail(what);
                 }
@@ -194,7 +194,7 @@ impl World {
                 let Some(wire) = process.wires.get_mut(&conn) else { return };
                 wire.session = Some(session);
                 process.sessions.insert(session, conn);
-                let registered = Down::Registered { epoch: session.epoch };
+                let registered = Down::Registered { epoch: session.epoch, interval };
                 self.send(conn, Way::Down, Lane::Session, Packet::Down(registered));
             }
             Answer::Rejected { reason, .. } => self.dismiss(conn, Down::Rejected { reason }),

@@ -4,7 +4,9 @@
 //! they keep their order; whoever finds another one at it leaves its own effects to that one.
 
 use super::{
+    Options,
     clock::Clock,
+    entrance::Entrance,
     hub::Hub,
     ports::{Change, Outputs, Record, Spec, Store},
     rows,
@@ -28,6 +30,7 @@ use tokio::sync::{Notify, oneshot, watch};
 pub struct Core {
     state: Mutex<State>,
     pub wires: Wires,
+    pub entrance: Entrance,
     pub store: Arc<dyn Store>,
     pub outputs: Arc<dyn Outputs>,
     clock: Box<dyn Clock>,
@@ -70,16 +73,17 @@ impl Core {
         store: Arc<dyn Store>,
         outputs: Arc<dyn Outputs>,
         clock: Box<dyn Clock>,
-        name: String,
+        options: Options,
         stdin_grace: Duration,
     ) -> Self {
         Self {
             state: Mutex::new(State { fleet, carrying: false, armed: None }),
             wires: Wires::default(),
+            entrance: Entrance::new(options.registrations_per_second),
             store,
             outputs,
             clock,
-            name,
+            name: options.name,
             stdin_grace,
             hubs: Mutex::default(),
             tickets: Mutex::default(),
@@ -296,13 +300,13 @@ impl Core {
 
     fn answer(&self, conn: ConnId, answer: Answer) {
         match answer {
-            Answer::Registered { session } => {
+            Answer::Registered { session, interval } => {
                 if let Some(outbox) = self.wires.register(conn, session) {
                     outbox.push(Kind::Registered(Registered {
                         epoch: session.epoch,
                         master_name: self.name.clone(),
                         master_version: env!("CARGO_PKG_VERSION").to_owned(),
-                        interval_ms: 0,
+                        interval_ms: millis(interval),
                         time_unix_ms: self.clock.now().unix_ms,
                     }));
                 }
@@ -354,6 +358,11 @@ fn end_at_once() -> ! {
     std::process::abort()
 }
 
+/// 0 where nothing changes.
+fn millis(interval: Option<Duration>) -> u64 {
+    interval.map_or(0, |interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn hex(session: SessionId) -> String {
     fleet::hex(&session.agent)
 }
@@ -375,7 +384,7 @@ pub fn rejected(reason: link::LossReason, message: String) -> Kind {
 
 fn down(message: Down<Spec>) -> Kind {
     match message {
-        Down::HeartbeatAck { seq } => Kind::HeartbeatAck(HeartbeatAck { seq, interval_ms: 0 }),
+        Down::HeartbeatAck { seq, interval } => Kind::HeartbeatAck(HeartbeatAck { seq, interval_ms: millis(interval) }),
         Down::Probe => Kind::Probe(Probe {}),
         Down::Run { id, spec } => Kind::RunCommand(RunCommand { id, spec: Some(spec) }),
         Down::Cancel { id } => Kind::CancelCommand(CancelCommand { id }),

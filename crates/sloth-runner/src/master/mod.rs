@@ -2,6 +2,7 @@
 
 mod clock;
 mod core;
+mod entrance;
 mod fleet_rpc;
 mod hub;
 mod orphans;
@@ -31,7 +32,30 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct Options {
     /// How it calls itself towards agents.
     pub name: String,
+    /// Above it agents wait, or are asked to come back. At least 1.
+    pub registrations_per_second: u32,
+    /// Of the whole fleet; above it agents are asked to beat less often. At least 1.
+    pub heartbeats_per_second: u32,
 }
+
+impl Options {
+    /// With this name, and the defaults of the configuration.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            registrations_per_second: REGISTRATIONS_PER_SECOND_DEFAULT,
+            heartbeats_per_second: HEARTBEATS_PER_SECOND_DEFAULT,
+        }
+    }
+}
+
+/// A fleet of 19,000 is let in within 3 s. A registration with its connection costs 0.2 ms of a core in the clear
+/// (`docs/specification.md`) and twice as much over TLS, so that two cores bear this many; the store, which commits
+/// hundreds at once, bears twenty times as many.
+pub const REGISTRATIONS_PER_SECOND_DEFAULT: u32 = 5_000;
+
+/// As much as 25,000 agents send at their default interval: under a tenth of a core.
+pub const HEARTBEATS_PER_SECOND_DEFAULT: u32 = 5_000;
 
 /// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled: it is
 /// never given a false end of its input.
@@ -39,10 +63,6 @@ const STDIN_GRACE: Duration = Duration::from_secs(10);
 
 /// Sessions and calls that are still open get this long when the master goes.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
-/// Agents come back after this at the earliest, …
-const RETRY_AFTER_MIN_MS: u64 = 500;
-/// … and spread over so much time that this many come in a second.
-const RETURNS_PER_SECOND: u64 = 1_000;
 
 /// Calls on one connection: of a tool up to 1,000 commands at once (`--max-parallel`) and what it asks beside them; of an
 /// agent its session, 16 outputs, and some to replace them.
@@ -73,6 +93,7 @@ async fn serve_core(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let timer = tokio::spawn(timer::run(core.clone()));
+    let entrance = tokio::spawn(entrance::run(core.clone()));
     let ending = core.clone();
     let signal = async move { ending.ended().await };
     let server = tonic::transport::Server::builder()
@@ -88,7 +109,7 @@ async fn serve_core(
             fleet_server::FleetServer::new(fleet_rpc::FleetService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),
         )
-        .serve_with_incoming_shutdown(Incoming::new(listener), signal);
+        .serve_with_incoming_shutdown(Incoming::new(listener, crate::open_files::connections_max()), signal);
     tokio::pin!(server);
     let result = tokio::select! {
         result = &mut server => result,
@@ -98,6 +119,7 @@ async fn serve_core(
         }
     };
     timer.abort();
+    entrance.abort();
     result
 }
 
@@ -111,8 +133,9 @@ fn start(
     let clock = Box::new(BootClock);
     let Snapshot { agents, commands, next_event_seq } = snapshot;
     let unfinished: Vec<String> = commands.iter().map(|record| record.id.clone()).collect();
-    let fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
-    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options.name, stdin_grace));
+    let mut fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
+    fleet.stretch(fleet::pace::Stretch::new(options.heartbeats_per_second));
+    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options, stdin_grace));
     if !unfinished.is_empty() {
         let core = core.clone();
         // How much of their output is here.
@@ -129,13 +152,20 @@ fn start(
     core
 }
 
-/// Ends every session, each with its own time to come back.
+/// Ends every session, each with its own time to come back; and whoever is not registered comes back, too.
 fn say_goodbye(core: &Arc<Core>) {
     core.decide(|fleet, _| fleet.retire());
     core.ending.send_replace(true);
-    for (n, outbox) in core.wires.all().into_iter().enumerate() {
-        let retry_after_ms = RETRY_AFTER_MIN_MS + n as u64 * 1_000 / RETURNS_PER_SECOND;
-        outbox.push(Kind::Goodbye(Goodbye { reason: "master_shutdown".to_owned(), retry_after_ms }));
+    let connections = core.wires.all();
+    let waits = core.entrance.goodbyes(connections.len());
+    for (outbox, after) in connections.into_iter().zip(waits) {
+        let reason = "master_shutdown".to_owned();
+        if outbox.session().is_none() {
+            outbox.retry_later(after, reason);
+            continue;
+        }
+        let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        outbox.push(Kind::Goodbye(Goodbye { reason, retry_after_ms }));
         outbox.close();
     }
 }

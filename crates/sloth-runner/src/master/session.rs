@@ -8,7 +8,10 @@ use super::{
     wires::Outbox,
 };
 use crate::open_files;
-use fleet::{Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing};
+use fleet::{
+    Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing,
+    gate::{Entry, Place},
+};
 use link::{LossReason, Outcome};
 use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command};
 use std::{
@@ -41,6 +44,8 @@ pub struct Session {
     inbound: Streaming<AgentMessage>,
     remote: Option<SocketAddr>,
     asked: bool,
+    /// What it asked, while it waits for its turn.
+    held: Option<(Place, Box<proto::Register>)>,
     /// Why it ended, once that is known.
     end: Option<(LossReason, String)>,
 }
@@ -48,7 +53,7 @@ pub struct Session {
 impl Session {
     pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, remote: Option<SocketAddr>) -> Self {
         let (conn, outbox) = core.wires.open(core.now().monotonic);
-        Self { core, conn, outbox, inbound, remote, asked: false, end: None }
+        Self { core, conn, outbox, inbound, remote, asked: false, held: None, end: None }
     }
 
     /// Handles one message. `false`: it was the last.
@@ -57,7 +62,7 @@ impl Session {
             return match message.kind {
                 Some(Kind::Register(register)) if !self.asked => {
                     self.asked = true;
-                    self.register(register)
+                    self.queue_up(register)
                 }
                 _ => self.refuse("the first message must be one Register, and nothing else before the answer"),
             };
@@ -98,17 +103,31 @@ impl Session {
         true
     }
 
-    fn register(&self, message: proto::Register) -> bool {
-        let ids = (rows::id(&message.agent_id), rows::id(&message.instance_id), rows::id(&message.spool_id));
-        let (Some(id), Some(instance), Some(spool_id)) = ids else {
-            return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
-        };
+    /// At its turn: now, later on this connection, or on another one.
+    fn queue_up(&mut self, message: proto::Register) -> bool {
         let conn = self.conn;
         if self.core.wires.connections() > open_files::sessions_max() {
             let after = FULL_RETRY + Duration::from_millis(conn.0 % FULL_SPREAD_MS);
             self.outbox.retry_later(after, "too many open files".to_owned());
             return true;
         }
+        let still_waits = Duration::from_millis(message.will_wait_ms);
+        match self.core.entrance.arrive(self.core.now().monotonic, conn, still_waits) {
+            Entry::Now => return self.register(message),
+            Entry::Held(place) => self.held = Some((place, Box::new(message))),
+            Entry::Later(after) => {
+                self.outbox.retry_later(after, "too many agents register at once".to_owned());
+            }
+        }
+        true
+    }
+
+    fn register(&self, message: proto::Register) -> bool {
+        let ids = (rows::id(&message.agent_id), rows::id(&message.instance_id), rows::id(&message.spool_id));
+        let (Some(id), Some(instance), Some(spool_id)) = ids else {
+            return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
+        };
+        let conn = self.conn;
         let (register, held) = split(message, id, instance, spool_id, self.remote);
         let unknown: Vec<String> = self.core.read(|fleet| {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
@@ -184,6 +203,11 @@ impl Stream for Session {
             if let Poll::Ready(message) = self.outbox.poll_next(context) {
                 return Poll::Ready(message.map(Ok));
             }
+            if self.held.is_some() && self.outbox.is_let_in() {
+                let (_, message) = self.held.take().expect("it was just there");
+                self.register(*message);
+                continue;
+            }
             match Pin::new(&mut self.inbound).poll_next(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(message))) => {
@@ -209,6 +233,9 @@ impl Stream for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let (reason, detail) = self.end.take().unwrap_or_else(|| (LossReason::ConnectionReset, gone()));
+        if let Some((place, _)) = self.held.take() {
+            self.core.entrance.leave(place);
+        }
         self.core.wires.drop_connection(self.conn);
         let conn = self.conn;
         self.core.decide(|fleet, now| fleet.closed(now, conn, reason, detail));
@@ -288,6 +315,7 @@ fn split(
             interval: Duration::from_millis(message.interval_ms),
             timeout: Duration::from_millis(message.timeout_ms),
             max_failures: message.max_failures,
+            interval_max: Duration::from_millis(message.max_interval_ms),
         },
     };
     (register, held.collect())

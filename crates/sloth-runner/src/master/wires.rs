@@ -28,6 +28,8 @@ struct Queue {
     messages: VecDeque<MasterMessage>,
     /// Nothing is added any more; the stream ends after what is queued.
     closed: bool,
+    /// The turn of its registration has come.
+    let_in: bool,
     waker: Option<Waker>,
 }
 
@@ -56,6 +58,23 @@ impl Outbox {
         }
     }
 
+    /// Its registration, which was held, may go on.
+    pub fn let_in(&self) {
+        let waker = {
+            let mut queue = self.queue.lock().expect("no holder of this lock panics");
+            queue.let_in = true;
+            queue.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whoever asks is woken if that changes, once [`poll_next`](Self::poll_next) was pending before it asks.
+    pub fn is_let_in(&self) -> bool {
+        self.queue.lock().expect("no holder of this lock panics").let_in
+    }
+
     /// Its last message: come back after a while. No failure of the agent's.
     pub fn retry_later(&self, after: Duration, reason: String) {
         let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
@@ -79,8 +98,9 @@ impl Outbox {
     pub fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<MasterMessage>> {
         let mut queue = self.queue.lock().expect("no holder of this lock panics");
         if let Some(message) = queue.messages.pop_front() {
+            // Room for a few messages is a thirtieth of what an idle agent costs.
             if queue.messages.is_empty() {
-                queue.messages.shrink_to(4);
+                queue.messages = VecDeque::new();
             }
             return Poll::Ready(Some(message));
         }

@@ -121,8 +121,17 @@ fn tls_is_refused_and_not_left_out() {
 fn keys_without_an_effect_yet_are_named() {
     let text = "[http]\nlisten = \"\"\n[registrations]\nmax_per_second = 7\n[events]\nkeep = \"1d\"";
     let (config, idle) = load_text(text).unwrap();
-    assert_eq!(idle, ["http.listen", "registrations.max_per_second"]);
+    assert_eq!(idle, ["http.listen"]);
     assert_eq!(config.http_listen, None);
+    assert_eq!(config.registrations_per_second, 7);
+}
+
+#[test]
+fn a_pace_at_which_nobody_comes_in_is_refused() {
+    let text = "[heartbeat]\nmax_per_second = 0\n[registrations]\nmax_per_second = -1";
+    let problems = load_text(text).unwrap_err();
+    assert_eq!(problems[0], "master.toml:2: heartbeat.max_per_second is 0, below 1: use 1 to 1000000");
+    assert!(problems[1].starts_with("master.toml:4: registrations.max_per_second is -1"), "{problems:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod identities;
 mod memory;
 mod orphans;
 mod outage;
+mod pace;
 mod port;
 mod run;
 mod scenarios;

@@ -29,11 +29,15 @@ impl Running {
     pub fn start(mut command: Command, input: Stdio) -> Self {
         command.env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("SLOTH_RUNNER_TOKEN").env_remove("RUST_LOG");
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: prctl is a system call without memory of ours, allowed between fork and exec.
+        // SAFETY: system calls without memory of ours, allowed between fork and exec.
         unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
+            command.pre_exec(|| {
+                // Whoever runs the tests may have it ignored, as `nohup` does.
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                }
             });
         }
         let what = format!("{command:?}");

@@ -44,10 +44,14 @@ impl Master {
 
     /// On what an earlier one has left.
     pub async fn restart(store: Arc<MemoryStore>, outputs: Arc<MemoryOutputs>) -> Self {
+        Self::with(store, outputs, Options::named("test")).await
+    }
+
+    pub async fn with(store: Arc<MemoryStore>, outputs: Arc<MemoryOutputs>, options: Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (snapshot, options) = (store.snapshot(), Options { name: "test".to_owned() });
+        let snapshot = store.snapshot();
         let (for_store, for_outputs) = (store.clone(), outputs.clone());
         let task = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
