@@ -23,6 +23,9 @@ pub const UNANSWERED_MAX: u32 = 5;
 /// A connection that held so long was good: after it, waits begin anew.
 pub const GOOD: Duration = Duration::from_secs(5);
 
+/// The state of a command that waits with the master.
+pub const QUEUED: &str = "queued";
+
 /// What to follow.
 #[derive(Clone, Debug)]
 pub enum Call {
@@ -262,7 +265,10 @@ impl<O: Output> Follow<'_, O> {
         }
         match kind {
             run_reply::Kind::Command(row) => {
-                if matches!(&self.call, Call::Run(start) if start.from_offset == u64::MAX) {
+                let left = |start: &RunStart| {
+                    start.from_offset == u64::MAX || start.queue && row.state == QUEUED && row.outcome.is_none()
+                };
+                if matches!(&self.call, Call::Run(start) if left(start)) {
                     return Some(Step::Ended(Ending::Detached(Box::new(row))));
                 }
                 self.row = Some(Box::new(row));
