@@ -4,7 +4,8 @@ use super::{
     connect::{Client, Master, Trouble},
     ending::Ending,
     output::Output,
-    resume::{Position, STDIN_CHUNKS, StdinWindow},
+    resume::{Piece, Position, STDIN_CHUNKS, StdinWindow},
+    writer::Gone,
 };
 use crate::clock::sleep;
 use bytes::Bytes;
@@ -55,7 +56,8 @@ pub async fn follow(
 ) -> Ending {
     let position = Position::default();
     let stdin = stdin.map(|reader| Stdin { window: StdinWindow::default(), reader, may_send: false });
-    let mut follow = Follow { master, call, position, stdin, output, row: None, answered: false, end_seen_at: None };
+    let mut follow =
+        Follow { master, call, position, stdin, output, row: None, answered: false, end_seen_at: None, gap: None };
     follow.run(cancel).await
 }
 
@@ -70,6 +72,8 @@ struct Follow<'a, O> {
     answered: bool,
     /// Where the output stood when the master ended it too early.
     end_seen_at: Option<Position>,
+    /// A gap that may still grow: a long one comes in many pieces, and is told once.
+    gap: Option<(u64, u64)>,
 }
 
 struct Stdin {
@@ -94,7 +98,10 @@ impl<O: Output> Follow<'_, O> {
         loop {
             let (began, before) = (Instant::now(), self.progress());
             let trouble = match self.attach(cancel.clone()).await {
-                Step::Ended(ending) => return ending,
+                Step::Ended(ending) => {
+                    let _ = self.tell_gap().await; // the ending says more
+                    return ending;
+                }
                 Step::Lost(trouble) => trouble,
                 Step::Again => continue,
             };
@@ -275,7 +282,7 @@ impl<O: Output> Follow<'_, O> {
             }
             run_reply::Kind::Output(chunk) => {
                 for piece in self.position.take(chunk) {
-                    if self.output.piece(piece).await.is_err() {
+                    if self.show(piece).await.is_err() {
                         let stdin_unfinished = self.stdin.as_ref().is_some_and(|stdin| !stdin.window.is_finished());
                         return Some(Step::Ended(Ending::OutputGone { stdin_unfinished }));
                     }
@@ -290,6 +297,25 @@ impl<O: Output> Follow<'_, O> {
         }
         let row = self.row.as_ref()?;
         (row.outcome.is_some() && self.position.offset() >= row.output_bytes).then(|| self.finished())
+    }
+
+    async fn show(&mut self, piece: Piece) -> Result<(), Gone> {
+        match (piece, &mut self.gap) {
+            (Piece::Gap { bytes: more, .. }, Some((_, bytes))) => *bytes += more,
+            (Piece::Gap { offset, bytes }, gap) => *gap = Some((offset, bytes)),
+            (piece, _) => {
+                self.tell_gap().await?;
+                self.output.piece(piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_gap(&mut self) -> Result<(), Gone> {
+        match self.gap.take() {
+            Some((offset, bytes)) => self.output.piece(Piece::Gap { offset, bytes }).await,
+            None => Ok(()),
+        }
     }
 
     fn finished(&mut self) -> Step {

@@ -5,12 +5,15 @@
 mod fleet;
 
 mod bad_luck;
+mod broken_wire;
 mod control;
 mod daemon;
 mod demo;
 mod fleets;
 mod full_disk;
 mod goodbye;
+mod history;
+mod hostile_programs;
 mod identities;
 mod memory;
 mod orphans;
