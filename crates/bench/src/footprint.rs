@@ -88,7 +88,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn look() -> Self {
+    pub fn look() -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

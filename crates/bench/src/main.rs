@@ -1,14 +1,17 @@
-//! Measures what is promised of the agent's size, on the agent's real binary, and prints it as a table in Markdown.
+//! Measures what is promised, on the real binaries, and prints it as a table in Markdown: the agent's size, and what
+//! commands cost.
 //!
 //! ```text
 //! cargo run --release -p bench -- footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
+//! cargo run --release -p bench -- commands --runner PATH --agent PATH [--state DIR] [--seconds N] [--quick]
 //! ```
 //!
-//! What it needs beside the two programs: Linux; root, for a network of its own whose packets it counts; strace, for
-//! the system calls. What is missing becomes a row that says so.
+//! What it needs beside the programs: Linux; strace, for the system calls; for the footprint root, for a network of its
+//! own whose packets it counts. What is missing becomes a row that says so.
 
 mod binary;
 mod capture;
+mod commands;
 mod footprint;
 mod instructions;
 mod process;
@@ -17,7 +20,6 @@ mod series;
 mod strace;
 mod table;
 
-use footprint::Options;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: bench footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
@@ -27,20 +29,39 @@ const USAGE: &str = "usage: bench footprint --agent PATH [--floor PATH] [--secon
   --seconds N       measure wakeups, system calls, CPU and packets so long, at the default interval (120)
   --heartbeats N    after so many heartbeats, 100 ms apart, look at the memory again (10000)
   --quick           20 seconds, 100 heartbeats: to see that it works
+
+usage: bench commands --runner PATH --agent PATH [--state DIR] [--seconds N] [--quick]
+
+  --runner PATH     the master's binary, sloth-runner
+  --agent PATH      the agent's binary
+  --state DIR       a folder on the disk that is to be measured (.)
+  --seconds N       measure each rate so long (10); 200 commands a second run for six times that
+  --quick           2 seconds, and less output: to see that it works
 ";
 
+enum Task {
+    Footprint(footprint::Options),
+    Commands(commands::Options),
+}
+
 fn main() -> ExitCode {
-    let options = match options() {
-        Ok(options) => options,
+    let task = match task() {
+        Ok(task) => task,
         Err(error) => {
             eprint!("bench: {error}\n\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    // Before there is a second thread: a network is changed for one thread alone.
-    let capture = capture::Capture::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    match runtime.block_on(footprint::measure(&options, &capture)) {
+    let measured = match &task {
+        Task::Footprint(options) => {
+            // Before there is a second thread: a network is changed for one thread alone.
+            let capture = capture::Capture::start();
+            runtime.block_on(footprint::measure(options, &capture))
+        }
+        Task::Commands(options) => runtime.block_on(commands::measure(options)),
+    };
+    match measured {
         Ok(table) => {
             print!("{table}");
             ExitCode::SUCCESS
@@ -52,16 +73,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn options() -> Result<Options, lexopt::Error> {
+fn task() -> Result<Task, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut arguments = lexopt::Parser::from_env();
+    match arguments.next()? {
+        Some(Value(word)) if word == "footprint" => footprint_options(arguments).map(Task::Footprint),
+        Some(Value(word)) if word == "commands" => commands_options(arguments).map(Task::Commands),
+        Some(other) => Err(other.unexpected()),
+        None => Err("say what to measure".into()),
+    }
+}
+
+fn footprint_options(mut arguments: lexopt::Parser) -> Result<footprint::Options, lexopt::Error> {
     use lexopt::prelude::*;
     let (mut agent, mut floor) = (None, None);
     let (mut seconds, mut heartbeats) = (120, 10_000);
-    let mut arguments = lexopt::Parser::from_env();
-    match arguments.next()? {
-        Some(Value(word)) if word == "footprint" => {}
-        Some(other) => return Err(other.unexpected()),
-        None => return Err("say what to measure".into()),
-    }
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("agent") => agent = Some(PathBuf::from(arguments.value()?)),
@@ -73,5 +99,27 @@ fn options() -> Result<Options, lexopt::Error> {
         }
     }
     let agent = agent.ok_or("--agent PATH is missing")?;
-    Ok(Options { agent, floor, quiet: Duration::from_secs(seconds), heartbeats })
+    Ok(footprint::Options { agent, floor, quiet: Duration::from_secs(seconds), heartbeats })
+}
+
+fn commands_options(mut arguments: lexopt::Parser) -> Result<commands::Options, lexopt::Error> {
+    use lexopt::prelude::*;
+    let (mut runner, mut agent, mut state) = (None, None, PathBuf::from("."));
+    let (mut seconds, mut output) = (10, 1 << 30);
+    // Paths are made absolute: the programs run in folders of their own.
+    let path = |value: std::ffi::OsString| std::path::absolute(value).map_err(|error| error.to_string());
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("runner") => runner = Some(path(arguments.value()?)?),
+            Long("agent") => agent = Some(path(arguments.value()?)?),
+            Long("state") => state = PathBuf::from(arguments.value()?),
+            Long("seconds") => seconds = arguments.value()?.parse()?,
+            Long("quick") => (seconds, output) = (2, 64 << 20),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let runner = runner.ok_or("--runner PATH is missing")?;
+    let agent = agent.ok_or("--agent PATH is missing")?;
+    let length = Duration::from_secs(seconds);
+    Ok(commands::Options { runner, agent, state: path(state.into())?, length, paced: length * 6, output })
 }
