@@ -60,6 +60,10 @@ impl Drop for Proxy {
 
 async fn forward(mut agent: TcpStream, target: SocketAddr, mut wire: watch::Receiver<Wire>) {
     let Ok(mut master) = TcpStream::connect(target).await else { return };
+    // A wire holds nothing back until more comes.
+    if agent.set_nodelay(true).and(master.set_nodelay(true)).is_err() {
+        return;
+    }
     let (mut up, mut down) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     loop {
         let state = *wire.borrow_and_update();

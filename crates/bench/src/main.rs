@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! cargo run --release -p bench -- footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
+//! cargo run --release -p bench -- commands --runner PATH --agent PATH [--state DIR] [--seconds N] [--quick]
 //! cargo run --release -p bench -- storm --master PATH [--agents N] [--seconds N] [--down N] [--backlog N]
 //! ```
 //!
 //! `footprint` is the agent's size. What it needs beside the two programs: Linux; root, for a network of its own whose
 //! packets it counts; strace, for the system calls. What is missing becomes a row that says so.
 //!
+//! `commands` is what commands cost. It needs strace.
+//!
 //! `storm` is a master with a whole fleet, which it loses and gets back. It needs root, for a network of its own whose
 //! dropped connections it counts, and an open-file limit above the number of agents.
 
 mod binary;
 mod capture;
+mod commands;
 mod footprint;
 mod instructions;
 mod process;
@@ -22,7 +26,6 @@ mod storm;
 mod strace;
 mod table;
 
-use footprint::Options;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: bench footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
@@ -39,11 +42,20 @@ const USAGE: &str = "usage: bench footprint --agent PATH [--floor PATH] [--secon
   --seconds N       watch it at rest so long (60)
   --down N          seconds that the killed master is away (3)
   --backlog N       net.core.somaxconn of the network that it is measured in (65535)
+
+usage: bench commands --runner PATH --agent PATH [--state DIR] [--seconds N] [--quick]
+
+  --runner PATH     the master's binary, sloth-runner
+  --agent PATH      the agent's binary
+  --state DIR       a folder on the disk that is to be measured (.)
+  --seconds N       measure each rate so long (10); 200 commands a second run for six times that
+  --quick           2 seconds, and less output: to see that it works
 ";
 
 enum Task {
-    Footprint(Options),
+    Footprint(footprint::Options),
     Storm(storm::Options),
+    Commands(commands::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +74,7 @@ fn main() -> ExitCode {
             runtime().block_on(footprint::measure(&options, &capture))
         }
         Task::Storm(options) => storm::prepare(&options).and_then(|()| runtime().block_on(storm::measure(&options))),
+        Task::Commands(options) => runtime().block_on(commands::measure(&options)),
     };
     match measured {
         Ok(table) => {
@@ -81,6 +94,7 @@ fn task() -> Result<Task, lexopt::Error> {
     match arguments.next()? {
         Some(Value(word)) if word == "footprint" => footprint_options(arguments).map(Task::Footprint),
         Some(Value(word)) if word == "storm" => storm_options(arguments).map(Task::Storm),
+        Some(Value(word)) if word == "commands" => commands_options(arguments).map(Task::Commands),
         Some(other) => Err(other.unexpected()),
         None => Err("say what to measure".into()),
     }
@@ -105,7 +119,7 @@ fn storm_options(mut arguments: lexopt::Parser) -> Result<storm::Options, lexopt
     Ok(storm::Options { master, agents, quiet, down, backlog })
 }
 
-fn footprint_options(mut arguments: lexopt::Parser) -> Result<Options, lexopt::Error> {
+fn footprint_options(mut arguments: lexopt::Parser) -> Result<footprint::Options, lexopt::Error> {
     use lexopt::prelude::*;
     let (mut agent, mut floor) = (None, None);
     let (mut seconds, mut heartbeats) = (120, 10_000);
@@ -120,5 +134,27 @@ fn footprint_options(mut arguments: lexopt::Parser) -> Result<Options, lexopt::E
         }
     }
     let agent = agent.ok_or("--agent PATH is missing")?;
-    Ok(Options { agent, floor, quiet: Duration::from_secs(seconds), heartbeats })
+    Ok(footprint::Options { agent, floor, quiet: Duration::from_secs(seconds), heartbeats })
+}
+
+fn commands_options(mut arguments: lexopt::Parser) -> Result<commands::Options, lexopt::Error> {
+    use lexopt::prelude::*;
+    let (mut runner, mut agent, mut state) = (None, None, PathBuf::from("."));
+    let (mut seconds, mut output) = (10, 1 << 30);
+    // Paths are made absolute: the programs run in folders of their own.
+    let path = |value: std::ffi::OsString| std::path::absolute(value).map_err(|error| error.to_string());
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("runner") => runner = Some(path(arguments.value()?)?),
+            Long("agent") => agent = Some(path(arguments.value()?)?),
+            Long("state") => state = PathBuf::from(arguments.value()?),
+            Long("seconds") => seconds = arguments.value()?.parse()?,
+            Long("quick") => (seconds, output) = (2, 64 << 20),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let runner = runner.ok_or("--runner PATH is missing")?;
+    let agent = agent.ok_or("--agent PATH is missing")?;
+    let length = Duration::from_secs(seconds);
+    Ok(commands::Options { runner, agent, state: path(state.into())?, length, paced: length * 6, output })
 }

@@ -121,18 +121,25 @@ pub struct CommandRecord<S> {
     pub output_bytes: u64,
     /// (offset, bytes) of output that was dropped.
     pub gaps: Vec<(u64, u64)>,
+    /// Given up if it was not sent by then, by the master's clock.
+    pub expires_unix_ms: Option<u64>,
 }
 
 impl<S> CommandRecord<S> {
     /// Of a command that goes, or went, to the agent over this session: neither started nor ended, as far as is known.
-    pub(crate) fn new(now: Now, id: String, agent: String, spec: S, state: CommandState, link: Downlink) -> Self {
+    pub(crate) fn sent(now: Now, id: String, agent: String, spec: S, state: CommandState, link: Downlink) -> Self {
+        let record = Self::new(now, id, agent, spec, state, link.session.agent);
+        Self { spool_id: Some(link.spool_id), ..record }
+    }
+
+    pub(crate) fn new(now: Now, id: String, agent: String, spec: S, state: CommandState, agent_id: AgentId) -> Self {
         Self {
             id,
-            agent_id: link.session.agent,
+            agent_id,
             agent,
             spec,
             state,
-            spool_id: Some(link.spool_id),
+            spool_id: None,
             outcome: None,
             cancel_asked: false,
             stdin_end: None,
@@ -141,6 +148,7 @@ impl<S> CommandRecord<S> {
             finished_unix_ms: 0,
             output_bytes: 0,
             gaps: Vec::new(),
+            expires_unix_ms: None,
         }
     }
 }

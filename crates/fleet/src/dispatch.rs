@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! submit → (stored) → Sent → RunCommand → Accepted → CommandFinished, output durable → (stored) → Finished → FinishedAck
+//! enqueue → (stored) → Queued, until the agent is there → (stored) → Sent → …
 //! ```
 //! A command starts at most once, and gets exactly one outcome: it is sent again only to the spool that it was sent to
 //! before, and only if that spool does not hold it; what may have started and is held no more is `interrupted`.
 
 mod finish;
+mod queue;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use std::{
 };
 
 pub use finish::Finish;
+pub use queue::{AHEAD_MAX, QUEUE_MAX};
 pub use submit::{Cancelled, Refusal, Submit, Submitted};
 
 /// A command that a registering agent holds.
@@ -47,6 +50,9 @@ pub struct Dispatch<S> {
     /// Unfinished ones only.
     commands: HashMap<String, Command<S>>,
     by_agent: HashMap<AgentId, BTreeSet<String>>,
+    queues: queue::Queues,
+    /// Of the newest command: they are numbered as they come.
+    last_number: u64,
     recent: Recent,
     /// Commands whose end or spool could not be recorded: (when to try again, id).
     retries: VecDeque<(Duration, String)>,
@@ -55,6 +61,12 @@ pub struct Dispatch<S> {
 #[derive(Debug)]
 struct Command<S> {
     record: CommandRecord<S>,
+    /// Its place among the commands of this run of the master.
+    number: u64,
+    /// When it is given up if it was not sent.
+    expires_at: Option<Duration>,
+    /// It waited for its agent.
+    was_queued: bool,
     /// The store has it: it may be sent and shown.
     committed: bool,
     /// The store had it at some time: it exists.
@@ -78,15 +90,24 @@ struct Command<S> {
 
 impl<S> Default for Dispatch<S> {
     fn default() -> Self {
-        Self { commands: HashMap::new(), by_agent: HashMap::new(), recent: Recent::default(), retries: VecDeque::new() }
+        Self {
+            commands: HashMap::new(),
+            by_agent: HashMap::new(),
+            queues: queue::Queues::default(),
+            last_number: 0,
+            recent: Recent::default(),
+            retries: VecDeque::new(),
+        }
     }
 }
 
 impl<S: Clone + Eq> Dispatch<S> {
-    /// The unfinished commands as the store knew them.
-    pub fn load(&mut self, records: Vec<CommandRecord<S>>) {
+    /// The unfinished commands as the store knew them, in the order in which they came.
+    pub fn load(&mut self, now: Now, records: Vec<CommandRecord<S>>) {
         for record in records.into_iter().filter(|record| record.state != CommandState::Finished) {
-            self.insert(Command { measured: false, ..Command::new(record, true) });
+            // One that waits was never sent: of its output is nothing here.
+            let queued = record.state == CommandState::Queued;
+            self.insert(Command { measured: queued, fresh: queued, ..Command::new(now, record, true) });
         }
     }
 
@@ -111,13 +132,15 @@ impl<S: Clone + Eq> Dispatch<S> {
     /// A session is live: what its agent holds is compared with what is known.
     pub fn connected(&mut self, now: Now, name: &str, link: Downlink, held: Vec<Held<S>>, out: &mut Out<S>) {
         let mut held: HashMap<String, Held<S>> = held.into_iter().map(|one| (one.id.clone(), one)).collect();
-        let known: Vec<String> = self.by_agent.get(&link.session.agent).into_iter().flatten().cloned().collect();
+        let mut known: Vec<String> = self.by_agent.get(&link.session.agent).into_iter().flatten().cloned().collect();
+        known.sort_by_key(|id| self.commands.get(id).map(|command| command.number));
         for id in known {
             match held.remove(&id) {
                 Some(held) => self.still_held(&id, held.state, link, out),
                 None => self.not_held(now, &id, link, out),
             }
         }
+        self.deliver(now, link, out);
         let mut unknown: Vec<Held<S>> = held.into_values().collect();
         unknown.sort_by(|a, b| a.id.cmp(&b.id));
         for held in unknown {
@@ -133,11 +156,16 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     /// The agent holds the command.
     pub fn accepted(&mut self, session: SessionId, id: &str, out: &mut Out<S>) {
-        if let Some(command) = self.owned(session.agent, id)
-            && command.committed
-            && matches!(command.record.state, CommandState::Sent | CommandState::Queued)
-        {
-            command.record.state = CommandState::Accepted;
+        if self.owned(session.agent, id).is_some_and(|command| command.committed) {
+            self.accept(id, out);
+        }
+    }
+
+    fn accept(&mut self, id: &str, out: &mut Out<S>) {
+        let command = self.commands.get(id).expect("just looked at");
+        if matches!(command.record.state, CommandState::Sent | CommandState::Queued) {
+            self.leave_queue(id, CommandState::Accepted);
+            let command = self.commands.get(id).expect("just looked at");
             command.put(Then::Changed { id: id.to_owned() }, out);
         }
     }
@@ -145,10 +173,9 @@ impl<S: Clone + Eq> Dispatch<S> {
     fn still_held(&mut self, id: &str, state: HeldState, link: Downlink, out: &mut Out<S>) {
         let command = self.commands.get_mut(id).expect("the index names known commands");
         command.sent = Some(link.session);
-        if matches!(command.record.state, CommandState::Sent | CommandState::Queued) {
-            command.record.state = CommandState::Accepted;
-            command.put(Then::Changed { id: id.to_owned() }, out);
-        }
+        command.fresh = false;
+        self.accept(id, out);
+        let command = self.commands.get_mut(id).expect("just looked at");
         if command.record.cancel_asked && state != HeldState::Finished {
             out.send(link.session, Down::Cancel { id: id.to_owned() });
         }
@@ -158,6 +185,9 @@ impl<S: Clone + Eq> Dispatch<S> {
         let command = self.commands.get_mut(id).expect("the index names known commands");
         if command.finishing || !command.committed {
             return; // goes on when the store answers
+        }
+        if command.is_queued() && command.finish.is_none() {
+            return; // in its turn
         }
         if command.fresh && command.finish.is_none() {
             return self.send_first(now, id, link, out);
@@ -170,6 +200,8 @@ impl<S: Clone + Eq> Dispatch<S> {
                     self.conclude(now, id, Outcome::Interrupted(reason.to_owned()), out);
                 } else if command.record.cancel_asked {
                     self.conclude(now, id, Outcome::Cancelled, out);
+                } else if command.is_expired(now) {
+                    self.conclude(now, id, Outcome::Expired, out);
                 } else {
                     command.send(link.session, out);
                 }
@@ -183,21 +215,29 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     fn adopt(&mut self, now: Now, name: &str, link: Downlink, held: Held<S>, out: &mut Out<S>) {
         let Some(spec) = held.spec.filter(|_| link::valid_command_id(&held.id)) else { return };
-        let record = CommandRecord::new(now, held.id, name.to_owned(), spec, CommandState::Accepted, link);
-        let mut command = Command::new(record, true);
+        let record = CommandRecord::sent(now, held.id, name.to_owned(), spec, CommandState::Accepted, link);
+        let mut command = Command::new(now, record, true);
         command.sent = Some(link.session);
         command.put(Then::Changed { id: command.record.id.clone() }, out);
         self.insert(command);
     }
 
     /// A record in a later state is durable, or could not be written: then it is as it was on disk, and true here.
-    pub(crate) fn changed(&mut self, id: &str, out: &mut Out<S>) {
-        if let Some(command) = self.commands.get(id) {
-            command.show(out);
+    pub(crate) fn changed(&mut self, now: Now, id: &str, out: &mut Out<S>) {
+        let Some(command) = self.commands.get(id) else { return };
+        command.show(out);
+        // Nobody but this master has it: with the wish its end is certain.
+        if command.is_queued() && command.record.cancel_asked {
+            self.conclude(now, id, Outcome::Cancelled, out);
         }
     }
 
-    fn insert(&mut self, command: Command<S>) {
+    fn insert(&mut self, mut command: Command<S>) {
+        self.last_number += 1;
+        command.number = self.last_number;
+        if command.is_queued() {
+            self.queues.add(&command);
+        }
         let id = command.record.id.clone();
         self.by_agent.entry(command.record.agent_id).or_default().insert(id.clone());
         self.commands.insert(id, command);
@@ -205,6 +245,9 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     fn remove(&mut self, id: &str) -> Option<Command<S>> {
         let command = self.commands.remove(id)?;
+        if command.is_queued() {
+            self.queues.remove(&command);
+        }
         if let Some(ids) = self.by_agent.get_mut(&command.record.agent_id) {
             ids.remove(id);
             if ids.is_empty() {
@@ -221,10 +264,15 @@ impl<S: Clone + Eq> Dispatch<S> {
 }
 
 impl<S: Clone> Command<S> {
-    fn new(record: CommandRecord<S>, committed: bool) -> Self {
+    /// `now`: what the time until its expiry counts from.
+    fn new(now: Now, record: CommandRecord<S>, committed: bool) -> Self {
         let gaps = record.gaps.clone();
         let durable = record.output_bytes;
+        let left = |at: u64| now.monotonic + Duration::from_millis(at.saturating_sub(now.unix_ms));
         Self {
+            number: 0,
+            expires_at: record.expires_unix_ms.map(left),
+            was_queued: record.state == CommandState::Queued,
             record,
             committed,
             shown: committed,

@@ -30,7 +30,7 @@ impl<S: Clone + Eq> Fleet<S> {
         let forgotten = registry.load(now, agents);
         let mut dispatch = Dispatch::default();
         let owners: BTreeSet<AgentId> = commands.iter().map(|record| record.agent_id).collect();
-        dispatch.load(commands);
+        dispatch.load(now, commands);
         let mut out = Out::new(next_event_seq);
         if !forgotten.is_empty() {
             out.store(forgotten.into_iter().map(Change::DeleteAgent).collect(), Then::Nothing);
@@ -84,7 +84,12 @@ impl<S: Clone + Eq> Fleet<S> {
     }
 
     pub fn heartbeat(&mut self, now: Now, session: SessionId, beat: Beat) -> Heard {
-        self.registry.heartbeat(now, session, beat, &mut self.out)
+        let heard = self.registry.heartbeat(now, session, beat, &mut self.out);
+        // It may be of use again only since this.
+        if heard == Heard::Live && self.dispatch.queued(session.agent) > 0 {
+            self.deliver(now, session.agent);
+        }
+        heard
     }
 
     pub fn goodbye(&mut self, now: Now, session: SessionId, reason: String) -> Heard {
@@ -128,16 +133,47 @@ impl<S: Clone + Eq> Fleet<S> {
         submit: Submit<S>,
         stored: Option<CommandRecord<S>>,
     ) -> Result<Submitted<S>, Refusal> {
+        self.submit_or_queue(now, submit, stored, None)
+    }
+
+    /// As [`submit`](Self::submit), but for an agent that is away the command waits here: see [`Dispatch::enqueue`].
+    ///
+    /// # Errors
+    /// As there, and [`Refusal::QueueFull`] in place of [`Refusal::Away`].
+    pub fn enqueue(
+        &mut self,
+        now: Now,
+        submit: Submit<S>,
+        stored: Option<CommandRecord<S>>,
+        expires: Option<Duration>,
+    ) -> Result<Submitted<S>, Refusal> {
+        self.submit_or_queue(now, submit, stored, Some(expires))
+    }
+
+    fn submit_or_queue(
+        &mut self,
+        now: Now,
+        submit: Submit<S>,
+        stored: Option<CommandRecord<S>>,
+        queue: Option<Option<Duration>>,
+    ) -> Result<Submitted<S>, Refusal> {
         let agent = self.registry.find(&submit.agent);
         if let Some(known) = self.dispatch.attach(&submit, agent, stored) {
             return known;
         }
         let view = agent.and_then(|id| self.registry.view(id)).ok_or(Refusal::UnknownAgent)?;
-        let Some(link) = self.registry.downlink(view.record.id).filter(|link| link.active) else {
-            return Err(Refusal::Away { record: Box::new(view.record) });
-        };
-        self.dispatch.submit(now, submit, view.record.name, link, &mut self.out);
+        match (self.registry.downlink(view.record.id).filter(|link| link.active), queue) {
+            (Some(link), _) => self.dispatch.submit(now, submit, view.record.name, link, &mut self.out),
+            (None, Some(expires)) => self.dispatch.enqueue(now, submit, &view.record, expires, &mut self.out)?,
+            (None, None) => return Err(Refusal::Away { record: Box::new(view.record) }),
+        }
         Ok(Submitted::New)
+    }
+
+    fn deliver(&mut self, now: Now, agent: AgentId) {
+        if let Some(link) = self.registry.downlink(agent) {
+            self.dispatch.deliver(now, link, &mut self.out);
+        }
     }
 
     pub fn cancel(&mut self, id: &str) -> Cancelled {
@@ -209,10 +245,13 @@ impl<S: Clone + Eq> Fleet<S> {
                 let link = self.dispatch.agent_of(&id).and_then(|agent| self.registry.downlink(agent));
                 self.dispatch.submitted(now, &id, link, out);
             }
-            Then::Changed { id } => self.dispatch.changed(&id, out),
+            Then::Changed { id } => self.dispatch.changed(now, &id, out),
             Then::Finished { id } => {
                 let link = self.dispatch.agent_of(&id).and_then(|agent| self.registry.downlink(agent));
                 self.dispatch.closed(&id, link, out);
+                if let Some(link) = link {
+                    self.dispatch.deliver(now, link, out);
+                }
             }
         }
     }
@@ -233,7 +272,7 @@ impl<S: Clone + Eq> Fleet<S> {
                 out.push(Effect::Done { ticket, result: Err(error) });
             }
             Then::Submitted { id } => self.dispatch.not_submitted(now, &id, &error, out),
-            Then::Changed { id } => self.dispatch.changed(&id, out),
+            Then::Changed { id } => self.dispatch.changed(now, &id, out),
             Then::Finished { id } => self.dispatch.not_closed(now, &id),
         }
     }

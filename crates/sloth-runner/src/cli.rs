@@ -57,15 +57,11 @@ fn definition() -> clap::Command {
         };
         options.iter().fold(command, |command, id| hidden(command, id))
     }
-    Cli::command().mut_subcommand("demo", |demo| without(&["master", "output"], demo)).mut_subcommand(
-        "master",
-        |master| {
-            without(&["master"], master)
-                .mut_subcommand("start", |start| without(&["output"], start))
-                .mut_subcommand("check", |check| without(&["output"], check))
-                .mut_subcommand("backup", |backup| without(&["output"], backup))
-        },
-    )
+    Cli::command()
+        .mut_subcommand("demo", |demo| without(&["master", "output"], demo))
+        .mut_subcommand("master", |master| {
+            without(&["master"], master).mut_subcommand("start", |start| without(&["output"], start))
+        })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -151,7 +147,7 @@ pub enum AgentCommand {
     Stop { name: String },
     /// Run a command on agents and show its output
     #[command(visible_alias = "exec")]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -184,6 +180,12 @@ pub struct RunArgs {
     /// Wait so long for an agent that is away (30s)
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub wait: Option<Duration>,
+    /// Have an agent that is away run it when it is back: the command waits with the master, its id is printed
+    #[arg(long, conflicts_with = "wait")]
+    pub queue: bool,
+    /// Give up a queued command that was not sent within this time (1h) [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "queue")]
+    pub expires: Option<Duration>,
     /// Print the command's id and leave
     #[arg(long)]
     pub detach: bool,
@@ -199,6 +201,9 @@ pub struct RunArgs {
     /// On at most so many agents at a time
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub max_parallel: u16,
+    /// Begin on no further agent once it has failed on one; what runs goes on
+    #[arg(long)]
+    pub fail_fast: bool,
     /// Program and arguments; no shell looks at them
     #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
     pub command: Vec<OsString>,
@@ -214,6 +219,15 @@ pub enum CommandCommand {
         /// Only commands in this state
         #[arg(long, value_enum)]
         state: Option<State>,
+        /// Only commands with this outcome
+        #[arg(long, value_enum)]
+        outcome: Option<Outcome>,
+        /// Only commands that were asked for within this time (30m, 7d)
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        since: Option<Duration>,
+        /// Only commands older than this one: where the last page ended
+        #[arg(long, value_name = "ID", value_parser = command_id)]
+        before: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
@@ -274,6 +288,37 @@ impl State {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It ended by itself, with whatever code
+    Exited,
+    /// A signal ended it
+    Signaled,
+    TimedOut,
+    Cancelled,
+    /// The agent died while it ran, or may have
+    Interrupted,
+    /// It never started
+    Refused,
+    /// It waited for its agent, and was not sent in time
+    Expired,
+}
+
+impl Outcome {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Signaled => "signaled",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -322,7 +367,7 @@ mod tests {
 
     fn run_args(line: &str) -> RunArgs {
         match parse(line).unwrap().command {
-            Command::Agent(AgentCommand::Run(args)) => args,
+            Command::Agent(AgentCommand::Run(args)) => *args,
             other => panic!("{other:?}"),
         }
     }
@@ -339,7 +384,8 @@ mod tests {
             ("master --help", false, true),
             ("master status --help", false, true),
             ("master start --help", false, false),
-            ("master check --help", false, false),
+            ("master check --help", false, true),
+            ("master backup --help", false, true),
             ("demo --help", false, false),
         ] {
             let help = parse(line).unwrap_err().to_string();
@@ -398,6 +444,10 @@ mod tests {
             "agent run a --dir ~ -- true",
             "agent run a --shell=",
             "agent run --all --max-parallel 0 -- true",
+            "agent run a --queue --wait 1m -- true",
+            "agent run a --expires 1h -- true",
+            "command list --outcome well",
+            "command list --before a/b",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -1,5 +1,6 @@
 //! `sloth-runner master …`: parses, wires, and turns errors into exit codes.
 
+mod answers;
 mod control;
 mod daemon;
 #[cfg(test)]
@@ -13,9 +14,10 @@ use crate::{
     open_files,
     outputs::FileOutputs,
     store::{self, Environment, FileLock, LockError, SqliteStore},
+    tool::json,
 };
 use sloth_agent::{
-    config::{Log, Surroundings, describe, units::ShowSize},
+    config::{Log, Surroundings, describe, reader::Problems, units::ShowSize},
     logging::{self, Rolling},
 };
 use std::{
@@ -111,13 +113,17 @@ pub struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(self, listen: Option<String>, insecure: bool) -> Result<Loaded, i32> {
-        let flags = [("--listen", "listen", listen), ("--state-dir", "state_dir", self.state_dir)];
-        let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?))).collect();
-        let sources = Sources { file: self.config, flags, assignments: self.set, insecure };
-        load(&sources, &Surroundings::of_process()).map_err(|problems| {
+        self.try_load(listen, insecure).map_err(|problems| {
             eprintln!("{problems}");
             USAGE
         })
+    }
+
+    fn try_load(self, listen: Option<String>, insecure: bool) -> Result<Loaded, Problems> {
+        let flags = [("--listen", "listen", listen), ("--state-dir", "state_dir", self.state_dir)];
+        let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?))).collect();
+        let sources = Sources { file: self.config, flags, assignments: self.set, insecure };
+        load(&sources, &Surroundings::of_process())
     }
 }
 
@@ -138,8 +144,8 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
         MasterCommand::Start(args) => start(args),
         MasterCommand::Stop(args) => args.config.state_dir().and_then(|path| control::stop(&path, format)),
         MasterCommand::Status(args) => args.config.state_dir().and_then(|path| control::status(&path, format)),
-        MasterCommand::Check(args) => check(args),
-        MasterCommand::Backup(args) => backup(args),
+        MasterCommand::Check(args) => check(args, format),
+        MasterCommand::Backup(args) => backup(args, format),
     };
     done.err().unwrap_or(0)
 }
@@ -168,8 +174,18 @@ fn start(args: StartArgs) -> Result<(), i32> {
     serve(&loaded.config, background.as_ref()).map_err(failed)
 }
 
-fn check(args: CheckArgs) -> Result<(), i32> {
-    let loaded = args.config.load(None, args.insecure)?;
+fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
+    let loaded = args.config.try_load(None, args.insecure).map_err(|problems| {
+        eprintln!("{problems}");
+        if format == Format::Json {
+            print!("{}", answers::problems(&problems));
+        }
+        USAGE
+    })?;
+    if format == Format::Json {
+        print!("{}", answers::checked(&loaded));
+        return Ok(());
+    }
     match &loaded.file {
         Some(file) => println!("{}: valid", file.display()),
         None => println!("no configuration file: defaults"),
@@ -190,13 +206,20 @@ fn check(args: CheckArgs) -> Result<(), i32> {
     Ok(())
 }
 
-fn backup(args: BackupArgs) -> Result<(), i32> {
+fn backup(args: BackupArgs, format: Format) -> Result<(), i32> {
     // Where it listens does not matter here.
     let config = args.config.load(None, true)?.config;
     let summary = store::backup(&config.store, &args.file, args.force).map_err(|error| {
         eprintln!("cannot back up: {error}");
+        if format == Format::Json {
+            print!("{}", json::error(&format!("cannot back up: {error}")));
+        }
         FAILED
     })?;
+    if format == Format::Json {
+        print!("{}", answers::backed_up(&config.store, &args.file, &summary));
+        return Ok(());
+    }
     let store::Summary { bytes, agents, commands, events } = summary;
     println!(
         "{} backed up to {} ({}, checked): {agents} agents, {commands} commands, {events} events; outputs are not part \

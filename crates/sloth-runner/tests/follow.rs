@@ -24,7 +24,8 @@ fn tool(address: &str) -> connect::Master {
 
 fn call(from_offset: u64, stdin: bool) -> Call {
     let spec = CommandSpec { argv: vec![b"x".to_vec()], stdin, ..CommandSpec::default() };
-    let start = RunStart { id: "c1".into(), agent: "lady".into(), spec: Some(spec), from_offset, wait_ms: 0 };
+    let start =
+        RunStart { id: "c1".into(), agent: "lady".into(), spec: Some(spec), from_offset, ..RunStart::default() };
     Call::Run(Box::new(start))
 }
 

@@ -65,16 +65,23 @@ impl<S: Clone + Eq> Dispatch<S> {
     pub fn forget_agent(&mut self, now: Now, agent: AgentId, why: &str, out: &mut Out<S>) {
         let ids: Vec<String> = self.by_agent.get(&agent).into_iter().flatten().cloned().collect();
         for id in ids {
-            self.conclude(now, &id, Outcome::Interrupted(why.to_owned()), out);
+            let never_sent = self.commands.get(&id).is_some_and(|command| command.is_queued() && command.committed);
+            let outcome = match never_sent {
+                true => Outcome::Refused(format!("it was never sent: {why}")),
+                false => Outcome::Interrupted(why.to_owned()),
+            };
+            self.conclude(now, &id, outcome, out);
         }
     }
 
     pub fn poll_timeout(&self) -> Option<Duration> {
-        self.retries.front().map(|(at, _)| *at)
+        let retry = self.retries.front().map(|(at, _)| *at);
+        retry.into_iter().chain(self.queues.next_expiry()).min()
     }
 
-    /// Tries again to record what could not be recorded.
+    /// Gives up what waited for too long, and tries again to record what could not be recorded.
     pub fn timeout(&mut self, now: Now, out: &mut Out<S>) {
+        self.expire(now, out);
         while self.retries.front().is_some_and(|(at, _)| *at <= now.monotonic) {
             let (_, id) = self.retries.pop_front().expect("there is a first one");
             self.close_if_complete(now, &id, out);

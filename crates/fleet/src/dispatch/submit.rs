@@ -17,6 +17,7 @@ pub struct Submit<S> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "made once a command and taken apart at once")]
 pub enum Submitted<S> {
     /// It is being recorded; [`Effect::Show`] follows.
     New,
@@ -34,6 +35,11 @@ pub enum Refusal {
     /// Perhaps later.
     Away {
         record: Box<AgentRecord>,
+    },
+    /// Too many commands wait for this agent already.
+    QueueFull {
+        agent: String,
+        waiting: usize,
     },
     /// It finished a moment ago: look into the store again.
     LookAgain,
@@ -78,8 +84,8 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     /// A new command for an agent that is there. It is sent, and shown, once it is durable.
     pub fn submit(&mut self, now: Now, submit: Submit<S>, name: String, link: Downlink, out: &mut Out<S>) {
-        let record = CommandRecord::new(now, submit.id.clone(), name, submit.spec, CommandState::Sent, link);
-        let command = Command::new(record, false);
+        let record = CommandRecord::sent(now, submit.id.clone(), name, submit.spec, CommandState::Sent, link);
+        let command = Command::new(now, record, false);
         command.put(Then::Submitted { id: submit.id }, out);
         self.insert(command);
     }
@@ -122,8 +128,11 @@ impl<S: Clone + Eq> Dispatch<S> {
         if command.record.cancel_asked {
             return self.conclude(now, id, Outcome::Cancelled, out);
         }
-        if let Some(link) = link {
-            self.send_first(now, id, link, out);
+        match link {
+            _ if command.is_queued() && command.is_expired(now) => self.conclude(now, id, Outcome::Expired, out),
+            Some(link) if command.is_queued() => self.deliver(now, link, out),
+            Some(link) => self.send_first(now, id, link, out),
+            None => {}
         }
     }
 
@@ -133,11 +142,15 @@ impl<S: Clone + Eq> Dispatch<S> {
         let Some(command) = self.commands.get_mut(id) else { return };
         if command.record.cancel_asked {
             self.conclude(now, id, Outcome::Cancelled, out);
+        } else if command.is_expired(now) {
+            self.conclude(now, id, Outcome::Expired, out);
         } else if command.record.spool_id == Some(link.spool_id) {
             command.send(link.session, out);
         } else {
             command.record.spool_id = Some(link.spool_id);
             command.committed = false;
+            self.leave_queue(id, CommandState::Sent);
+            let command = self.commands.get(id).expect("just looked at");
             command.put(Then::Submitted { id: id.to_owned() }, out);
         }
     }
@@ -146,6 +159,7 @@ impl<S: Clone + Eq> Dispatch<S> {
         // One that was shown before only got no new spool: that is tried again, or in the next session.
         if let Some(command) = self.commands.get_mut(id).filter(|command| command.shown) {
             command.committed = true;
+            self.return_to_queue(id);
             self.retry_later(now, id);
         } else if self.remove(id).is_some() {
             let view = View::Failed(format!("the master cannot record the command: {error}"));

@@ -2,6 +2,8 @@ use crate::{testing::*, *};
 use link::Outcome;
 use std::time::Duration;
 
+mod queue;
+
 fn submit(id: &str, spec: u32) -> Submit<u32> {
     Submit { id: id.to_owned(), agent: "a".to_owned(), spec }
 }
@@ -397,4 +399,65 @@ fn a_command_whose_new_spool_could_not_be_recorded_is_sent_in_the_same_session_o
     assert_eq!(runs(&bench.timeout()), 1);
     bench.advance(Duration::from_secs(60));
     assert_eq!(runs(&bench.timeout()), 0);
+}
+
+/// The master as it is after a crash: what was durable is all that it knows.
+fn crashed(bench: Bench) -> Bench {
+    let mut agents = std::collections::BTreeMap::new();
+    let mut commands: Vec<CommandRecord<u32>> = Vec::new();
+    for change in &bench.durable {
+        match change {
+            Change::PutAgent(record) => drop(agents.insert(record.id, record.clone())),
+            Change::PutCommand(record) => match commands.iter_mut().find(|known| known.id == record.id) {
+                Some(known) => *known = record.clone(),
+                None => commands.push(record.clone()),
+            },
+            _ => {}
+        }
+    }
+    commands.retain(|record| record.state != CommandState::Finished);
+    let fleet = Fleet::new(bench.now, agents.into_values().collect(), commands, 1_000);
+    Bench { fleet, writes: Default::default(), ..bench }
+}
+
+#[test]
+fn a_master_that_crashes_between_committing_and_sending_starts_the_command_at_most_once() {
+    // Committed, and the message never left.
+    let unsent = || {
+        let mut bench = Bench::new();
+        bench.register(1, register(1, 1, "a"));
+        bench.fleet.submit(bench.now, submit("c", 5), None).unwrap();
+        bench.effects();
+        bench.answer_write(Ok(()));
+        crashed(bench)
+    };
+    // The agent came to it all the same, or did not, or has another spool by now.
+    let mut bench = unsent();
+    assert_eq!(runs(&bench.register(2, register(1, 1, "a"))), 1);
+    let mut bench = unsent();
+    let effects = bench.register_holding(2, register(1, 1, "a"), vec![held("c", HeldState::Accepted)]);
+    assert_eq!((runs(&effects), outcome(&effects)), (0, None));
+    let mut bench = unsent();
+    bench.fleet.durable(bench.now, "c", 0, vec![]);
+    let effects = bench.register(2, Register { spool_id: [99; 16], ..register(1, 1, "a") });
+    assert!(matches!((runs(&effects), outcome(&effects)), (0, Some(Outcome::Interrupted(_)))));
+    // The tool that asks again attaches, before and after the agent is back.
+    let mut bench = unsent();
+    assert!(matches!(bench.fleet.submit(bench.now, submit("c", 5), None), Ok(Submitted::Attached(Some(_)))));
+    assert_eq!(runs(&bench.register(2, register(1, 1, "a"))), 1);
+    assert!(matches!(bench.fleet.submit(bench.now, submit("c", 5), None), Ok(Submitted::Attached(Some(_)))));
+    assert_eq!(runs(&bench.settle()), 0);
+}
+
+#[test]
+fn a_command_that_was_never_committed_is_unknown_after_a_crash_and_may_be_asked_for_anew() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.fleet.submit(bench.now, submit("c", 5), None).unwrap();
+    assert_eq!(runs(&bench.effects()), 0);
+    let mut bench = crashed(bench);
+    assert!(bench.fleet.dispatch().is_empty());
+    bench.register(2, register(1, 1, "a"));
+    assert_eq!(bench.fleet.submit(bench.now, submit("c", 6), None), Ok(Submitted::New));
+    assert_eq!(runs(&bench.settle()), 1);
 }

@@ -649,6 +649,12 @@ pub struct RunStart {
     /// Wait so long for an agent that is away.
     #[prost(uint64, tag = "5")]
     pub wait_ms: u64,
+    /// An agent that is away gets it when it is back: the command waits with the master, and is given up if it was not
+    /// sent within `expires_ms` (0: never given up). `wait_ms` means nothing with it.
+    #[prost(bool, tag = "6")]
+    pub queue: bool,
+    #[prost(uint64, tag = "7")]
+    pub expires_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunReply {
@@ -703,6 +709,12 @@ pub struct ListCommandsRequest {
     /// page on: older than this one
     #[prost(string, tag = "4")]
     pub before_id: ::prost::alloc::string::String,
+    /// exited, signaled, timed_out, cancelled, interrupted, refused, expired; empty: any
+    #[prost(string, tag = "5")]
+    pub outcome: ::prost::alloc::string::String,
+    /// asked for at that time or later
+    #[prost(uint64, tag = "6")]
+    pub since_unix_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListCommandsReply {
@@ -744,6 +756,12 @@ pub struct CommandRow {
     pub output_bytes: u64,
     #[prost(message, repeated, tag = "11")]
     pub gaps: ::prost::alloc::vec::Vec<Gap>,
+    /// given up if it was not sent by then; 0: never
+    #[prost(uint64, tag = "12")]
+    pub expires_unix_ms: u64,
+    /// while it is queued, in the reply to Run: since when its agent is away, and why
+    #[prost(string, tag = "13")]
+    pub agent_away: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Gap {

@@ -79,7 +79,7 @@ impl Output for Kept {
 /// When there is no randomness for the id.
 pub fn call(agent: &str, spec: CommandSpec) -> Result<Call, String> {
     let id = id::new().map_err(|error| format!("no randomness for an id: {error}"))?;
-    let start = RunStart { id, agent: agent.to_owned(), spec: Some(spec), from_offset: 0, wait_ms: 0 };
+    let start = RunStart { id, agent: agent.to_owned(), spec: Some(spec), from_offset: 0, ..RunStart::default() };
     Ok(Call::Run(Box::new(start)))
 }
 

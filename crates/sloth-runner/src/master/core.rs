@@ -53,6 +53,13 @@ pub struct Core {
     pub ending: watch::Sender<bool>,
 }
 
+/// A command waits here for an agent that is away.
+#[derive(Clone, Copy, Debug)]
+pub struct Queueing {
+    /// Given up if it was not sent after so long; `None`: never.
+    pub expires: Option<Duration>,
+}
+
 struct State {
     fleet: Fleet<Spec>,
     carrying: bool,
@@ -148,10 +155,14 @@ impl Core {
         self: &Arc<Self>,
         submit: Submit<Spec>,
         stored: Option<Record>,
+        queue: Option<Queueing>,
     ) -> Result<(Submitted<Spec>, Option<Arc<Hub>>), Refusal> {
         self.decide(|fleet, now| {
             let id = submit.id.clone();
-            let submitted = fleet.submit(now, submit, stored)?;
+            let submitted = match queue {
+                Some(queue) => fleet.enqueue(now, submit, stored, queue.expires)?,
+                None => fleet.submit(now, submit, stored)?,
+            };
             let fresh = submitted == Submitted::New;
             Ok((submitted, self.hub_in(fleet, &id, fresh)))
         })

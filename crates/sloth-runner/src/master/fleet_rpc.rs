@@ -74,7 +74,7 @@ impl proto::fleet_server::Fleet for FleetService {
             return Ok(Response::new(StopReply { message: format!("agent {name} was asked to shut down") }));
         }
         let view = self.core.read(|fleet| fleet.registry().view(id)).ok_or_else(|| no_agent(&name))?;
-        Err(away(&view.record))
+        Err(Status::failed_precondition(absence(&view.record)))
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
@@ -151,7 +151,17 @@ fn row(core: &Core, record: &Record) -> CommandRow {
         CommandState::Finished => 0,
         _ => core.hub(&record.id).map_or(0, |hub| *hub.received.borrow()),
     };
-    rows::command(record, received)
+    waiting(core, record, rows::command(record, received))
+}
+
+/// The row of a command that waits for its agent says since when, and why.
+fn waiting(core: &Core, record: &Record, row: CommandRow) -> CommandRow {
+    if record.state != CommandState::Queued || record.outcome.is_some() {
+        return row;
+    }
+    let view = core.read(|fleet| fleet.registry().view(record.agent_id));
+    let away = view.filter(|view| view.record.status != fleet::Status::Active);
+    CommandRow { agent_away: away.map(|view| absence(&view.record)).unwrap_or_default(), ..row }
 }
 
 fn no_agent(name: &str) -> Status {
@@ -167,13 +177,8 @@ fn unreadable(error: &str) -> Status {
 }
 
 /// Since when an agent is away, and why.
-fn away(record: &fleet::AgentRecord) -> Status {
+fn absence(record: &fleet::AgentRecord) -> String {
     let since = Utc(Duration::from_millis(record.since_unix_ms));
     let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
-    Status::failed_precondition(format!(
-        "agent {} is {} since {since} ({}{detail})",
-        record.name,
-        record.status.word(),
-        record.reason
-    ))
+    format!("agent {} is {} since {since} ({}{detail})", record.name, record.status.word(), record.reason)
 }

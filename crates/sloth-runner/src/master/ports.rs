@@ -23,6 +23,17 @@ pub struct Snapshot {
     pub next_event_seq: u64,
 }
 
+/// Which commands: those that fit all that is said.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The agent's name.
+    pub agent: Option<String>,
+    pub state: Option<fleet::CommandState>,
+    pub outcome: Option<proto::outcome::Kind>,
+    /// Asked for at that time, in Unix milliseconds, or later.
+    pub since_unix_ms: u64,
+}
+
 /// Keeps agents, commands and events. Reading may block: call it from a thread that may.
 pub trait Store: Send + Sync + 'static {
     /// Queues changes; they are committed in order, many calls in one transaction; `done` runs on the writer's thread
@@ -50,13 +61,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// For people: why the store could not be read.
-    fn commands(
-        &self,
-        agent: Option<&str>,
-        state: Option<fleet::CommandState>,
-        before_id: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Record>, String>;
+    fn commands(&self, wanted: &Wanted, before_id: Option<&str>, limit: usize) -> Result<Vec<Record>, String>;
 }
 
 /// A part of a command's output. Offsets count both streams and the gaps together.

@@ -52,6 +52,8 @@ pub fn command(record: &Record, received: u64) -> CommandRow {
         finished_unix_ms: record.finished_unix_ms,
         output_bytes: if finished { record.output_bytes } else { received },
         gaps: record.gaps.iter().map(|(offset, bytes)| Gap { offset: *offset, bytes: *bytes }).collect(),
+        expires_unix_ms: record.expires_unix_ms.unwrap_or(0),
+        agent_away: String::new(),
     }
 }
 
@@ -105,6 +107,16 @@ pub fn state_from(word: &str) -> Option<CommandState> {
     all.into_iter().find(|state| state.word().eq_ignore_ascii_case(word))
 }
 
+/// The kind of an outcome by its word, in any case; `None` if there is none like it.
+pub fn outcome_from(word: &str) -> Option<proto::outcome::Kind> {
+    use proto::outcome::Kind;
+    let known = |kind: &Kind| {
+        let outcome = proto::Outcome { kind: (*kind).into(), ..proto::Outcome::default() };
+        proto::outcome_from(&outcome).is_some_and(|outcome| outcome.word().eq_ignore_ascii_case(word))
+    };
+    (1..).map_while(|number| Kind::try_from(number).ok()).find(known)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +145,8 @@ mod tests {
         assert_eq!(status_from("asleep"), None);
         assert_eq!(state_from("FINISHED"), Some(CommandState::Finished));
         assert_eq!(state_from(""), None);
+        assert_eq!(outcome_from("timed_out"), Some(proto::outcome::Kind::TimedOut));
+        assert_eq!(outcome_from("EXPIRED"), Some(proto::outcome::Kind::Expired));
+        assert_eq!(outcome_from("unspecified"), None);
     }
 }

@@ -3,4 +3,5 @@
 mod bench;
 mod commands;
 mod pace;
+mod queue;
 mod sessions;

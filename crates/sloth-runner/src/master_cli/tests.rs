@@ -13,6 +13,8 @@ const ARGUMENTS: &str = "SLOTH_RUNNER_TEST_ARGUMENTS";
 
 #[derive(clap::Parser)]
 struct Cli {
+    #[arg(short, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
     #[command(subcommand)]
     command: MasterCommand,
 }
@@ -27,7 +29,7 @@ fn child() {
         // The test harness has begun a line.
         println!();
         let cli = Cli::try_parse_from(std::iter::once("master").chain(arguments.lines()));
-        std::process::exit(cli.map_or(USAGE, |cli| run(cli.command, Format::Table)));
+        std::process::exit(cli.map_or(USAGE, |cli| run(cli.command, cli.output)));
     }
 }
 
@@ -177,6 +179,12 @@ fn a_port_in_use_is_a_failure_and_names_it() {
     );
 }
 
+/// What follows the lines of the test harness.
+fn document(output: Output) -> serde_json::Value {
+    let text = String::from_utf8(output.stdout).unwrap();
+    serde_json::from_str(&text[text.find('{').expect("a document")..]).unwrap()
+}
+
 #[test]
 fn wrong_configuration_is_exit_2_and_open_doors_have_to_be_asked_for() {
     let world = World::new();
@@ -197,6 +205,15 @@ fn wrong_configuration_is_exit_2_and_open_doors_have_to_be_asked_for() {
     assert_eq!(valid.status.code(), Some(0));
     let text = String::from_utf8(valid.stdout).unwrap();
     assert!(text.contains("master.toml: valid\nlisten = 0.0.0.0:0 (master.toml:1)"), "{text}");
+
+    let valid = document(world.run(&["check", "--insecure", "-o", "json"]));
+    assert_eq!((&valid["valid"], &valid["file"]), (&true.into(), &"master.toml".into()));
+    let setting = serde_json::json!({"key": "listen", "value": "0.0.0.0:0", "origin": "master.toml:1"});
+    assert_eq!((&valid["settings"][0], &valid["listen"]), (&setting, &"0.0.0.0:0".into()));
+    let invalid = world.run(&["check", "-o", "json", "--set", "commands.keep=never"]);
+    assert_eq!(invalid.status.code(), Some(2));
+    let problems = document(invalid)["problems"].as_array().unwrap().clone();
+    assert_eq!(problems.len(), 2, "each has its sentence: {problems:?}");
 }
 
 #[test]
@@ -222,6 +239,12 @@ fn a_running_masters_database_is_backed_up() {
     let again = world.run(&arguments);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8(again.stderr).unwrap().contains("cannot back up: copy.db exists already"));
+    let again = world.run(&[&arguments[..], &["-o", "json"]].concat());
+    let answer = document(again);
+    assert!(answer["error"].as_str().unwrap().starts_with("cannot back up: copy.db exists already"), "{answer}");
+    let done = world.run(&[&arguments[..], &["-o", "json", "--force"]].concat());
+    let answer = document(done);
+    assert_eq!((&answer["file"], &answer["agents"]), (&"copy.db".into(), &0.into()));
 }
 
 #[test]

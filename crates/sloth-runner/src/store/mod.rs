@@ -20,7 +20,7 @@ pub use lock::{FileLock, Holder, LockError};
 pub use prune::History;
 pub use schema::VERSION as SCHEMA_VERSION;
 
-use crate::master::ports::{Change, Done, Snapshot, Spec, Store};
+use crate::master::ports::{Change, Done, Snapshot, Spec, Store, Wanted};
 use fleet::{AgentId, CommandRecord, CommandState, Event};
 use queue::{Call, Queue};
 use rusqlite::{
@@ -164,8 +164,7 @@ impl Store for SqliteStore {
 
     fn commands(
         &self,
-        agent: Option<&str>,
-        state: Option<CommandState>,
+        wanted: &Wanted,
         before_id: Option<&str>,
         limit: usize,
     ) -> Result<Vec<CommandRecord<Spec>>, String> {
@@ -184,10 +183,16 @@ impl Store for SqliteStore {
             let seq = self.explained(find())?.ok_or_else(|| format!("there is no command {id} to go on from"))?;
             add("seq <", seq.into());
         }
-        if let Some(agent) = agent {
-            add("agent =", agent.to_owned().into());
+        if let Some(agent) = &wanted.agent {
+            add("agent =", agent.clone().into());
         }
-        if let Some(state) = state {
+        if let Some(kind) = wanted.outcome {
+            add("substr(outcome, 1, 2) =", Value::Blob(rows::outcome_prefix(kind)));
+        }
+        if wanted.since_unix_ms > 0 {
+            add("created_ms >=", i64::try_from(wanted.since_unix_ms).unwrap_or(i64::MAX).into());
+        }
+        if let Some(state) = wanted.state {
             add("state =", state.word().to_owned().into());
             if state != CommandState::Finished {
                 // Few among very many: for these there is an index.

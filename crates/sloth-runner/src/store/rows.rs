@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, named_params, params, types::Type};
 pub const AGENT: &str = "id, name, host, version, address, labels, spool_id, epoch, status, reason, detail, since_ms, \
                          last_heartbeat_ms";
 pub const COMMAND: &str = "id, agent_id, agent, spec, state, spool_id, outcome, cancel_asked, created_ms, started_ms, \
-                           finished_ms, output_bytes, gaps, stdin_end";
+                           finished_ms, output_bytes, gaps, stdin_end, expires_ms";
 pub const EVENT: &str = "seq, time_ms, kind, agent, agent_id, epoch, reason, message";
 
 /// Writes one change. `now_ms` is the master's clock.
@@ -58,13 +58,13 @@ fn put_command(connection: &Connection, command: &CommandRecord<Spec>, now_ms: u
     connection
         .prepare_cached(
             "INSERT INTO commands (id, agent_id, agent, spec, state, spool_id, outcome, cancel_asked, created_ms, \
-             started_ms, finished_ms, output_bytes, gaps, ended_ms, stdin_end) \
+             started_ms, finished_ms, output_bytes, gaps, ended_ms, stdin_end, expires_ms) \
              VALUES (:id, :agent_id, :agent, :spec, :state, :spool_id, :outcome, :cancel_asked, :created, :started, \
-             :finished, :output_bytes, :gaps, :ended, :stdin_end) \
+             :finished, :output_bytes, :gaps, :ended, :stdin_end, :expires) \
              ON CONFLICT (id) DO UPDATE SET agent_id = :agent_id, agent = :agent, spec = :spec, state = :state, \
              spool_id = :spool_id, outcome = :outcome, cancel_asked = :cancel_asked, created_ms = :created, \
              started_ms = :started, finished_ms = :finished, output_bytes = :output_bytes, gaps = :gaps, \
-             ended_ms = coalesce(ended_ms, :ended), stdin_end = :stdin_end",
+             ended_ms = coalesce(ended_ms, :ended), stdin_end = :stdin_end, expires_ms = :expires",
         )?
         .execute(named_params! {
             ":id": command.id,
@@ -82,6 +82,7 @@ fn put_command(connection: &Connection, command: &CommandRecord<Spec>, now_ms: u
             ":gaps": gaps,
             ":ended": ended,
             ":stdin_end": command.stdin_end.map(|end| end as i64),
+            ":expires": command.expires_unix_ms.map(|at| at as i64),
         })
         .map(drop)
 }
@@ -103,6 +104,11 @@ fn add_event(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
             event.message,
         ])
         .map(drop)
+}
+
+/// What a stored outcome of this kind begins with: the message's first field, which is never left out.
+pub fn outcome_prefix(kind: proto::outcome::Kind) -> Vec<u8> {
+    proto::Outcome { kind: kind.into(), ..Default::default() }.encode_to_vec()
 }
 
 /// A row of [`AGENT`].
@@ -150,6 +156,7 @@ pub fn command(row: &Row<'_>) -> rusqlite::Result<CommandRecord<Spec>> {
         output_bytes: unsigned(row, 11)?,
         gaps: json(row, 12)?,
         stdin_end: row.get::<_, Option<i64>>(13)?.map(|value| value as u64),
+        expires_unix_ms: row.get::<_, Option<i64>>(14)?.map(|value| value as u64),
     })
 }
 

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 const APPLICATION: i64 = 0x736c_7468;
 
 /// Each step leads from its index to the next version. Steps are never changed, only added.
-const STEPS: [&str; 2] = ["
+const STEPS: [&str; 3] = ["
     CREATE TABLE agents (
         id BLOB NOT NULL PRIMARY KEY,
         name TEXT NOT NULL,
@@ -63,6 +63,8 @@ const STEPS: [&str; 2] = ["
 ", "
     CREATE INDEX events_by_name ON events (agent, seq);
     ALTER TABLE commands ADD COLUMN stdin_end INTEGER;  -- NULL while it is not known
+", "
+    ALTER TABLE commands ADD COLUMN expires_ms INTEGER; -- NULL: never
 "];
 
 /// The version that this program writes.

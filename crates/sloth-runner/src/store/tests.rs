@@ -96,6 +96,7 @@ fn command(id: &str, state: CommandState) -> CommandRecord<Spec> {
         finished_unix_ms: 3,
         output_bytes: u64::MAX,
         gaps: vec![(5, u64::MAX)],
+        expires_unix_ms: Some(u64::MAX),
     }
 }
 
@@ -167,14 +168,77 @@ fn commands_are_listed_newest_first_and_page_on() {
     let other = CommandRecord { agent: "other".into(), ..command("e", finished) };
     write(&store, vec![Change::PutCommand(command("b", finished)), Change::PutCommand(other)]).unwrap();
 
-    let list = |agent, state, before, limit| store.commands(agent, state, before, limit).unwrap();
+    let list = |agent: Option<&str>, state, before, limit| {
+        let wanted = Wanted { agent: agent.map(str::to_owned), state, ..Wanted::default() };
+        store.commands(&wanted, before, limit).unwrap()
+    };
     assert_eq!(ids(&list(None, None, None, 10)), ["e", "d", "c", "b", "a"]);
     assert_eq!(ids(&list(None, None, Some("d"), 2)), ["c", "b"]);
     assert_eq!(ids(&list(Some("agent-1"), Some(finished), None, 10)), ["b"]);
     assert_eq!(ids(&list(Some("agent-1"), Some(CommandState::Sent), Some("d"), 10)), ["c", "a"]);
     assert_eq!(ids(&list(Some("other"), None, None, usize::MAX)), ["e"]);
     assert_eq!(list(Some("nobody"), None, None, 10), []);
-    assert_eq!(store.commands(None, None, Some("gone"), 1).unwrap_err(), "there is no command gone to go on from");
+    let gone = store.commands(&Wanted::default(), Some("gone"), 1).unwrap_err();
+    assert_eq!(gone, "there is no command gone to go on from");
+}
+
+#[test]
+fn commands_are_found_by_outcome_and_by_the_time_they_were_asked_for() {
+    use proto::outcome::Kind;
+    let world = World::new();
+    let (store, _) = world.open();
+    let outcomes = [
+        (Kind::Exited, Outcome::Exited(0)),
+        (Kind::Signaled, Outcome::Signaled(9)),
+        (Kind::TimedOut, Outcome::TimedOut),
+        (Kind::Cancelled, Outcome::Cancelled),
+        (Kind::Interrupted, Outcome::Interrupted("x".into())),
+        (Kind::Refused, Outcome::Refused(String::new())),
+        (Kind::Expired, Outcome::Expired),
+    ];
+    let finished = |id: &str, outcome: &Outcome, created_unix_ms| CommandRecord {
+        outcome: Some(outcome.clone()),
+        created_unix_ms,
+        ..command(id, CommandState::Finished)
+    };
+    for (_, outcome) in &outcomes {
+        write(&store, vec![Change::PutCommand(finished(outcome.word(), outcome, 500))]).unwrap();
+    }
+    write(&store, vec![Change::PutCommand(finished("late", &Outcome::Exited(7), 501))]).unwrap();
+    write(&store, vec![Change::PutCommand(command("running", CommandState::Accepted))]).unwrap();
+    let find = |outcome, since_unix_ms| {
+        let wanted = Wanted { outcome, since_unix_ms, ..Wanted::default() };
+        store.commands(&wanted, None, 100).unwrap()
+    };
+    for (kind, outcome) in &outcomes[1..] {
+        assert_eq!(ids(&find(Some(*kind), 0)), [outcome.word()]);
+    }
+    assert_eq!(ids(&find(Some(Kind::Exited), 0)), ["late", "exited"]);
+    assert_eq!(ids(&find(Some(Kind::Exited), 501)), ["late"]);
+    assert_eq!(ids(&find(None, 501)), ["late"]);
+    assert!(find(None, u64::MAX).is_empty());
+}
+
+#[test]
+fn a_database_of_every_earlier_version_is_brought_to_this_one() {
+    for version in 1..schema::VERSION {
+        let world = World::new();
+        let (store, _) = world.open();
+        write(&store, vec![Change::PutCommand(command("waits", CommandState::Queued))]).unwrap();
+        drop(store);
+        // As that version left it: without what came later.
+        let database = Connection::open(world.path()).unwrap();
+        database.execute_batch("ALTER TABLE commands DROP COLUMN expires_ms").unwrap();
+        if version < 2 {
+            let older = "ALTER TABLE commands DROP COLUMN stdin_end; DROP INDEX events_by_name";
+            database.execute_batch(older).unwrap();
+        }
+        database.pragma_update(None, "user_version", version).unwrap();
+        drop(database);
+        let (_store, snapshot) = world.open();
+        assert_eq!(ids(&snapshot.commands), ["waits"], "version {version}");
+        assert_eq!(snapshot.commands[0].expires_unix_ms, None);
+    }
 }
 
 #[test]
@@ -221,7 +285,7 @@ fn calls_are_answered_in_order_and_one_that_fails_spoils_no_other() {
     let answers: Vec<_> = answers.iter().take(5).collect();
     assert_eq!(answers, [(0, true), (1, true), (2, false), (3, true), (4, true)]);
     assert_eq!(
-        ids(&store.commands(None, None, None, 9).unwrap()),
+        ids(&store.commands(&Wanted::default(), None, 9).unwrap()),
         ["c4", "c3", "c1", "c0"],
         "all of a call or nothing"
     );
@@ -283,7 +347,7 @@ fn what_is_old_by_the_masters_clock_is_forgotten_with_its_output() {
     world.clock.fetch_add(2 * DAY_MS, Ordering::Relaxed);
     let (store, snapshot) = world.open();
     write(&store, Vec::new()).unwrap();
-    assert_eq!(ids(&store.commands(None, None, None, 9).unwrap()), ["young", "running"]);
+    assert_eq!(ids(&store.commands(&Wanted::default(), None, 9).unwrap()), ["young", "running"]);
     assert_eq!(*world.removed.lock().unwrap(), ["old"]);
     assert_eq!(store.events(None, None, 0, 9).unwrap(), []);
     assert_eq!(snapshot.next_event_seq, 3);
@@ -307,7 +371,7 @@ fn above_the_number_that_is_kept_the_oldest_finished_ones_go() {
         write(&store, Vec::new()).unwrap();
         std::thread::yield_now();
     }
-    assert_eq!(ids(&store.commands(None, None, None, 9).unwrap()), ["c1202", "c1201", "c1200", "running"]);
+    assert_eq!(ids(&store.commands(&Wanted::default(), None, 9).unwrap()), ["c1202", "c1201", "c1200", "running"]);
 }
 
 #[test]

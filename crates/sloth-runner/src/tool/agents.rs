@@ -27,7 +27,7 @@ pub async fn list(master: &Master, request: ListRequest) -> Result<Vec<AgentRow>
 pub async fn show_list(tool: &Tool, labels: Vec<(String, String)>, status: Option<Status>) -> i32 {
     let status = status.map(Status::word).unwrap_or_default().to_owned();
     let rows = list(&tool.master, ListRequest { labels: labels.into_iter().collect(), status }).await;
-    show_answer(rows, |rows| match tool.format {
+    show_answer(tool.format, rows, |rows| match tool.format {
         Format::Json => json::document(&rows.iter().map(json::agent).collect::<Vec<_>>()),
         Format::Table => table(&rows, now_unix_ms()).render(tool.colours),
     })
@@ -35,7 +35,7 @@ pub async fn show_list(tool: &Tool, labels: Vec<(String, String)>, status: Optio
 
 pub async fn show(tool: &Tool, name: String) -> i32 {
     let row = tool.master.call(async move |mut client| client.get(GetRequest { name }).await).await;
-    show_answer(row, |row| match tool.format {
+    show_answer(tool.format, row, |row| match tool.format {
         Format::Json => json::document(&json::agent_in_full(&row)),
         Format::Table => in_full(&row, now_unix_ms()),
     })
@@ -43,12 +43,12 @@ pub async fn show(tool: &Tool, name: String) -> i32 {
 
 pub async fn delete(tool: &Tool, name: String, force: bool) -> i32 {
     let reply = tool.master.call(async move |mut client| client.delete(DeleteRequest { name, force }).await).await;
-    show_answer(reply, |reply| message(tool.format, &reply.message))
+    show_answer(tool.format, reply, |reply| message(tool.format, &reply.message))
 }
 
 pub async fn stop(tool: &Tool, name: String) -> i32 {
     let reply = tool.master.call(async move |mut client| client.stop(StopRequest { name }).await).await;
-    show_answer(reply, |reply| message(tool.format, &reply.message))
+    show_answer(tool.format, reply, |reply| message(tool.format, &reply.message))
 }
 
 /// The table of `agent list`.

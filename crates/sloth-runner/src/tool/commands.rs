@@ -2,41 +2,119 @@
 
 use super::{
     Tool, complain,
+    connect::Trouble,
     ending::{self, Ending},
+    fail,
     follow::{Call, follow},
     json,
     output::{Budget, Collected, JsonLines, Raw},
-    output_failed, show_answer,
+    output_failed, print, say, show_answer,
     signals::{Signals, Wish},
     table::{Cell, Colour, Table, printable},
     time::{ago, now_unix_ms, rfc3339},
     writer,
 };
-use crate::cli::{Format, State};
+use crate::cli::{Format, Outcome, State};
 use proto::{CancelRequest, CommandRow, CommandSpec, GetCommandRequest, ListCommandsRequest, outcome::Kind};
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 use tokio::{select, sync::watch};
 
-pub async fn show_list(tool: &Tool, agent: Option<String>, state: Option<State>, limit: u32) -> i32 {
-    let state = state.map(State::word).unwrap_or_default().to_owned();
-    let request = ListCommandsRequest { agent: agent.unwrap_or_default(), state, limit, before_id: String::new() };
+/// What to list.
+pub fn wanted(
+    agent: Option<String>,
+    state: Option<State>,
+    outcome: Option<Outcome>,
+    since: Option<Duration>,
+    before: Option<String>,
+    limit: u32,
+) -> ListCommandsRequest {
+    let since = since.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    ListCommandsRequest {
+        agent: agent.unwrap_or_default(),
+        state: state.map(State::word).unwrap_or_default().to_owned(),
+        outcome: outcome.map(Outcome::word).unwrap_or_default().to_owned(),
+        since_unix_ms: since.map_or(0, |since| now_unix_ms().saturating_sub(since)),
+        before_id: before.unwrap_or_default(),
+        limit,
+    }
+}
+
+/// Prints as it comes: of a long list only what a table shows is kept.
+pub async fn show_list(tool: &Tool, request: ListCommandsRequest) -> i32 {
+    let limit = request.limit as usize;
+    let mut shown = Listing::new(tool);
     let rows = async {
         let mut stream = tool.master.call(async move |mut client| client.list_commands(request).await).await?;
-        let mut rows = Vec::new();
         while let Some(reply) = stream.message().await.map_err(|status| tool.master.trouble(&status))? {
-            rows.extend(reply.commands);
+            if shown.take(&reply.commands) != 0 {
+                break;
+            }
         }
-        Ok(rows)
+        Ok::<_, Trouble>(())
     };
-    show_answer(rows.await, |rows| match tool.format {
-        Format::Json => json::document(&rows.iter().map(json::command).collect::<Vec<_>>()),
-        Format::Table => table(&rows, now_unix_ms()).render(tool.colours),
-    })
+    match rows.await {
+        Ok(()) => shown.end(limit),
+        Err(trouble) if shown.count == 0 => {
+            fail(tool.format, &trouble.to_string());
+            1
+        }
+        // A document that was begun stays unfinished: nobody takes it for the whole.
+        Err(trouble) => {
+            complain(trouble);
+            1
+        }
+    }
+}
+
+/// A list of commands on its way to the screen.
+struct Listing<'a> {
+    tool: &'a Tool,
+    table: Table,
+    count: usize,
+    last: String,
+    now_unix_ms: u64,
+    /// Of what was printed so far.
+    code: i32,
+}
+
+impl<'a> Listing<'a> {
+    fn new(tool: &'a Tool) -> Self {
+        Self { tool, table: table(), count: 0, last: String::new(), now_unix_ms: now_unix_ms(), code: 0 }
+    }
+
+    /// Returns the exit code if nobody reads any more, else 0.
+    fn take(&mut self, rows: &[CommandRow]) -> i32 {
+        for row in rows {
+            match self.tool.format {
+                Format::Table => self.table.row(cells(row, self.now_unix_ms)),
+                Format::Json if self.code == 0 => {
+                    self.code = print(&json::element(&json::command(row), self.count == 0));
+                }
+                Format::Json => {}
+            }
+            self.count += 1;
+            self.last.clone_from(&row.id);
+        }
+        self.code
+    }
+
+    /// Returns the exit code.
+    fn end(self, limit: usize) -> i32 {
+        let code = match self.tool.format {
+            _ if self.code != 0 => self.code,
+            Format::Table => print(&self.table.render(self.tool.colours)),
+            Format::Json => print(json::elements_end(self.count == 0)),
+        };
+        if code == 0 && self.count >= limit && self.tool.format == Format::Table {
+            say(&format!("there may be more: --before {} shows older ones, --limit more at once", self.last));
+        }
+        code
+    }
 }
 
 pub async fn show(tool: &Tool, id: String) -> i32 {
     let row = tool.master.call(async move |mut client| client.get_command(GetCommandRequest { id }).await).await;
-    show_answer(row, |row| match tool.format {
+    show_answer(tool.format, row, |row| match tool.format {
         Format::Json => json::document(&json::command(&row)),
         Format::Table => in_full(&row, now_unix_ms()),
     })
@@ -44,7 +122,7 @@ pub async fn show(tool: &Tool, id: String) -> i32 {
 
 pub async fn cancel(tool: &Tool, id: String) -> i32 {
     let row = tool.master.call(async move |mut client| client.cancel(CancelRequest { id }).await).await;
-    show_answer(row, |row| match (tool.format, &row.outcome) {
+    show_answer(tool.format, row, |row| match (tool.format, &row.outcome) {
         (Format::Json, _) => json::document(&json::command(&row)),
         (Format::Table, None) => format!("cancelling {} on {}\n", printable(&row.id), printable(&row.agent)),
         (Format::Table, outcome) => {
@@ -88,6 +166,11 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
         (ending, written) = shown => match (ending, written) {
             (_, Err(error)) => output_failed(&error),
             (Ending::Failed(why), _) => {
+                match (tool.format, to_the_end) {
+                    (Format::Json, true) => drop(print(&json::error_line(&why))),
+                    (Format::Json, false) => drop(print(&json::error(&why))),
+                    _ => {}
+                }
                 complain(why);
                 1
             }
@@ -100,24 +183,24 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
     }
 }
 
-fn table(rows: &[CommandRow], now_unix_ms: u64) -> Table {
-    let mut table = Table::new(&["ID", "AGENT", "STATE", "OUTCOME", "CREATED", "COMMAND"]);
-    for row in rows {
-        let colour = match row.outcome.as_ref().map(|outcome| (outcome.kind(), outcome.code)) {
-            None => Colour::Dim,
-            Some((Kind::Exited, 0)) => Colour::Green,
-            Some(_) => Colour::Red,
-        };
-        table.row(vec![
-            Cell::new(&row.id),
-            Cell::new(&row.agent),
-            Cell::new(&row.state),
-            Cell::new(short(row)).coloured(colour),
-            ago(now_unix_ms, row.created_unix_ms).into(),
-            Cell::new(shorten(&row.spec.as_ref().map(line).unwrap_or_default())),
-        ]);
-    }
-    table
+fn table() -> Table {
+    Table::new(&["ID", "AGENT", "STATE", "OUTCOME", "CREATED", "COMMAND"])
+}
+
+fn cells(row: &CommandRow, now_unix_ms: u64) -> Vec<Cell> {
+    let colour = match row.outcome.as_ref().map(|outcome| (outcome.kind(), outcome.code)) {
+        None => Colour::Dim,
+        Some((Kind::Exited, 0)) => Colour::Green,
+        Some(_) => Colour::Red,
+    };
+    vec![
+        Cell::new(&row.id),
+        Cell::new(&row.agent),
+        Cell::new(&row.state),
+        Cell::new(short(row)).coloured(colour),
+        ago(now_unix_ms, row.created_unix_ms).into(),
+        Cell::new(shorten(&row.spec.as_ref().map(line).unwrap_or_default())),
+    ]
 }
 
 /// The outcome in a word, with its number.
@@ -143,6 +226,8 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("Agent", &row.agent);
     field("Command", &row.spec.as_ref().map(line).unwrap_or_default());
     field("State", &row.state);
+    field("Waits", &row.agent_away);
+    field("Expires", &rfc3339(row.expires_unix_ms).unwrap_or_default());
     field("Outcome", &ending::in_words(row.outcome.as_ref()));
     field("Created", &when(row.created_unix_ms));
     field("Started", &when(row.started_unix_ms));
@@ -196,8 +281,10 @@ mod tests {
             created_unix_ms: 1_000,
             ..CommandRow::default()
         };
+        let mut shown = table();
+        shown.row(cells(&row, 4_000));
         assert_eq!(
-            table(&[row], 4_000).render(false),
+            shown.render(false),
             "ID  AGENT  STATE     OUTCOME   CREATED  COMMAND\n\
              c1  mari   finished  exited 3  3s ago   echo 'a b'\\''c'\n"
         );

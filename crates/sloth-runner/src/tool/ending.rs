@@ -1,5 +1,6 @@
 //! How commands ended: exit codes and words for people. Pure.
 
+use super::follow::QUEUED;
 use proto::{CommandRow, Outcome, OutputStream, outcome::Kind, outcome_from};
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ pub enum Ending {
     Finished(Box<CommandRow>),
     /// It goes on, and nobody waits for it.
     Detached(Box<CommandRow>),
+    /// It was never asked for: an earlier one failed, or somebody cancelled.
+    NotStarted(String),
     /// No outcome: no connection, the master said no, …
     Failed(String),
     /// Our own output is closed: the command goes on, unless it was still being fed.
@@ -27,7 +30,7 @@ impl Ending {
         match self {
             Self::Finished(row) => row.outcome.as_ref().map_or(NO_CODE, exit_code),
             Self::Detached(_) => 0,
-            Self::Failed(_) | Self::OutputGone { .. } => NO_CODE,
+            Self::NotStarted(_) | Self::Failed(_) | Self::OutputGone { .. } => NO_CODE,
         }
     }
 
@@ -39,7 +42,11 @@ impl Ending {
                 _ => Some(format!("the command {}", in_words(row.outcome.as_ref()))),
             },
             Self::Failed(why) => Some(why.clone()),
-            Self::Detached(_) | Self::OutputGone { .. } => None,
+            Self::Detached(row) if row.state == QUEUED => {
+                let away = if row.agent_away.is_empty() { "its agent is away" } else { &row.agent_away };
+                Some(format!("queued, {away}; to look at it: sloth-runner command get {}", row.id))
+            }
+            Self::Detached(_) | Self::NotStarted(_) | Self::OutputGone { .. } => None,
         }
     }
 }
@@ -55,7 +62,7 @@ pub fn without_output(id: &str, ending: &Ending) -> String {
         Ending::OutputGone { .. } | Ending::Detached(_) => {
             format!("the command goes on; {look} or `sloth-runner command cancel {id}`")
         }
-        Ending::Failed(why) => why.clone(),
+        Ending::NotStarted(why) | Ending::Failed(why) => why.clone(),
     }
 }
 
@@ -103,7 +110,9 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
                 Some(outcome) if outcome.kind() == Kind::Signaled => (2, format!("ended by signal {}", outcome.signal)),
                 outcome => (3, outcome.as_ref().and_then(word).unwrap_or("unknown").replace('_', " ")),
             },
+            Ending::Detached(row) if row.state == QUEUED => (0, QUEUED.to_owned()),
             Ending::Detached(_) => (0, "started".to_owned()),
+            Ending::NotStarted(_) => (0, "not started".to_owned()),
             Ending::Failed(_) => (4, "failed".to_owned()),
             Ending::OutputGone { .. } => (5, "not followed to the end".to_owned()),
         };
@@ -116,7 +125,8 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
             _ => format!("{} {what} ({})", agents.len(), names(agents)),
         })
         .collect();
-    format!("{total}/{total} done: {}", groups.join("; "), total = endings.len())
+    let done = endings.iter().filter(|(_, ending)| !matches!(ending, Ending::NotStarted(_))).count();
+    format!("{done}/{} done: {}", endings.len(), groups.join("; "))
 }
 
 /// 0 if all exited 0 (or were started, when nobody waits), else 1.
@@ -186,7 +196,12 @@ mod tests {
             ("e".to_owned(), Ending::Failed("away".to_owned())),
         ];
         assert_eq!(summary(&endings), "5/5 done: 2 exited 0; 1 exited 3 (c); 1 timed out (d); 1 failed (e)");
-        assert_eq!(exit_code_of_all(&endings), 1);
-        assert_eq!(exit_code_of_all(&endings[..2]), 0);
+        assert_eq!((exit_code_of_all(&endings), exit_code_of_all(&endings[..2])), (1, 0));
+        let queued = CommandRow { state: QUEUED.into(), agent_away: "kei is away".into(), ..CommandRow::default() };
+        let queued = Ending::Detached(Box::new(queued));
+        assert!(queued.complaint().unwrap().starts_with("queued, kei is away; "));
+        let endings = [("a".to_owned(), queued), ("b".to_owned(), Ending::NotStarted(String::new()))];
+        assert_eq!(summary(&endings), "1/2 done: 1 not started; 1 queued");
+        assert_eq!((exit_code_of_all(&endings[..1]), exit_code_of_all(&endings)), (0, 1));
     }
 }

@@ -4,7 +4,8 @@ use super::{
     connect::{Client, Master, Trouble},
     ending::Ending,
     output::Output,
-    resume::{Position, STDIN_CHUNKS, StdinWindow},
+    resume::{Piece, Position, STDIN_CHUNKS, StdinWindow},
+    writer::Gone,
 };
 use crate::clock::sleep;
 use bytes::Bytes;
@@ -22,6 +23,9 @@ use tonic::{Code, Response, Status, Streaming};
 pub const UNANSWERED_MAX: u32 = 5;
 /// A connection that held so long was good: after it, waits begin anew.
 pub const GOOD: Duration = Duration::from_secs(5);
+
+/// The state of a command that waits with the master.
+pub const QUEUED: &str = "queued";
 
 /// What to follow.
 #[derive(Clone, Debug)]
@@ -52,7 +56,8 @@ pub async fn follow(
 ) -> Ending {
     let position = Position::default();
     let stdin = stdin.map(|reader| Stdin { window: StdinWindow::default(), reader, may_send: false });
-    let mut follow = Follow { master, call, position, stdin, output, row: None, answered: false, end_seen_at: None };
+    let mut follow =
+        Follow { master, call, position, stdin, output, row: None, answered: false, end_seen_at: None, gap: None };
     follow.run(cancel).await
 }
 
@@ -67,6 +72,8 @@ struct Follow<'a, O> {
     answered: bool,
     /// Where the output stood when the master ended it too early.
     end_seen_at: Option<Position>,
+    /// A gap that may still grow: a long one comes in many pieces, and is told once.
+    gap: Option<(u64, u64)>,
 }
 
 struct Stdin {
@@ -91,7 +98,10 @@ impl<O: Output> Follow<'_, O> {
         loop {
             let (began, before) = (Instant::now(), self.progress());
             let trouble = match self.attach(cancel.clone()).await {
-                Step::Ended(ending) => return ending,
+                Step::Ended(ending) => {
+                    let _ = self.tell_gap().await; // the ending says more
+                    return ending;
+                }
                 Step::Lost(trouble) => trouble,
                 Step::Again => continue,
             };
@@ -262,14 +272,17 @@ impl<O: Output> Follow<'_, O> {
         }
         match kind {
             run_reply::Kind::Command(row) => {
-                if matches!(&self.call, Call::Run(start) if start.from_offset == u64::MAX) {
+                let left = |start: &RunStart| {
+                    start.from_offset == u64::MAX || start.queue && row.state == QUEUED && row.outcome.is_none()
+                };
+                if matches!(&self.call, Call::Run(start) if left(start)) {
                     return Some(Step::Ended(Ending::Detached(Box::new(row))));
                 }
                 self.row = Some(Box::new(row));
             }
             run_reply::Kind::Output(chunk) => {
                 for piece in self.position.take(chunk) {
-                    if self.output.piece(piece).await.is_err() {
+                    if self.show(piece).await.is_err() {
                         let stdin_unfinished = self.stdin.as_ref().is_some_and(|stdin| !stdin.window.is_finished());
                         return Some(Step::Ended(Ending::OutputGone { stdin_unfinished }));
                     }
@@ -284,6 +297,25 @@ impl<O: Output> Follow<'_, O> {
         }
         let row = self.row.as_ref()?;
         (row.outcome.is_some() && self.position.offset() >= row.output_bytes).then(|| self.finished())
+    }
+
+    async fn show(&mut self, piece: Piece) -> Result<(), Gone> {
+        match (piece, &mut self.gap) {
+            (Piece::Gap { bytes: more, .. }, Some((_, bytes))) => *bytes += more,
+            (Piece::Gap { offset, bytes }, gap) => *gap = Some((offset, bytes)),
+            (piece, _) => {
+                self.tell_gap().await?;
+                self.output.piece(piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_gap(&mut self) -> Result<(), Gone> {
+        match self.gap.take() {
+            Some((offset, bytes)) => self.output.piece(Piece::Gap { offset, bytes }).await,
+            None => Ok(()),
+        }
     }
 
     fn finished(&mut self) -> Step {

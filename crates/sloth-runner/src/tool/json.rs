@@ -67,6 +67,9 @@ pub struct Command<'a> {
     created: Option<String>,
     started: Option<String>,
     finished: Option<String>,
+    /// Only of one that was given such a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
     output_bytes: u64,
     gaps: Vec<Gap>,
     /// What runs: either program and arguments, or a line for the shell.
@@ -188,10 +191,11 @@ pub fn command(row: &CommandRow) -> Command<'_> {
         outcome: outcome.and_then(ending::word),
         code: outcome.filter(|_| kind == Some(Kind::Exited)).map(|outcome| outcome.code),
         signal: outcome.filter(|_| kind == Some(Kind::Signaled)).map(|outcome| outcome.signal),
-        reason: outcome.and_then(|outcome| present(&outcome.reason)),
+        reason: outcome.map_or(present(&row.agent_away), |outcome| present(&outcome.reason)),
         created: rfc3339(row.created_unix_ms),
         started: rfc3339(row.started_unix_ms),
         finished: rfc3339(row.finished_unix_ms),
+        expires: rfc3339(row.expires_unix_ms),
         output_bytes: row.output_bytes,
         gaps: row.gaps.iter().map(|gap| Gap { offset: gap.offset, bytes: gap.bytes }).collect(),
         argv: argv.map(|argv| argv.iter().map(|word| text(word).0).collect()),
@@ -213,6 +217,7 @@ pub fn command_without_row<'a>(id: &'a str, agent: &'a str, reason: &'a str) -> 
         created: None,
         started: None,
         finished: None,
+        expires: None,
         output_bytes: 0,
         gaps: Vec::new(),
         argv: None,
@@ -236,9 +241,35 @@ pub fn gap(offset: u64, bytes: u64) -> Chunk {
     Chunk { offset, stream: None, data: None, data_base64: None, gap: Some(bytes) }
 }
 
+/// There is no answer.
+#[derive(Serialize)]
+struct Error<'a> {
+    error: &'a str,
+}
+
+/// The document in place of an answer.
+pub fn error(why: &str) -> String {
+    document(&Error { error: why })
+}
+
+/// … among lines.
+pub fn error_line(why: &str) -> String {
+    line(&Error { error: why })
+}
+
 /// One document, for people to read, too.
 pub fn document(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("these types have string keys and no failing parts") + "\n"
+}
+
+/// An element of an array that is printed as it comes. [`elements_end`] ends it.
+pub fn element(value: &impl Serialize, first: bool) -> String {
+    let text = serde_json::to_string_pretty(value).expect("these types have string keys and no failing parts");
+    format!("{}  {}", if first { "[\n" } else { ",\n" }, text.replace('\n', "\n  "))
+}
+
+pub fn elements_end(empty: bool) -> &'static str {
+    if empty { "[]\n" } else { "\n]\n" }
 }
 
 /// One line.
@@ -349,6 +380,26 @@ mod tests {
         assert_eq!(document["stderr"], "\u{fffd}\u{fffd}");
         assert_eq!(document["stderr_base64"], "//4=");
         assert_eq!(document.get("truncated"), None);
+    }
+
+    #[test]
+    fn an_array_that_is_printed_as_it_comes_is_the_same_document() {
+        let rows = [CommandRow { id: "a".into(), ..CommandRow::default() }, CommandRow::default()];
+        for rows in [&rows[..0], &rows[..1], &rows] {
+            let mut text = String::new();
+            for (at, row) in rows.iter().enumerate() {
+                text += &element(&command(row), at == 0);
+            }
+            text += elements_end(rows.is_empty());
+            assert_eq!(text, document(&rows.iter().map(command).collect::<Vec<_>>()));
+        }
+    }
+
+    #[test]
+    fn a_command_that_waits_says_why_and_until_when() {
+        let row = CommandRow { agent_away: "kei is away".into(), expires_unix_ms: 1000, ..CommandRow::default() };
+        let shown = to_value(command(&row)).unwrap();
+        assert_eq!((&shown["reason"], &shown["expires"]), (&json!("kei is away"), &json!("1970-01-01T00:00:01.000Z")));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
     follow::{Call, follow},
     id, json,
     output::{Budget, Collected, Nowhere, Prefixed},
-    run::{document, spec, start, written},
+    run::{document, say_away, spec, start, written},
     say,
     table::printable,
     writer::{self, Writer},
@@ -30,13 +30,14 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
                 say(&format!("{stopped} stopped {} skipped", if stopped == 1 { "agent" } else { "agents" }));
             }
             if agents.is_empty() {
-                super::complain("no agent matches; `sloth-runner agent list` shows all with their status");
+                let why = "no agent matches; `sloth-runner agent list` shows all with their status";
+                super::fail(tool.format, why);
                 return NO_CODE;
             }
             agents
         }
         Err(trouble) => {
-            super::complain(trouble);
+            super::fail(tool.format, &trouble.to_string());
             return NO_CODE;
         }
     };
@@ -102,22 +103,33 @@ async fn everywhere(
 ) -> Vec<Run> {
     let total = agents.len();
     let mut results: Vec<Option<Run>> = std::iter::repeat_with(|| None).take(total).collect();
-    let mut done = 0;
+    let (mut done, mut failures) = (0, 0);
+    // Why nothing more is begun.
+    let mut stop: Option<String> = None;
     let mut running = JoinSet::new();
     let mut waiting = agents.into_iter().enumerate();
     loop {
         while running.len() < usize::from(args.max_parallel)
             && let Some((at, agent)) = waiting.next()
         {
+            if let Some(why) = stop.clone().or_else(|| cancel.borrow().then(|| "cancelled before its turn".to_owned()))
+            {
+                results[at] = Some(Run::without_id(agent, Ending::NotStarted(format!("not started: {why}"))));
+                continue;
+            }
             let id = id::new();
             let start = id.map(|id| start(args, id, agent.clone(), spec(args, false)));
             let (master, mode) = (master.clone(), mode.clone());
-            let (cancel, writer) = (cancel.clone(), writer.clone());
+            let (cancel, writer, wait) = (cancel.clone(), writer.clone(), args.wait);
             running.spawn(async move {
                 let run = match start {
-                    Ok(_) if *cancel.borrow() => failed(agent, "not started: cancelled before its turn".to_owned()),
-                    Ok(start) => single(&master, *start, mode, cancel, &writer).await,
-                    Err(error) => failed(agent, format!("no randomness for an id: {error}")),
+                    Ok(start) => {
+                        if let Some(patience) = wait {
+                            say_away(&master, &agent, patience, &writer).await;
+                        }
+                        single(&master, *start, mode, cancel, &writer).await
+                    }
+                    Err(error) => Run::without_id(agent, Ending::Failed(format!("no randomness for an id: {error}"))),
                 };
                 (at, run)
             });
@@ -128,7 +140,16 @@ async fn everywhere(
         if let Some(complaint) = run.ending.complaint() {
             writer.notice(format!("{}: {}", run.agent, printable(&complaint))).await;
         }
-        writer.progress(format!("{done}/{total} done"));
+        if run.ending.exit_code() != 0 {
+            failures += 1;
+            if args.fail_fast && stop.is_none() {
+                stop = Some(format!("it failed on {} before (--fail-fast)", run.agent));
+            }
+        }
+        writer.progress(match failures {
+            0 => format!("{done}/{total} done, {} running", running.len()),
+            _ => format!("{done}/{total} done, {failures} of them failed, {} running", running.len()),
+        });
         let gone = matches!(run.ending, Ending::OutputGone { .. });
         results[at] = Some(run);
         if gone {
@@ -161,18 +182,18 @@ async fn single(master: &Master, start: RunStart, mode: Mode, cancel: watch::Rec
     Run { agent, id, ending, output }
 }
 
-fn failed(agent: String, why: String) -> Run {
-    Run { agent, id: String::new(), ending: Ending::Failed(why), output: None }
-}
-
 impl Run {
+    fn without_id(agent: String, ending: Ending) -> Self {
+        Self { agent, id: String::new(), ending, output: None }
+    }
+
     fn started(&self) -> Option<String> {
         matches!(self.ending, Ending::Detached(_)).then(|| format!("{} {}\n", self.agent, self.id))
     }
 
     fn as_started(&self) -> json::Started<'_> {
         let error = match &self.ending {
-            Ending::Failed(why) => Some(why.as_str()),
+            Ending::Failed(why) | Ending::NotStarted(why) => Some(why.as_str()),
             _ => None,
         };
         json::Started { agent: &self.agent, id: &self.id, error }

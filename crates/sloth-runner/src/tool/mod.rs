@@ -53,14 +53,17 @@ pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i
         AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
         AgentCommand::Stop { name } => agents::stop(tool, name).await,
         AgentCommand::Events { name, follow, last } => events::show(tool, name, follow, last).await,
-        AgentCommand::Run(args) => run::run(tool, args).await,
+        AgentCommand::Run(args) => run::run(tool, *args).await,
     })
 }
 
 /// Runs `sloth-runner command …` and returns the exit code. `master` is the flag.
 pub fn command(master: Option<String>, format: Format, command: CommandCommand) -> i32 {
     with_tool(master, format, async |tool| match command {
-        CommandCommand::List { agent, state, limit } => commands::show_list(tool, agent, state, limit).await,
+        CommandCommand::List { agent, state, outcome, since, before, limit } => {
+            let request = commands::wanted(agent, state, outcome, since, before, limit);
+            commands::show_list(tool, request).await
+        }
         CommandCommand::Get { id } => commands::show(tool, id).await,
         CommandCommand::Logs { id, follow } => commands::logs(tool, id, follow).await,
         CommandCommand::Cancel { id } => commands::cancel(tool, id).await,
@@ -125,12 +128,20 @@ fn output_failed(error: &io::Error) -> i32 {
 }
 
 /// Prints the answer, or says why there is none.
-fn show_answer<T>(answer: Result<T, Trouble>, text: impl FnOnce(T) -> String) -> i32 {
+fn show_answer<T>(format: Format, answer: Result<T, Trouble>, text: impl FnOnce(T) -> String) -> i32 {
     match answer {
         Ok(answer) => print(&text(answer)),
         Err(trouble) => {
-            complain(trouble);
+            fail(format, &trouble.to_string());
             1
         }
     }
+}
+
+/// Says why there is no answer: to people, and to programs that wait for a document.
+pub fn fail(format: Format, why: &str) {
+    if format == Format::Json {
+        print(&json::error(why));
+    }
+    complain(why);
 }

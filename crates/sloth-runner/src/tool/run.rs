@@ -2,6 +2,7 @@
 
 use super::{
     Tool, complain,
+    connect::Master,
     ending::{Ending, INTERRUPTED, NO_CODE, without_output},
     follow::{Call, follow},
     id, json, many,
@@ -9,11 +10,13 @@ use super::{
     say,
     signals::{Signals, Wish},
     stdin,
+    table::printable,
+    time::rfc3339,
     writer::{self, Writer},
 };
-use crate::cli::{Format, RunArgs};
-use proto::{CommandSpec, RunStart};
-use sloth_agent::config::describe;
+use crate::cli::{Format, RunArgs, Status};
+use proto::{CommandSpec, GetRequest, RunStart};
+use sloth_agent::config::{describe, units::ShowDuration};
 use std::{
     io,
     os::unix::ffi::{OsStrExt, OsStringExt},
@@ -52,7 +55,7 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
             let look = if several { "command list".to_owned() } else { format!("command logs {id} --follow") };
             let (what, code) = match wish {
                 Wish::Interrupt => ("leaving without its outcome", INTERRUPTED),
-                Wish::Leave if several || args.no_stdin || args.detach => ("leaving; it goes on", NO_CODE),
+                Wish::Leave if several || args.no_stdin || args.detach || args.queue => ("leaving; it goes on", NO_CODE),
                 Wish::Leave => ("leaving; it goes on, unless its standard input is unfinished", NO_CODE),
             };
             complain(format!("{what}; to look at it: sloth-runner {look}"));
@@ -65,6 +68,7 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
 fn stdin_unused(args: &RunArgs, several: bool) -> Option<&'static str> {
     match (args.no_stdin, args.detach, several) {
         (true, ..) => None,
+        _ if args.queue => Some("--queue"),
         (_, true, _) => Some("--detach"),
         (.., true) => Some("several agents"),
         _ => None,
@@ -92,7 +96,15 @@ pub fn spec(args: &RunArgs, stdin: bool) -> CommandSpec {
 /// The request for one agent.
 pub fn start(args: &RunArgs, id: String, agent: String, spec: CommandSpec) -> Box<RunStart> {
     let from_offset = if args.detach { u64::MAX } else { 0 };
-    Box::new(RunStart { id, agent, spec: Some(spec), from_offset, wait_ms: args.wait.map(millis).unwrap_or_default() })
+    Box::new(RunStart {
+        id,
+        agent,
+        spec: Some(spec),
+        from_offset,
+        wait_ms: args.wait.map(millis).unwrap_or_default(),
+        queue: args.queue,
+        expires_ms: args.expires.map(millis).unwrap_or_default(),
+    })
 }
 
 /// The exit code, when what was printed had this end. `code_when_gone` and what `meanwhile` says, if it could not be
@@ -120,7 +132,7 @@ async fn leave(signals: &mut Signals, ask_to_cancel: &watch::Sender<bool>) -> Wi
 }
 
 async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bool>) -> i32 {
-    let stdin = if args.no_stdin || args.detach { Ok(None) } else { stdin::standard() };
+    let stdin = if args.no_stdin || args.detach || args.queue { Ok(None) } else { stdin::standard() };
     let (stdin, (writer, end)) = match stdin.and_then(|stdin| Ok((stdin, writer::standard()?))) {
         Ok(both) => both,
         Err(error) => {
@@ -129,6 +141,9 @@ async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bo
         }
     };
     let agent = args.agents[0].clone();
+    if let Some(patience) = args.wait {
+        say_away(&tool.master, &agent, patience, &writer).await;
+    }
     let call = Call::Run(start(args, id.clone(), agent.clone(), spec(args, stdin.is_some())));
     let (ending, answer) = match tool.format {
         _ if args.detach => {
@@ -140,7 +155,11 @@ async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bo
             };
             (ending, answer)
         }
-        Format::Table => (follow(&tool.master, call, stdin, cancel, &mut Raw(writer.clone())).await, String::new()),
+        Format::Table => {
+            let ending = follow(&tool.master, call, stdin, cancel, &mut Raw(writer.clone())).await;
+            let id = if let Ending::Detached(row) = &ending { format!("{}\n", row.id) } else { String::new() };
+            (ending, id)
+        }
         Format::Json => {
             let mut collected = Collected::new(Budget::default(), writer.clone());
             let ending = follow(&tool.master, call, stdin, cancel, &mut collected).await;
@@ -153,6 +172,21 @@ async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bo
     written(end.finish().await, ending.exit_code(), NO_CODE, || without_output(&id, &ending))
 }
 
+/// Says that an agent is away and is waited for, where that is so: silence would look like a command that hangs.
+pub async fn say_away(master: &Master, agent: &str, patience: Duration, writer: &Writer) {
+    let name = agent.to_owned();
+    // Where this fails the run itself says why.
+    let Ok(row) = master.call(async move |mut client| client.get(GetRequest { name }).await).await else { return };
+    if row.status != Status::Active.word() {
+        let since = rfc3339(row.since_unix_ms).unwrap_or_default();
+        let (status, reason) = (printable(&row.status), printable(&row.reason));
+        let patience = ShowDuration(patience);
+        let line =
+            format!("agent {agent} is {status} since {since} ({reason}): waiting up to {patience} for its return");
+        writer.notice(line).await;
+    }
+}
+
 /// A command as JSON has it, whatever became of it.
 pub fn document<'a>(
     id: &'a str,
@@ -162,7 +196,7 @@ pub fn document<'a>(
 ) -> json::CommandWithOutput<'a> {
     let command = match ending {
         Ending::Finished(row) | Ending::Detached(row) => json::command(row),
-        Ending::Failed(why) => json::command_without_row(id, agent, why),
+        Ending::Failed(why) | Ending::NotStarted(why) => json::command_without_row(id, agent, why),
         Ending::OutputGone { .. } => json::command_without_row(id, agent, "its output was not read to the end"),
     };
     match output {

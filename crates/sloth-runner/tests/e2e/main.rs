@@ -5,17 +5,22 @@
 mod fleet;
 
 mod bad_luck;
+mod broken_wire;
 mod control;
 mod crash;
 mod daemon;
 mod demo;
+mod fleets;
 mod full_disk;
 mod goodbye;
+mod history;
+mod hostile_programs;
 mod identities;
 mod memory;
 mod orphans;
 mod outage;
 mod pace;
 mod port;
+mod queue;
 mod run;
 mod scenarios;

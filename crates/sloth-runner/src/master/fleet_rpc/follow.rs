@@ -1,6 +1,6 @@
 //! The output of a command, from its file: readers stall nobody.
 
-use super::{Replies, no_command, stored};
+use super::{Replies, no_command, stored, waiting};
 use crate::master::{
     core::Core,
     hub::Hub,
@@ -97,7 +97,8 @@ async fn unfinished(
             Some(View::Failed(error)) => return reply(replies, Err(Status::internal(error))).await,
             Some(View::Record(record)) if shown.is_none() || (!over && shown.as_ref() != Some(&record)) => {
                 let bytes = *received.borrow();
-                reply(replies, Ok(Kind::Command(rows::command(&record, bytes)))).await?;
+                let row = waiting(core, &record, rows::command(&record, bytes));
+                reply(replies, Ok(Kind::Command(row))).await?;
                 shown = Some(record);
             }
             _ => {}

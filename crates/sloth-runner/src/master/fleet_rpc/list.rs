@@ -1,8 +1,12 @@
 //! Lists, in messages of bounded size.
 
 use super::{REPLIES_MAX, row, unreadable};
-use crate::master::{core::Core, ports::Record, rows};
-use fleet::{AgentRecord, CommandState, Status as AgentStatus};
+use crate::master::{
+    core::Core,
+    ports::{Record, Wanted},
+    rows,
+};
+use fleet::{AgentRecord, Status as AgentStatus};
 use proto::{ListCommandsReply, ListCommandsRequest, ListReply, ListRequest};
 use std::{
     collections::HashMap,
@@ -81,12 +85,21 @@ pub async fn commands(
             Status::invalid_argument(format!("no state {word:?}: use queued, sent, accepted or finished"))
         })?),
     };
+    let outcome = match request.outcome.as_str() {
+        "" => None,
+        word => Some(rows::outcome_from(word).ok_or_else(|| {
+            Status::invalid_argument(format!(
+                "no outcome {word:?}: use exited, signaled, timed_out, cancelled, interrupted, refused or expired"
+            ))
+        })?),
+    };
     let limit = match request.limit {
         0 => COMMANDS_DEFAULT,
         limit => limit as usize,
     };
     let given = |text: String| (!text.is_empty()).then_some(text);
-    let mut page = Page { core, agent: given(request.agent), state, before: given(request.before_id), left: limit };
+    let wanted = Wanted { agent: given(request.agent), state, outcome, since_unix_ms: request.since_unix_ms };
+    let mut page = Page { core, wanted, before: given(request.before_id), left: limit };
     let mut records = page.read().await?;
     let (sender, receiver) = mpsc::channel(REPLIES_MAX);
     tokio::spawn(async move {
@@ -107,8 +120,7 @@ pub async fn commands(
 /// What is still to be read of a list of commands.
 struct Page {
     core: Arc<Core>,
-    agent: Option<String>,
-    state: Option<CommandState>,
+    wanted: Wanted,
     before: Option<String>,
     left: usize,
 }
@@ -116,9 +128,9 @@ struct Page {
 impl Page {
     /// The next few; none at the end.
     async fn read(&mut self) -> Result<Vec<Record>, Status> {
-        let (agent, state, before) = (self.agent.clone(), self.state, self.before.clone());
+        let (wanted, before) = (self.wanted.clone(), self.before.clone());
         let limit = self.left.min(COMMAND_ROWS);
-        let read = move |core: &Core| core.store.commands(agent.as_deref(), state, before.as_deref(), limit);
+        let read = move |core: &Core| core.store.commands(&wanted, before.as_deref(), limit);
         let records = self.core.blocking(read).await.map_err(|error| unreadable(&error))?;
         self.left -= records.len();
         if let Some(last) = records.last() {

@@ -1,14 +1,15 @@
 //! `Run`: start or attach, follow, feed standard input, cancel.
 
-use super::{REPLIES_MAX, Replies, away, follow, no_agent, stored};
+use super::{REPLIES_MAX, Replies, absence, follow, no_agent, stored};
 use crate::master::{
-    core::Core,
+    core::{Core, Queueing},
     hub::Hub,
     stdin::{Fed, FeedError},
 };
 use fleet::{Refusal, Submit, Submitted, View};
 use prost::Message;
 use proto::{RunReply, RunRequest, RunStart, StdinChunk, run_reply, run_request::Kind};
+use sloth_agent::config::units::ShowDuration;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
@@ -22,6 +23,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Arguments, environment and the rest of a command: an agent that returns lists all that it holds in one message.
 const SPEC_MAX: usize = 128 * 1024;
+/// Longest time that a command waits for its agent: a year, in ms.
+const EXPIRES_MAX_MS: u64 = 366 * 86_400_000;
+
 /// Starts the command, or attaches to it. Errors of the start are the call's; what comes later is in the stream.
 ///
 /// # Errors
@@ -46,6 +50,9 @@ pub async fn start(
             "arguments and environment are {bytes} bytes, more than {SPEC_MAX}: send the rest as standard input"
         )));
     }
+    if start.queue && spec.stdin {
+        return Err(Status::invalid_argument("a command that waits for its agent can have no standard input"));
+    }
     let target = submit(&core, &start).await?;
     if let follow::Target::Unfinished(hub) = &target {
         recorded(hub).await?;
@@ -60,6 +67,9 @@ pub async fn start(
 
 async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, Status> {
     let deadline = Instant::now() + Duration::from_millis(start.wait_ms).min(WAIT_MAX);
+    let queue = start.queue.then(|| Queueing {
+        expires: (start.expires_ms > 0).then(|| Duration::from_millis(start.expires_ms.min(EXPIRES_MAX_MS))),
+    });
     let mut looked_again = false;
     loop {
         let known = core.read(|fleet| fleet.dispatch().unfinished(&start.id).is_some());
@@ -72,7 +82,7 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
         if let Some(arrived) = &mut arrived {
             arrived.as_mut().enable();
         }
-        let refusal = match core.submit(submit, stored) {
+        let refusal = match core.submit(submit, stored, queue) {
             Ok((_, Some(hub))) => return Ok(follow::Target::Unfinished(hub)),
             Ok((Submitted::Attached(Some(record)), None)) => return Ok(follow::Target::Finished(Box::new(record))),
             Ok((_, None)) => Refusal::LookAgain,
@@ -95,15 +105,31 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
                 return Err(Status::already_exists(format!("command {} exists with other content", start.id)));
             }
             Refusal::UnknownAgent => return Err(no_agent(&start.agent)),
+            Refusal::QueueFull { agent, waiting } => {
+                return Err(Status::resource_exhausted(format!(
+                    "{waiting} commands wait for agent {agent} already, and no more are taken: cancel some of them \
+                     (`sloth-runner command list --agent {agent} --state queued`), or wait for its return"
+                )));
+            }
             Refusal::Away { record } => {
-                let Some(arrived) = arrived else { return Err(away(&record)) };
+                let refused = || away(&record, start.wait_ms);
+                let Some(arrived) = arrived else { return Err(refused()) };
                 tokio::select! {
-                    arrived = timeout_at(deadline, arrived) => arrived.map_err(|_| away(&record))?,
+                    arrived = timeout_at(deadline, arrived) => arrived.map_err(|_| refused())?,
                     () = core.ended() => return Err(Status::unavailable("the master is shutting down")),
                 }
             }
         }
     }
+}
+
+/// Since when and why, and what to do.
+fn away(record: &fleet::AgentRecord, waited_ms: u64) -> Status {
+    let advice = match waited_ms {
+        0 => "--wait 1m waits for its return, --queue has it run then".to_owned(),
+        ms => format!("it did not return within {}", ShowDuration(Duration::from_millis(ms))),
+    };
+    Status::failed_precondition(format!("{}; {advice}", absence(record)))
 }
 
 /// Waits until the command is durable.

@@ -1,6 +1,6 @@
 //! Store and output in memory, for tests. The store can be told to fail.
 
-use super::{Change, Done, OutputLog, Outputs, Piece, Record, Store};
+use super::{Change, Done, OutputLog, Outputs, Piece, Record, Store, Wanted};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -84,19 +84,18 @@ impl Store for MemoryStore {
         Ok(self.tables.lock().unwrap().commands.get(id).cloned())
     }
 
-    fn commands(
-        &self,
-        agent: Option<&str>,
-        state: Option<fleet::CommandState>,
-        before_id: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Record>, String> {
+    fn commands(&self, wanted: &Wanted, before_id: Option<&str>, limit: usize) -> Result<Vec<Record>, String> {
         let tables = self.tables.lock().unwrap();
         let mut records: Vec<_> = tables
             .commands
             .values()
-            .filter(|record| agent.is_none_or(|name| record.agent == name))
-            .filter(|record| state.is_none_or(|state| record.state == state))
+            .filter(|record| wanted.agent.as_ref().is_none_or(|name| record.agent == *name))
+            .filter(|record| wanted.state.is_none_or(|state| record.state == state))
+            .filter(|record| {
+                let kind = record.outcome.as_ref().map(|outcome| proto::Outcome::from(outcome).kind());
+                wanted.outcome.is_none_or(|wanted| kind == Some(wanted))
+            })
+            .filter(|record| record.created_unix_ms >= wanted.since_unix_ms)
             .cloned()
             .collect();
         records.sort_by(|a, b| (b.created_unix_ms, &b.id).cmp(&(a.created_unix_ms, &a.id)));

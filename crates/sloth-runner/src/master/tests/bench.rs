@@ -114,7 +114,7 @@ pub fn register(n: u8, name: &str) -> Register {
 
 pub fn start(id: &str, agent: &str) -> RunStart {
     let spec = CommandSpec { argv: vec![b"true".to_vec()], ..CommandSpec::default() };
-    RunStart { id: id.to_owned(), agent: agent.to_owned(), spec: Some(spec), from_offset: 0, wait_ms: 0 }
+    RunStart { id: id.to_owned(), agent: agent.to_owned(), spec: Some(spec), from_offset: 0, ..RunStart::default() }
 }
 
 pub struct Agent {
