@@ -289,6 +289,8 @@ fn write(options: &Options, found: &Found, machine: &Machine) -> String {
     row("heartbeats, answered, a second", number(found.beats, 0));
     row("CPU for them, of one core", format!("{:.1} %", found.cpu * 100.0));
     row("all there, starting all at once with an empty database", seconds(found.first.took));
+    row("… attempts that failed", reasons(&found.first.seen.failed));
+    row("… cores that other work of this machine took meanwhile", format!("{:.1}", found.first.others));
     let killed = &found.killed;
     let down = options.down.as_secs();
     row(&format!("all back after SIGKILL and {down} s, since the start of the process"), seconds(killed.took));
@@ -303,6 +305,7 @@ fn write(options: &Options, found: &Found, machine: &Machine) -> String {
     row("SIGTERM: told when to come back", number(found.told as f64, 0));
     row("… until the process has ended", seconds(found.ended));
     row("… all back, since the start of the next", seconds(found.goodbye.took));
+    row("… cores that other work of this machine took meanwhile", format!("{:.1}", found.goodbye.others));
     row("… connection attempts that the kernel dropped", dropped(found.goodbye.dropped));
     row("… attempts that failed", reasons(&found.goodbye.seen.failed));
     text
