@@ -1,5 +1,6 @@
 //! The only `select!` and the only clock: carries out what the link decides, and tells it what happened.
 
+mod candidate;
 mod reload;
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     transport::Resolver,
     watch::{Verdict, Watch},
 };
+use candidate::Candidate;
 use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report, WakeReason};
 use proto::agent_message::Kind as Up;
 use std::{sync::Arc, time::Duration};
@@ -96,8 +98,8 @@ pub struct Driver<C> {
     node: Node,
     resolver: Arc<Mutex<Resolver>>,
     session: Option<Session>,
-    /// Of before a reload, until another is registered in its place: its master hears of a change and not of a loss.
-    replaced: Option<Session>,
+    /// What is to take the session's place after a reload.
+    candidate: Option<Box<Candidate>>,
     watch: Watch,
     commands: Commands,
     report_address: String,
@@ -110,6 +112,8 @@ pub struct Driver<C> {
 
 enum Event {
     Session(session::Event),
+    /// Of the candidate's session.
+    Candidate(session::Event),
     Command(Option<Up>),
     Signal(Signal),
     /// The configuration was read again.
@@ -153,7 +157,7 @@ impl<C: Clock> Driver<C> {
             lines: Lines::default(),
             resolver: Arc::default(),
             session: None,
-            replaced: None,
+            candidate: None,
             watch,
             commands,
             report_address: String::new(),
@@ -181,10 +185,7 @@ impl<C: Clock> Driver<C> {
         self.tell(Input::Start);
         let mut read_first_until = None;
         while self.carry_out().await {
-            if self.link.state() != Phase::Connecting {
-                self.replaced = None;
-            }
-            let due = self.link.poll_timeout();
+            let due = self.link.poll_timeout().into_iter().chain(self.candidate_due()).min();
             self.manager.feed(|| self.clock.now(), due);
             let event = {
                 let wake = match read_first_until {
@@ -192,10 +193,12 @@ impl<C: Clock> Driver<C> {
                     None => due.into_iter().chain(self.manager.wake_by()).min(),
                 };
                 let full = self.session.as_ref().filter(|session| !session.has_room()).map(Session::room);
-                let (has_room, room) = (full.is_none(), wait_for(full));
+                let (has_room, room) = (full.is_none() && !self.is_registering(), wait_for(full));
+                let session = self.session.as_mut().filter(|_| !candidate::is_full(self.candidate.as_deref()));
                 tokio::select! {
                     biased;
-                    event = next_of(&mut self.session) => Event::Session(event),
+                    event = next_of(session) => Event::Session(event),
+                    event = candidate::next_of(&mut self.candidate) => Event::Candidate(event),
                     signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Shutdown)),
                     kind = self.commands.next(has_room) => Event::Command(kind),
                     read = reload::done(&mut self.reload) => Event::Reloaded(read),
@@ -206,6 +209,7 @@ impl<C: Clock> Driver<C> {
             };
             match event {
                 Event::Session(event) => self.session_event(event),
+                Event::Candidate(event) => self.candidate_event(event),
                 Event::Command(kind) => {
                     if let (Some(kind), Some(session)) = (kind, &mut self.session) {
                         session.send(kind);
@@ -224,11 +228,15 @@ impl<C: Clock> Driver<C> {
                     } else {
                         read_first_until = None;
                         self.tell(Input::Timeout);
+                        self.tell_candidate(Input::Timeout);
                     }
                 }
             }
             if self.commands.takes_renewal() {
-                self.tell(Input::Renew);
+                match &mut self.candidate {
+                    Some(candidate) => candidate.renew_without = true,
+                    None => self.tell(Input::Renew),
+                }
             }
             if self.draining.is_some() && self.commands.is_idle() {
                 self.tell(Input::Drained);
@@ -256,6 +264,7 @@ impl<C: Clock> Driver<C> {
             None => self.draining = Some(now),
         }
         self.manager.stopping();
+        self.drop_candidate();
         self.commands.drain();
         self.tell(Input::Shutdown);
     }
@@ -266,7 +275,10 @@ impl<C: Clock> Driver<C> {
         match self.watch.judge(session) {
             Some(Verdict::AddressGone) => self.tell(Input::SourceAddressGone),
             Some(Verdict::RouteChanged) => self.tell(Input::RouteChanged),
-            Some(Verdict::Came) => self.tell(Input::Woken(WakeReason::Network)),
+            Some(Verdict::Came) => {
+                self.tell(Input::Woken(WakeReason::Network));
+                self.tell_candidate(Input::Woken(WakeReason::Network));
+            }
             None => {}
         }
     }
@@ -278,6 +290,9 @@ impl<C: Clock> Driver<C> {
             Event::Run(_) | Event::Cancel(_) | Event::FinishedAck(_) | Event::Shutdown(_) if !registered => {
                 let detail = "master speaks before it has registered the agent".to_owned();
                 self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
+            }
+            Event::Run(_) | Event::Cancel(_) | Event::FinishedAck(_) if self.is_registering() => {
+                self.candidate.as_mut().expect("it is registering").held_back.push_back(event);
             }
             Event::Reply(reply) => {
                 let addresses = self.session.as_ref().and_then(Session::addresses);
@@ -305,10 +320,18 @@ impl<C: Clock> Driver<C> {
         }
     }
 
+    fn is_new(&self, epoch: u64) -> bool {
+        epoch > self.keeper.highest_epoch().min(EPOCH_MAX)
+    }
+
+    fn not_new(&self, epoch: u64) -> Reply {
+        let detail = format!("master gave epoch {epoch}, which is not new");
+        Reply::Failed { reason: LossReason::Protocol, detail }
+    }
+
     fn registered(&mut self, registered: &proto::Registered) {
-        if registered.epoch <= self.keeper.highest_epoch().min(EPOCH_MAX) {
-            let detail = format!("master gave epoch {}, which is not new", registered.epoch);
-            return self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
+        if !self.is_new(registered.epoch) {
+            return self.reply(self.not_new(registered.epoch));
         }
         self.keeper.keep_epoch(registered.epoch);
         let interval = (registered.interval_ms > 0).then(|| Duration::from_millis(registered.interval_ms));
@@ -325,16 +348,10 @@ impl<C: Clock> Driver<C> {
     async fn carry_out(&mut self) -> bool {
         while let Some(output) = self.link.poll_output() {
             match output {
-                Output::Dial { session, master } => {
-                    let address = self.config.masters[master].clone();
-                    let heartbeat = &self.config.heartbeat;
-                    let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
-                    let user_timeout = verdict + USER_TIMEOUT_MARGIN;
-                    let (resolver, tls) = (self.resolver.clone(), self.config.tls.clone());
-                    self.session = Some(Session::dial(session, address, resolver, user_timeout, tls));
-                }
+                Output::Dial { session, master } => self.session = Some(self.dial(session, master)),
                 Output::Register { will_wait, .. } => {
-                    let register = self.register(will_wait);
+                    let spool_id = self.commands.spool_id();
+                    let register = self.register(will_wait, spool_id, self.report_address.clone());
                     self.send_session(|session| session.register(register));
                 }
                 Output::Heartbeat { seq, last_ack, .. } => {
@@ -356,6 +373,9 @@ impl<C: Clock> Driver<C> {
                         session.close_gracefully().await;
                     }
                 }
+                Output::Report(Report::Lost { reason, detail, failures, .. }) if self.candidate.is_some() => {
+                    self.lost_before_replaced(reason, detail, failures);
+                }
                 Output::Report(report) => self.report(&report),
                 Output::Interrupt => self.commands.interrupt(),
                 Output::Stop => {
@@ -364,8 +384,17 @@ impl<C: Clock> Driver<C> {
                 }
             }
         }
+        self.carry_out_candidate();
         self.keep_status();
         true
+    }
+
+    fn dial(&self, session: link::Session, master: usize) -> Session {
+        let address = self.config.masters[master].clone();
+        let heartbeat = &self.config.heartbeat;
+        let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
+        let user_timeout = verdict + USER_TIMEOUT_MARGIN;
+        Session::dial(session, address, self.resolver.clone(), user_timeout, self.config.tls.clone())
     }
 
     fn send_session(&mut self, send: impl FnOnce(&mut Session)) {
@@ -374,17 +403,16 @@ impl<C: Clock> Driver<C> {
         }
     }
 
-    fn register(&mut self, will_wait: Duration) -> proto::Register {
-        let spool_id = self.commands.spool_id().to_vec();
+    fn register(&self, will_wait: Duration, spool_id: [u8; 16], report_address: String) -> proto::Register {
         let (config, identity) = (&self.config, &self.identity);
         proto::Register {
             agent_id: identity.agent_id.to_vec(),
             instance_id: identity.instance_id.to_vec(),
-            spool_id,
+            spool_id: spool_id.to_vec(),
             highest_epoch: self.keeper.highest_epoch(),
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            report_address: self.report_address.clone(),
+            report_address,
             labels: config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             boot_id: identity.boot_id.clone(),
             interval_ms: millis(config.heartbeat.interval),
@@ -414,7 +442,7 @@ impl<C: Clock> Driver<C> {
         }
         let context = Context {
             master: &self.status.master,
-            masters: &self.config.masters,
+            masters: candidate::masters(&self.candidate, &self.config),
             report_address: &self.report_address,
             heartbeat_timeout: self.config.heartbeat.timeout,
             shutdown_grace: self.config.shutdown_grace,
@@ -453,7 +481,7 @@ impl<C: Clock> Driver<C> {
         status.since_unix_ms = unix_ms();
         status.attempt = self.link.attempt();
         status.report_address.clone_from(&self.report_address);
-        let (now, masters) = (self.clock.now(), self.config.masters.iter().enumerate());
+        let (now, masters) = (self.clock.now(), candidate::masters(&self.candidate, &self.config).iter().enumerate());
         let skipped = |(index, master): (usize, &MasterAddress)| {
             let left = self.link.skipped_until(index)?.saturating_sub(now);
             (!left.is_zero()).then(|| (master.to_string(), unix_ms().saturating_add(millis(left))))
@@ -465,7 +493,7 @@ impl<C: Clock> Driver<C> {
 }
 
 /// The session's next event; never, without one.
-async fn next_of(session: &mut Option<Session>) -> session::Event {
+async fn next_of(session: Option<&mut Session>) -> session::Event {
     match session {
         Some(session) => session.next().await,
         None => std::future::pending().await,

@@ -156,6 +156,18 @@ impl Commands {
         self.spool.id()
     }
 
+    /// The same where it is not known yet whether that session takes the place of the present one: once it does, it is
+    /// for [`Self::told_spool`] to say.
+    pub fn spool_id_to_tell(&self) -> [u8; 16] {
+        self.spool.id()
+    }
+
+    /// The master of the session that comes up now was told of this spool.
+    pub fn told_spool(&mut self, id: [u8; 16]) {
+        self.told_spool = Some(id);
+        self.renew = false;
+    }
+
     /// The master has to hear of another spool: the session should be renewed. Says so once.
     pub fn takes_renewal(&mut self) -> bool {
         std::mem::take(&mut self.renew)

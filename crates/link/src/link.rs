@@ -140,6 +140,16 @@ impl Link {
         self.attempt
     }
 
+    /// The master of the attempt or session, else the one to be dialled next.
+    pub fn master(&self) -> usize {
+        self.masters.next()
+    }
+
+    /// A session that this link was to take the place of is lost: an outage, from now until it is registered.
+    pub fn without_the_former(&mut self, now: Duration) {
+        self.lost_at = Some(now);
+    }
+
     /// When the n-th master may be tried again, if it is skipped.
     pub fn skipped_until(&self, master: usize) -> Option<Duration> {
         self.masters.open_until(master)
