@@ -415,7 +415,15 @@ impl Commands {
     fn deliver(&mut self, id: &str) {
         let (Some(session), Some(entry)) = (&self.session, self.entries.get_mut(id)) else { return };
         entry.end_delivery();
-        let Some(held) = entry.held.as_ref().filter(|held| !held.is_complete()) else { return };
+        let Some(held) = &mut entry.held else { return };
+        if held.is_complete() {
+            let total_bytes = held.output_end();
+            if total_bytes == 0 {
+                return;
+            }
+            // A master that has lost what an earlier one let go waits for it: it is a gap.
+            *held = Arc::new(Held::released(id.to_owned(), self.pool.clone(), total_bytes));
+        }
         // Ends with the session, or when everything is delivered.
         entry.delivery = Some(tokio::spawn(uplink::deliver(session.clone(), held.clone())).abort_handle());
     }
