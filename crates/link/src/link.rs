@@ -393,7 +393,11 @@ impl Link {
         let counts = !matches!(self.state, State::Active { .. });
         let master = self.masters.current();
         let opened = self.masters.ended(now, end, counts, &self.params);
-        let wait = if end == End::Again { Duration::ZERO } else { self.masters.plan(now, &mut self.backoff) };
+        let wait = if end == End::Again {
+            Duration::ZERO
+        } else {
+            self.masters.plan(now, failures.is_some(), &mut self.backoff)
+        };
         let next = self.masters.next();
         self.close();
         self.state = State::Disconnected { at: now, wait };
@@ -412,7 +416,7 @@ impl Link {
     fn deferred(&mut self, now: Duration, after: Duration, reason: String) {
         let master = self.masters.current();
         self.masters.ended(now, End::Deferred(after), false, &self.params);
-        let wait = self.masters.plan(now, &mut self.backoff);
+        let wait = self.masters.plan(now, false, &mut self.backoff);
         self.close();
         self.report(Report::Deferred { master, after, wait, next: self.masters.next(), reason });
         self.state = State::Disconnected { at: now, wait };
