@@ -280,16 +280,38 @@ fn while_no_worker_is_there_it_stops_at_once() {
 }
 
 #[test]
-fn a_worker_does_not_outlive_its_supervisor_and_leaves_a_stale_pid_file() {
+fn a_worker_goes_on_when_its_supervisor_is_killed_and_is_found_and_stopped() {
     let place = Place::new();
     place.agent("start", "node1", &["--daemon"]).expect(0);
     let pid = place.pid("node1");
     eventually("a worker", || children(pid).len() == 1);
     let worker = children(pid)[0];
-    // Otherwise the signal may come before the worker can say that it heard of it.
-    eventually("the status file", || place.state("node1").join("status.json").exists());
     kill(pid, libc::SIGKILL);
-    eventually("the worker's end", || !alive(worker));
+    eventually("the worker's own pid file", || place.pid("node1") == worker);
+    let line =
+        format!("WARN  The parent process {pid}, which would start this agent again, is gone: going on without it");
+    assert!(place.log("agent.log").contains(&line), "{}", place.log("agent.log"));
+    let second = place.agent("start", "node1", &["--daemon"]).expect(1);
+    assert!(second.err.contains(&format!("agent node1 is running already (pid {worker})")), "{}", second.err);
+    let status = place.agent("status", "node1", &[]).expect(1).out;
+    assert!(status.contains(&format!("\n  pid              {worker}\n")), "{status}");
+    assert_eq!(place.agent("stop", "node1", &[]).expect(0).out, format!("agent node1 has stopped (pid {worker})\n"));
+    assert!(!alive(worker) && !place.state("node1").join("agent.pid").exists());
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+}
+
+#[test]
+fn an_agent_that_was_killed_leaves_a_stale_pid_file() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
+    // Alone it could not start another.
+    kill(pid, libc::SIGSTOP);
+    kill(worker, libc::SIGKILL);
+    kill(pid, libc::SIGKILL);
+    eventually("the end of both", || !alive(worker) && !alive(pid));
     let stale = format!("agent node1 is not running; the pid file of process {pid}, which is gone, was removed\n");
     assert_eq!(place.agent("status", "node1", &[]).expect(3).out, stale);
     place.agent("start", "node1", &["--daemon"]).expect(0);
@@ -421,8 +443,13 @@ fn an_agent_that_can_keep_nothing_is_found_stopped_and_started_once_all_the_same
         "{status}"
     );
     assert!(status.contains("\n  pid and status   "), "{status}");
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
     kill(pid, libc::SIGKILL);
     eventually("its end", || !alive(pid));
+    let named = format!("\n  pid              {worker}\n");
+    eventually("the worker's pid", || place.agent("status", "node1", &[]).out.contains(&named));
+    kill(worker, libc::SIGKILL);
     eventually("the worker's end", || place.agent("status", "node1", &[]).code == Some(3));
     place.agent("start", "node1", &["--daemon"]).expect(0);
     place.agent("stop", "node1", &[]).expect(0);
