@@ -258,6 +258,9 @@ fn a_worker_that_is_killed_comes_back_under_the_same_lock() {
     eventually("the line about it", || place.log("agent.log").contains("killed by signal 9"));
     place.agent("start", "node1", &["--daemon"]).expect(1);
     eventually("another worker", || children(pid).iter().any(|child| *child != first));
+    let second = *children(pid).iter().find(|child| **child != first).unwrap();
+    let started = format!(" started: sloth-agent {}, pid {second}, state directory ", env!("CARGO_PKG_VERSION"));
+    eventually("its first line", || place.log("agent.log").contains(&started));
     let log = place.log("agent.log");
     let line = log.lines().find(|line| line.contains("killed by signal 9")).unwrap();
     let (timestamp, text) = line.split_once(' ').unwrap();

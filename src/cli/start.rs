@@ -153,6 +153,7 @@ impl Daemon for Background {
         let mut reload = Reload::new(self.given.clone(), self.shown.clone());
         if self.again {
             self.read_again(&mut reload);
+            begin(&self.config, &self.idle, &mut self.state);
         }
         let guard = self.state.guard();
         let (state, console, log) = (self.state, Console::File(self.log.clone()), Some(self.log));
