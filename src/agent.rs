@@ -15,6 +15,7 @@ use crate::{
     state::{self, StateDir},
     status::{self, Field},
 };
+use link::LossReason;
 use std::{io, net::TcpListener, time::Duration};
 use tokio::{
     signal::unix::{Signal as Signals, SignalKind, signal},
@@ -256,11 +257,19 @@ impl Keeper for Files {
         if status.next_attempt_unix_ms > 0 {
             fields.push(("next_attempt", Field::Text(&next_attempt)));
         }
-        let loss_at = status.last_loss.as_ref().map(|(.., unix_ms)| at(*unix_ms)).unwrap_or_default();
+        let said_at = |what: &Option<(LossReason, String, u64)>| {
+            what.as_ref().map(|(.., unix_ms)| at(*unix_ms)).unwrap_or_default()
+        };
+        let (loss_at, failure_at) = (said_at(&status.last_loss), said_at(&status.last_failure));
         if let Some((reason, detail, _)) = &status.last_loss {
             fields.push(("last_loss", Field::Text(reason.word())));
             fields.push(("last_loss_at", Field::Text(&loss_at)));
             fields.push(("last_loss_detail", Field::Text(detail)));
+        }
+        if let Some((reason, detail, _)) = &status.last_failure {
+            fields.push(("last_failure", Field::Text(reason.word())));
+            fields.push(("last_failure_at", Field::Text(&failure_at)));
+            fields.push(("failure_detail", Field::Text(detail)));
         }
         let skipped: Vec<String> =
             status.skipped.iter().map(|(master, until)| format!("{master} until {}", at(*until))).collect();

@@ -73,7 +73,10 @@ pub struct Status {
     pub attempt: u32,
     /// Of the next attempt; 0: none is waited for.
     pub next_attempt_unix_ms: u64,
+    /// Of a session.
     pub last_loss: Option<(LossReason, String, u64)>,
+    /// The latest failed attempt since then.
+    pub last_failure: Option<(LossReason, String, u64)>,
     /// Masters that are not tried at present, and until when.
     pub skipped: Vec<(String, u64)>,
 }
@@ -143,6 +146,7 @@ impl<C: Clock> Driver<C> {
             attempt: 0,
             next_attempt_unix_ms: 0,
             last_loss: None,
+            last_failure: None,
             skipped: Vec::new(),
         };
         let watch = watch_for(&config);
@@ -464,8 +468,13 @@ impl<C: Clock> Driver<C> {
             Report::Connecting { .. } => status.next_attempt_unix_ms = 0,
             _ => {}
         }
-        if let Report::Lost { reason, detail, .. } | Report::AttemptFailed { reason, detail, .. } = report {
-            status.last_loss = Some((*reason, detail.clone(), unix_ms()));
+        let of = |reason: &LossReason, detail: &String| Some((*reason, detail.clone(), unix_ms()));
+        match report {
+            Report::Lost { reason, detail, .. } => {
+                (status.last_loss, status.last_failure) = (of(reason, detail), None);
+            }
+            Report::AttemptFailed { reason, detail, .. } => status.last_failure = of(reason, detail),
+            _ => {}
         }
     }
 
