@@ -248,6 +248,7 @@ impl Keeper for Files {
         let next_attempt = at(status.next_attempt_unix_ms);
         let mut fields = vec![
             ("name", Field::Text(&self.name)),
+            ("pid", Field::Number(std::process::id().into())),
             ("state", Field::Text(status.phase.word())),
             ("since", Field::Text(&since)),
             ("master", Field::Text(&status.master)),

@@ -240,6 +240,8 @@ fn in_the_background_it_starts_once_and_stops_as_a_whole() {
     eventually("the status file", || place.state("node1").join("status.json").exists());
     let status = place.agent("status", "node1", &[]).expect(1);
     assert!(status.out.starts_with("agent node1: "), "{}", status.out);
+    let pids = format!("\n  pid              {pid}\n  worker pid       {worker}\n");
+    assert!(status.out.contains(&pids), "{}", status.out);
 
     assert_eq!(place.agent("stop", "node1", &[]).expect(0).out, format!("agent node1 has stopped (pid {pid})\n"));
     assert!(!alive(pid) && !alive(worker));
@@ -267,6 +269,21 @@ fn a_worker_that_is_killed_comes_back_under_the_same_lock() {
     assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{line}");
     assert!(text.starts_with("ERROR The worker process was killed by signal 9 (SIGKILL"), "{line}");
     assert!(text.ends_with("starting it again in 1s"), "{line}");
+}
+
+#[test]
+fn the_status_of_an_agent_that_stands_still_says_so() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
+    eventually("its status", || place.agent("status", "node1", &[]).out.starts_with("agent node1: Reconnecting\n"));
+    kill(worker, libc::SIGSTOP);
+    let stopped = format!("agent node1: Reconnecting, but process {worker} is stopped and does nothing: `kill -CONT ");
+    eventually("that it is stopped", || place.agent("status", "node1", &[]).expect(1).out.starts_with(&stopped));
+    kill(worker, libc::SIGCONT);
+    eventually("that it is not", || place.agent("status", "node1", &[]).out.starts_with("agent node1: Reconnecting\n"));
 }
 
 #[test]
