@@ -1,6 +1,7 @@
 //! The only `select!` and the only clock: carries out what the link decides, and tells it what happened.
 
 mod candidate;
+mod registration;
 mod reload;
 
 use crate::{
@@ -16,8 +17,9 @@ use crate::{
     watch::{Verdict, Watch},
 };
 use candidate::Candidate;
-use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, Report, WakeReason};
+use link::{Close, Input, Link, LossReason, Output, Phase, Reply, Report, WakeReason};
 use proto::agent_message::Kind as Up;
+use registration::params;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -29,9 +31,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// After a pause, so long for sockets to be read before deadlines are judged.
 const READ_FIRST: Duration = Duration::from_millis(100);
-
-/// Over the verdict of the heartbeats: the same value would make the reason of a loss a matter of luck.
-const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Two signals to shut down within this time are one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
@@ -393,49 +392,9 @@ impl<C: Clock> Driver<C> {
         true
     }
 
-    fn dial(&self, session: link::Session, master: usize) -> Session {
-        let address = self.config.masters[master].clone();
-        let heartbeat = &self.config.heartbeat;
-        let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
-        let user_timeout = verdict + USER_TIMEOUT_MARGIN;
-        Session::dial(session, address, self.resolver.clone(), user_timeout, self.config.tls.clone())
-    }
-
     fn send_session(&mut self, send: impl FnOnce(&mut Session)) {
         if let Some(session) = &mut self.session {
             send(session);
-        }
-    }
-
-    fn register(&self, will_wait: Duration, spool_id: [u8; 16], report_address: String) -> proto::Register {
-        let (config, identity) = (&self.config, &self.identity);
-        proto::Register {
-            agent_id: identity.agent_id.to_vec(),
-            instance_id: identity.instance_id.to_vec(),
-            spool_id: spool_id.to_vec(),
-            highest_epoch: self.keeper.highest_epoch(),
-            name: config.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            report_address,
-            labels: config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-            boot_id: identity.boot_id.clone(),
-            interval_ms: millis(config.heartbeat.interval),
-            timeout_ms: millis(config.heartbeat.timeout),
-            max_failures: config.heartbeat.max_failures,
-            max_interval_ms: millis(config.heartbeat.max_interval),
-            will_wait_ms: millis(will_wait),
-            held: self.commands.held(),
-            host: identity.host.clone(),
-        }
-    }
-
-    /// What the master is to show: as configured, else where the connection comes from, with the agent's own port.
-    fn reported(&self, local: std::net::SocketAddr) -> String {
-        let listen = &self.config.listen;
-        match (&listen.report_address, listen.port) {
-            (Some(address), _) => address.clone(),
-            (None, Some(port)) => std::net::SocketAddr::new(local.ip().to_canonical(), port).to_string(),
-            (None, None) => local.ip().to_canonical().to_string(),
         }
     }
 
@@ -523,26 +482,6 @@ fn millis(duration: Duration) -> u64 {
 
 fn watch_for(config: &Config) -> Watch {
     if config.reconnect.on_network_change { Watch::new(&config.masters) } else { Watch::off() }
-}
-
-fn params(config: &Config) -> Params {
-    Params {
-        connection_timeout: config.connection_timeout,
-        heartbeat_interval: config.heartbeat.interval,
-        heartbeat_timeout: config.heartbeat.timeout,
-        failures_max: config.heartbeat.max_failures,
-        interval_max: config.heartbeat.max_interval,
-        delay_initial: config.reconnect.initial_delay,
-        delay_max: config.reconnect.max_delay,
-        multiplier: config.reconnect.multiplier,
-        jitter: config.reconnect.jitter,
-        reset_after: config.reconnect.reset_after,
-        shutdown_grace: config.shutdown_grace,
-        kill_grace: config.commands.kill_grace,
-        masters: config.masters.iter().map(ToString::to_string).collect(),
-        breaker_failures_max: config.circuit_breaker.max_failures,
-        breaker_open_for: config.circuit_breaker.open_for,
-    }
 }
 
 #[cfg(test)]
