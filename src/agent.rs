@@ -4,6 +4,7 @@ use crate::{
     clock::BootClock,
     commands::Commands,
     config::{self, Config, describe},
+    daemon::ORPHANED,
     driver::{Driver, Identity, Keeper, Signal, Status},
     health,
     logging::{self, Console, Rolling, utc::Utc},
@@ -14,9 +15,10 @@ use crate::{
     state::{self, StateDir},
     status::{self, Field},
 };
+use link::LossReason;
 use std::{io, net::TcpListener, time::Duration};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal as Signals, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
 };
@@ -41,6 +43,8 @@ pub struct StartContext {
     pub log: Option<Rolling>,
     /// Reads the configuration again.
     pub reload: Reload,
+    /// Its pid, if there is one: it starts this process again when it dies, and owns the pid file.
+    pub supervisor: Option<u32>,
 }
 
 /// Open files of an agent with a session that keeps an epoch: 17 descriptors, the spool's journal among them, and 3 for a
@@ -115,7 +119,7 @@ fn open_files_max() -> u64 {
 }
 
 async fn serve(config: Config, context: StartContext) -> io::Result<()> {
-    let StartContext { state, console, port, log, reload } = context;
+    let StartContext { state, console, port, log, reload, supervisor } = context;
     let (signals_in, signals) = mpsc::channel(4);
     watch_signals(&signals_in)?;
     let (active, is_active) = watch::channel(false);
@@ -130,12 +134,35 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
     };
     let commands = Commands::open(&config.commands, &config.name, state.path(), !state.is_memory());
     let (keeper, writer) = Files::new(&config.name, state, console);
+    let orphaned = tokio::spawn(outlive(supervisor, signal(SignalKind::from_raw(ORPHANED))?, keeper.kept.clone()));
     let keeper = Box::new(Files { log, ..keeper });
     let driver = Driver::new(config, identity, BootClock::new()?, keeper, commands, active);
     driver.with_manager(Notifier::from_environment()).with_reload(reload).run(signals).await;
+    orphaned.abort();
     // It ends once the newest is written.
     let _ = tokio::time::timeout(EXIT_GRACE, writer).await;
     Ok(())
+}
+
+/// The supervisor is gone. Asked for by who the parent is: pids are used again, but not for one's own parent.
+pub fn is_orphan_of(supervisor: u32) -> bool {
+    std::os::unix::process::parent_id() != supervisor
+}
+
+/// Goes on when the supervisor dies: a node that nobody can walk to is better off unsupervised than gone.
+async fn outlive(supervisor: Option<u32>, mut signals: Signals, kept: watch::Sender<Kept>) {
+    let Some(supervisor) = supervisor else { return };
+    while !is_orphan_of(supervisor) {
+        if signals.recv().await.is_none() {
+            return;
+        }
+    }
+    let pid = std::process::id();
+    log::warn!(
+        "The parent process {supervisor}, which would start this agent again, is gone: going on without it as pid \
+         {pid}; stop and start it to have one again"
+    );
+    kept.send_modify(|kept| kept.takes_pid = true);
 }
 
 fn watch_signals(to: &mpsc::Sender<Signal>) -> io::Result<()> {
@@ -174,18 +201,24 @@ struct Files {
 struct Kept {
     epoch: u64,
     status: Option<String>,
+    /// The pid file is this process's from now on.
+    takes_pid: bool,
 }
 
 impl Files {
     /// With the task that writes, until everything else of this is dropped.
     fn new(name: &str, mut state: StateDir, console: Console) -> (Self, JoinHandle<()>) {
-        let (kept, mut changed) = watch::channel(Kept { epoch: state.highest_epoch(), status: None });
+        let (kept, mut changed) = watch::channel(Kept { epoch: state.highest_epoch(), status: None, takes_pid: false });
         let (looked, disk) = watch::channel(Disk::default());
         let writer = tokio::spawn(async move {
-            let mut written = None;
+            let (mut written, mut has_pid) = (None, false);
             while changed.changed().await.is_ok() {
-                let Kept { epoch, status } = changed.borrow_and_update().clone();
+                let Kept { epoch, status, takes_pid } = changed.borrow_and_update().clone();
+                let pid_is_due = takes_pid && !std::mem::replace(&mut has_pid, takes_pid);
                 let writing = tokio::task::spawn_blocking(move || {
+                    if pid_is_due && let Err(why) = state.write_pid() {
+                        log::warn!("cannot write the pid file: {why}: `stop` will not find this agent");
+                    }
                     if let Some(text) = status.as_ref().filter(|_| status != written) {
                         state.write_status(text);
                     }
@@ -217,6 +250,7 @@ impl Keeper for Files {
         let next_attempt = at(status.next_attempt_unix_ms);
         let mut fields = vec![
             ("name", Field::Text(&self.name)),
+            ("pid", Field::Number(std::process::id().into())),
             ("state", Field::Text(status.phase.word())),
             ("since", Field::Text(&since)),
             ("master", Field::Text(&status.master)),
@@ -226,11 +260,19 @@ impl Keeper for Files {
         if status.next_attempt_unix_ms > 0 {
             fields.push(("next_attempt", Field::Text(&next_attempt)));
         }
-        let loss_at = status.last_loss.as_ref().map(|(.., unix_ms)| at(*unix_ms)).unwrap_or_default();
+        let said_at = |what: &Option<(LossReason, String, u64)>| {
+            what.as_ref().map(|(.., unix_ms)| at(*unix_ms)).unwrap_or_default()
+        };
+        let (loss_at, failure_at) = (said_at(&status.last_loss), said_at(&status.last_failure));
         if let Some((reason, detail, _)) = &status.last_loss {
             fields.push(("last_loss", Field::Text(reason.word())));
             fields.push(("last_loss_at", Field::Text(&loss_at)));
             fields.push(("last_loss_detail", Field::Text(detail)));
+        }
+        if let Some((reason, detail, _)) = &status.last_failure {
+            fields.push(("last_failure", Field::Text(reason.word())));
+            fields.push(("last_failure_at", Field::Text(&failure_at)));
+            fields.push(("failure_detail", Field::Text(detail)));
         }
         let skipped: Vec<String> =
             status.skipped.iter().map(|(master, until)| format!("{master} until {}", at(*until))).collect();

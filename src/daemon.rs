@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! launcher ──fork──→ supervisor ──fork──→ worker
-//!   waits for "ready"   setsid, waits        does the work; SIGTERM when the supervisor dies
+//!   waits for "ready"   setsid, waits        does the work; goes on when the supervisor dies
 //!   and returns         starts the worker again with growing pauses
 //! ```
 //! All of it happens before any thread exists. What is open and locked in the launcher stays so in the other two.
@@ -22,6 +22,8 @@ use crate::config::{describe, units::ShowDuration};
 const PAUSE_INITIAL: Duration = Duration::from_secs(1);
 /// Longest pause: a worker that can't live is tried once a minute.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// What a worker gets when its supervisor has died. Ignored until it listens for it.
+pub const ORPHANED: i32 = libc::SIGUSR2;
 /// A worker that lived so long counts as healthy: pauses start anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -40,8 +42,8 @@ pub trait Daemon {
     fn leave(&mut self);
 
     /// In the worker: the work itself. What it returns is its exit code; 0 and 2 end the supervisor, too, any other one
-    /// is a reason to start it again.
-    fn work(self) -> i32;
+    /// is a reason to start it again. It gets [`ORPHANED`] when the supervisor has died, unless that was before.
+    fn work(self, supervisor: u32) -> i32;
 }
 
 /// Goes into the background. Returns in the launcher only: the supervisor's pid, once [`Daemon::settle`] was done.
@@ -88,8 +90,8 @@ fn supervise(mut daemon: impl Daemon, mut to_launcher: File) -> i32 {
         let ended = match fork() {
             Ok(Fork::Child) => {
                 signals.release();
-                follow_parent(supervisor);
-                std::process::exit(daemon.work());
+                hear_of_orphaning();
+                std::process::exit(daemon.work(supervisor));
             }
             Ok(Fork::Parent(worker)) => signals.wait_for(worker),
             Err(error) => Ended { cause: Cause::NotStarted(error), stopping: false },
@@ -286,12 +288,12 @@ fn detach() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// In the worker: SIGTERM when the supervisor dies, also if it died before this was asked for.
-fn follow_parent(supervisor: u32) {
-    // SAFETY: plain integers are passed.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
-    if std::os::unix::process::parent_id() != supervisor {
-        std::process::exit(0);
+/// In the worker.
+fn hear_of_orphaning() {
+    // SAFETY: no handler is given, and plain integers are passed.
+    unsafe {
+        libc::signal(ORPHANED, libc::SIG_IGN);
+        libc::prctl(libc::PR_SET_PDEATHSIG, ORPHANED);
     }
 }
 

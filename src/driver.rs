@@ -1,5 +1,7 @@
 //! The only `select!` and the only clock: carries out what the link decides, and tells it what happened.
 
+mod candidate;
+mod registration;
 mod reload;
 mod tell;
 
@@ -15,8 +17,10 @@ use crate::{
     transport::Resolver,
     watch::{Verdict, Watch},
 };
-use link::{Close, Input, Link, LossReason, Output, Params, Phase, Reply, WakeReason};
+use candidate::Candidate;
+use link::{Close, Input, Link, LossReason, Output, Phase, Reply, Report, WakeReason};
 use proto::agent_message::Kind as Up;
+use registration::params;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -28,9 +32,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// After a pause, so long for sockets to be read before deadlines are judged.
 const READ_FIRST: Duration = Duration::from_millis(100);
-
-/// Over the verdict of the heartbeats: the same value would make the reason of a loss a matter of luck.
-const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Two signals to shut down within this time are one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
@@ -72,7 +73,10 @@ pub struct Status {
     pub attempt: u32,
     /// Of the next attempt; 0: none is waited for.
     pub next_attempt_unix_ms: u64,
+    /// Of a session.
     pub last_loss: Option<(LossReason, String, u64)>,
+    /// The latest failed attempt since then.
+    pub last_failure: Option<(LossReason, String, u64)>,
     /// Masters that are not tried at present, and until when.
     pub skipped: Vec<(String, u64)>,
 }
@@ -97,8 +101,8 @@ pub struct Driver<C> {
     node: Node,
     resolver: Arc<Mutex<Resolver>>,
     session: Option<Session>,
-    /// Of before a reload, until another is registered in its place: its master hears of a change and not of a loss.
-    replaced: Option<Session>,
+    /// What is to take the session's place after a reload.
+    candidate: Option<Box<Candidate>>,
     watch: Watch,
     commands: Commands,
     report_address: String,
@@ -111,6 +115,8 @@ pub struct Driver<C> {
 
 enum Event {
     Session(session::Event),
+    /// Of the candidate's session.
+    Candidate(session::Event),
     Command(Option<Up>),
     Signal(Signal),
     /// The configuration was read again.
@@ -140,6 +146,7 @@ impl<C: Clock> Driver<C> {
             attempt: 0,
             next_attempt_unix_ms: 0,
             last_loss: None,
+            last_failure: None,
             skipped: Vec::new(),
         };
         let watch = watch_for(&config);
@@ -154,7 +161,7 @@ impl<C: Clock> Driver<C> {
             lines: Lines::default(),
             resolver: Arc::default(),
             session: None,
-            replaced: None,
+            candidate: None,
             watch,
             commands,
             report_address: String::new(),
@@ -182,19 +189,18 @@ impl<C: Clock> Driver<C> {
         self.tell(Input::Start);
         let mut read_first_until = None;
         while self.carry_out().await {
-            if self.link.state() != Phase::Connecting {
-                self.replaced = None;
-            }
-            let due = self.link.poll_timeout();
+            let due = self.link.poll_timeout().into_iter().chain(self.candidate_due()).min();
             self.manager.feed(|| self.clock.now(), due);
             let event = {
                 let wake = due.into_iter().chain(self.manager.wake_by()).min();
                 let wake = wake.map(|wake| read_first_until.map_or(wake, |at| wake.max(at)));
                 let full = self.session.as_ref().filter(|session| !session.has_room()).map(Session::room);
-                let (has_room, room) = (full.is_none(), wait_for(full));
+                let (has_room, room) = (full.is_none() && !self.is_registering(), wait_for(full));
+                let session = self.session.as_mut().filter(|_| !candidate::is_full(self.candidate.as_deref()));
                 tokio::select! {
                     biased;
-                    event = next_of(&mut self.session) => Event::Session(event),
+                    event = next_of(session) => Event::Session(event),
+                    event = candidate::next_of(&mut self.candidate) => Event::Candidate(event),
                     signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Shutdown)),
                     kind = self.commands.next(has_room) => Event::Command(kind),
                     read = reload::done(&mut self.reload) => Event::Reloaded(read),
@@ -205,6 +211,7 @@ impl<C: Clock> Driver<C> {
             };
             match event {
                 Event::Session(event) => self.session_event(event),
+                Event::Candidate(event) => self.candidate_event(event),
                 Event::Command(kind) => {
                     if let (Some(kind), Some(session)) = (kind, &mut self.session) {
                         session.send(kind);
@@ -223,11 +230,15 @@ impl<C: Clock> Driver<C> {
                     } else {
                         read_first_until = None;
                         self.tell(Input::Timeout);
+                        self.tell_candidate(Input::Timeout);
                     }
                 }
             }
             if self.commands.takes_renewal() {
-                self.tell(Input::Renew);
+                match &mut self.candidate {
+                    Some(candidate) => candidate.renew_without = true,
+                    None => self.tell(Input::Renew),
+                }
             }
             if self.draining.is_some() && self.commands.is_idle() {
                 self.tell(Input::Drained);
@@ -255,6 +266,7 @@ impl<C: Clock> Driver<C> {
             None => self.draining = Some(now),
         }
         self.manager.stopping();
+        self.drop_candidate();
         self.commands.drain();
         self.tell(Input::Shutdown);
     }
@@ -265,7 +277,10 @@ impl<C: Clock> Driver<C> {
         match self.watch.judge(session) {
             Some(Verdict::AddressGone) => self.tell(Input::SourceAddressGone),
             Some(Verdict::RouteChanged) => self.tell(Input::RouteChanged),
-            Some(Verdict::Came) => self.tell(Input::Woken(WakeReason::Network)),
+            Some(Verdict::Came) => {
+                self.tell(Input::Woken(WakeReason::Network));
+                self.tell_candidate(Input::Woken(WakeReason::Network));
+            }
             None => {}
         }
     }
@@ -277,6 +292,9 @@ impl<C: Clock> Driver<C> {
             Event::Run(_) | Event::Cancel(_) | Event::FinishedAck(_) | Event::Shutdown(_) if !registered => {
                 let detail = "master speaks before it has registered the agent".to_owned();
                 self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
+            }
+            Event::Run(_) | Event::Cancel(_) | Event::FinishedAck(_) if self.is_registering() => {
+                self.candidate.as_mut().expect("it is registering").held_back.push_back(event);
             }
             Event::Reply(reply) => {
                 let addresses = self.session.as_ref().and_then(Session::addresses);
@@ -304,10 +322,18 @@ impl<C: Clock> Driver<C> {
         }
     }
 
+    fn is_new(&self, epoch: u64) -> bool {
+        epoch > self.keeper.highest_epoch().min(EPOCH_MAX)
+    }
+
+    fn not_new(&self, epoch: u64) -> Reply {
+        let detail = format!("master gave epoch {epoch}, which is not new");
+        Reply::Failed { reason: LossReason::Protocol, detail }
+    }
+
     fn registered(&mut self, registered: &proto::Registered) {
-        if registered.epoch <= self.keeper.highest_epoch().min(EPOCH_MAX) {
-            let detail = format!("master gave epoch {}, which is not new", registered.epoch);
-            return self.reply(Reply::Failed { reason: LossReason::Protocol, detail });
+        if !self.is_new(registered.epoch) {
+            return self.reply(self.not_new(registered.epoch));
         }
         self.keeper.keep_epoch(registered.epoch);
         let interval = (registered.interval_ms > 0).then(|| Duration::from_millis(registered.interval_ms));
@@ -324,16 +350,10 @@ impl<C: Clock> Driver<C> {
     async fn carry_out(&mut self) -> bool {
         while let Some(output) = self.link.poll_output() {
             match output {
-                Output::Dial { session, master } => {
-                    let address = self.config.masters[master].clone();
-                    let heartbeat = &self.config.heartbeat;
-                    let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
-                    let user_timeout = verdict + USER_TIMEOUT_MARGIN;
-                    let (resolver, tls) = (self.resolver.clone(), self.config.tls.clone());
-                    self.session = Some(Session::dial(session, address, resolver, user_timeout, tls));
-                }
+                Output::Dial { session, master } => self.session = Some(self.dial(session, master)),
                 Output::Register { will_wait, .. } => {
-                    let register = self.register(will_wait);
+                    let spool_id = self.commands.spool_id();
+                    let register = self.register(will_wait, spool_id, self.report_address.clone());
                     self.send_session(|session| session.register(register));
                 }
                 Output::Heartbeat { seq, last_ack, .. } => {
@@ -352,19 +372,18 @@ impl<C: Clock> Driver<C> {
                         session.close_gracefully().await;
                     }
                 }
+                Output::Report(Report::Lost { reason, detail, failures, .. }) if self.candidate.is_some() => {
+                    self.lost_before_replaced(reason, detail, failures);
+                }
                 Output::Report(report) => self.report(&report),
                 Output::Interrupt => self.commands.interrupt(),
                 Output::Stop => {
-                    if let Some(mut session) = self.replaced.take() {
-                        // Its successor was not registered: for the master it is still the one.
-                        session.send(goodbye());
-                        session.close_gracefully().await;
-                    }
                     self.keep_status();
                     return false;
                 }
             }
         }
+        self.carry_out_candidate();
         self.keep_status();
         true
     }
@@ -374,43 +393,10 @@ impl<C: Clock> Driver<C> {
             send(session);
         }
     }
-
-    fn register(&mut self, will_wait: Duration) -> proto::Register {
-        let spool_id = self.commands.spool_id().to_vec();
-        let (config, identity) = (&self.config, &self.identity);
-        proto::Register {
-            agent_id: identity.agent_id.to_vec(),
-            instance_id: identity.instance_id.to_vec(),
-            spool_id,
-            highest_epoch: self.keeper.highest_epoch(),
-            name: config.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            report_address: self.report_address.clone(),
-            labels: config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-            boot_id: identity.boot_id.clone(),
-            interval_ms: millis(config.heartbeat.interval),
-            timeout_ms: millis(config.heartbeat.timeout),
-            max_failures: config.heartbeat.max_failures,
-            max_interval_ms: millis(config.heartbeat.max_interval),
-            will_wait_ms: millis(will_wait),
-            held: self.commands.held(),
-            host: identity.host.clone(),
-        }
-    }
-
-    /// What the master is to show: as configured, else where the connection comes from, with the agent's own port.
-    fn reported(&self, local: std::net::SocketAddr) -> String {
-        let listen = &self.config.listen;
-        match (&listen.report_address, listen.port) {
-            (Some(address), _) => address.clone(),
-            (None, Some(port)) => std::net::SocketAddr::new(local.ip().to_canonical(), port).to_string(),
-            (None, None) => local.ip().to_canonical().to_string(),
-        }
-    }
 }
 
 /// The session's next event; never, without one.
-async fn next_of(session: &mut Option<Session>) -> session::Event {
+async fn next_of(session: Option<&mut Session>) -> session::Event {
     match session {
         Some(session) => session.next().await,
         None => std::future::pending().await,
@@ -435,26 +421,6 @@ fn millis(duration: Duration) -> u64 {
 
 fn watch_for(config: &Config) -> Watch {
     if config.reconnect.on_network_change { Watch::new(&config.masters) } else { Watch::off() }
-}
-
-fn params(config: &Config) -> Params {
-    Params {
-        connection_timeout: config.connection_timeout,
-        heartbeat_interval: config.heartbeat.interval,
-        heartbeat_timeout: config.heartbeat.timeout,
-        failures_max: config.heartbeat.max_failures,
-        interval_max: config.heartbeat.max_interval,
-        delay_initial: config.reconnect.initial_delay,
-        delay_max: config.reconnect.max_delay,
-        multiplier: config.reconnect.multiplier,
-        jitter: config.reconnect.jitter,
-        reset_after: config.reconnect.reset_after,
-        shutdown_grace: config.shutdown_grace,
-        kill_grace: config.commands.kill_grace,
-        masters: config.masters.iter().map(ToString::to_string).collect(),
-        breaker_failures_max: config.circuit_breaker.max_failures,
-        breaker_open_for: config.circuit_breaker.open_for,
-    }
 }
 
 #[cfg(test)]

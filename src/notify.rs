@@ -91,14 +91,15 @@ impl Notifier {
 
 /// How the agent stands, for a person.
 pub fn in_words(status: &Status) -> String {
-    let Status { phase, master, attempt, next_attempt_unix_ms, last_loss, .. } = status;
+    let Status { phase, master, attempt, next_attempt_unix_ms, last_loss, last_failure, .. } = status;
     match phase {
         Phase::Connecting => format!("Connecting to master at {master} (attempt {attempt})"),
         Phase::Registered => format!("Registered with master at {master}"),
         Phase::Active => format!("Active, with master at {master}"),
         Phase::Disconnected | Phase::Reconnecting => {
             let next = Utc(Duration::from_millis(*next_attempt_unix_ms));
-            let why = last_loss.as_ref().map(|(reason, ..)| format!(" ({reason})")).unwrap_or_default();
+            let latest = last_failure.as_ref().or(last_loss.as_ref());
+            let why = latest.map(|(reason, ..)| format!(" ({reason})")).unwrap_or_default();
             format!("Reconnecting to master at {master}, next attempt at {next}{why}")
         }
         Phase::Start | Phase::Stopped => phase.word().to_owned(),

@@ -16,7 +16,7 @@ use std::{
 pub use self::{
     identity::random,
     look::Holder,
-    process::{Process, boot_id, start_time},
+    process::{Process, boot_id, is_stopped, start_time},
 };
 use self::{
     look::read_process,

@@ -240,6 +240,8 @@ fn in_the_background_it_starts_once_and_stops_as_a_whole() {
     eventually("the status file", || place.state("node1").join("status.json").exists());
     let status = place.agent("status", "node1", &[]).expect(1);
     assert!(status.out.starts_with("agent node1: "), "{}", status.out);
+    let pids = format!("\n  pid              {pid}\n  worker pid       {worker}\n");
+    assert!(status.out.contains(&pids), "{}", status.out);
 
     assert_eq!(place.agent("stop", "node1", &[]).expect(0).out, format!("agent node1 has stopped (pid {pid})\n"));
     assert!(!alive(pid) && !alive(worker));
@@ -258,12 +260,30 @@ fn a_worker_that_is_killed_comes_back_under_the_same_lock() {
     eventually("the line about it", || place.log("agent.log").contains("killed by signal 9"));
     place.agent("start", "node1", &["--daemon"]).expect(1);
     eventually("another worker", || children(pid).iter().any(|child| *child != first));
+    let second = *children(pid).iter().find(|child| **child != first).unwrap();
+    let started = format!(" started: sloth-agent {}, pid {second}, state directory ", env!("CARGO_PKG_VERSION"));
+    eventually("its first line", || place.log("agent.log").contains(&started));
     let log = place.log("agent.log");
     let line = log.lines().find(|line| line.contains("killed by signal 9")).unwrap();
     let (timestamp, text) = line.split_once(' ').unwrap();
     assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{line}");
     assert!(text.starts_with("ERROR The worker process was killed by signal 9 (SIGKILL"), "{line}");
     assert!(text.ends_with("starting it again in 1s"), "{line}");
+}
+
+#[test]
+fn the_status_of_an_agent_that_stands_still_says_so() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
+    eventually("its status", || place.agent("status", "node1", &[]).out.starts_with("agent node1: Reconnecting\n"));
+    kill(worker, libc::SIGSTOP);
+    let stopped = format!("agent node1: Reconnecting, but process {worker} is stopped and does nothing: `kill -CONT ");
+    eventually("that it is stopped", || place.agent("status", "node1", &[]).expect(1).out.starts_with(&stopped));
+    kill(worker, libc::SIGCONT);
+    eventually("that it is not", || place.agent("status", "node1", &[]).out.starts_with("agent node1: Reconnecting\n"));
 }
 
 #[test]
@@ -280,16 +300,38 @@ fn while_no_worker_is_there_it_stops_at_once() {
 }
 
 #[test]
-fn a_worker_does_not_outlive_its_supervisor_and_leaves_a_stale_pid_file() {
+fn a_worker_goes_on_when_its_supervisor_is_killed_and_is_found_and_stopped() {
     let place = Place::new();
     place.agent("start", "node1", &["--daemon"]).expect(0);
     let pid = place.pid("node1");
     eventually("a worker", || children(pid).len() == 1);
     let worker = children(pid)[0];
-    // Otherwise the signal may come before the worker can say that it heard of it.
-    eventually("the status file", || place.state("node1").join("status.json").exists());
     kill(pid, libc::SIGKILL);
-    eventually("the worker's end", || !alive(worker));
+    eventually("the worker's own pid file", || place.pid("node1") == worker);
+    let line =
+        format!("WARN  The parent process {pid}, which would start this agent again, is gone: going on without it");
+    assert!(place.log("agent.log").contains(&line), "{}", place.log("agent.log"));
+    let second = place.agent("start", "node1", &["--daemon"]).expect(1);
+    assert!(second.err.contains(&format!("agent node1 is running already (pid {worker})")), "{}", second.err);
+    let status = place.agent("status", "node1", &[]).expect(1).out;
+    assert!(status.contains(&format!("\n  pid              {worker}\n")), "{status}");
+    assert_eq!(place.agent("stop", "node1", &[]).expect(0).out, format!("agent node1 has stopped (pid {worker})\n"));
+    assert!(!alive(worker) && !place.state("node1").join("agent.pid").exists());
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+}
+
+#[test]
+fn an_agent_that_was_killed_leaves_a_stale_pid_file() {
+    let place = Place::new();
+    place.agent("start", "node1", &["--daemon"]).expect(0);
+    let pid = place.pid("node1");
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
+    // Alone it could not start another.
+    kill(pid, libc::SIGSTOP);
+    kill(worker, libc::SIGKILL);
+    kill(pid, libc::SIGKILL);
+    eventually("the end of both", || !alive(worker) && !alive(pid));
     let stale = format!("agent node1 is not running; the pid file of process {pid}, which is gone, was removed\n");
     assert_eq!(place.agent("status", "node1", &[]).expect(3).out, stale);
     place.agent("start", "node1", &["--daemon"]).expect(0);
@@ -421,8 +463,13 @@ fn an_agent_that_can_keep_nothing_is_found_stopped_and_started_once_all_the_same
         "{status}"
     );
     assert!(status.contains("\n  pid and status   "), "{status}");
+    eventually("a worker", || children(pid).len() == 1);
+    let worker = children(pid)[0];
     kill(pid, libc::SIGKILL);
     eventually("its end", || !alive(pid));
+    let named = format!("\n  pid              {worker}\n");
+    eventually("the worker's pid", || place.agent("status", "node1", &[]).out.contains(&named));
+    kill(worker, libc::SIGKILL);
     eventually("the worker's end", || place.agent("status", "node1", &[]).code == Some(3));
     place.agent("start", "node1", &["--daemon"]).expect(0);
     place.agent("stop", "node1", &[]).expect(0);

@@ -55,6 +55,21 @@ async fn keeps_its_id_and_its_epoch_over_a_restart() {
 }
 
 #[tokio::test]
+async fn the_status_tells_the_loss_of_a_session_from_the_attempts_that_fail_after_it() {
+    let mut master = Master::start().await;
+    let mut agent = Agent::start(&master.address(), &[]);
+    let session = master.active(1).await;
+    agent.line("First heartbeat answered").await;
+    drop((session, master));
+    agent.line("(attempt 1): connection refused").await;
+    agent.line("Connecting to master").await;
+    agent.contains("status.json", "\"last_failure\": \"connection_refused\"").await;
+    let status = std::fs::read_to_string(agent.state.path().join("status.json")).expect("seen above");
+    let loss = status.lines().find(|line| line.contains("\"last_loss\"")).expect("there was one");
+    assert!(!loss.contains("refused"), "{status}");
+}
+
+#[tokio::test]
 async fn a_refusing_master_meets_the_table_of_waits() {
     let address = nobody().await;
     let mut agent = Agent::start(&address, &[]);

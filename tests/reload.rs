@@ -96,6 +96,82 @@ async fn an_agent_that_ends_between_two_sessions_says_goodbye_on_the_old_one() {
 }
 
 #[tokio::test]
+async fn a_master_that_is_not_there_costs_no_session() {
+    let (mut master, mut other) = (Master::start().await, Master::start().await);
+    let mut agent = agent(&master.address(), QUICK);
+    let mut session = master.active(1).await;
+    reload(&agent, "127.0.0.1:1", QUICK);
+    agent.line("WARN  Cannot connect to master at 127.0.0.1:1 (attempt 1): connection refused. Retrying in ").await;
+    agent.line(&format!("WARN  Staying with master at {} until another", master.address())).await;
+    agent.line("(attempt 3): connection refused. Retrying in ").await;
+    let spec = proto::CommandSpec { argv: vec![b"/bin/true".to_vec()], ..Default::default() };
+    session.send(Down::RunCommand(proto::RunCommand { id: "c".into(), spec: Some(spec) })).await;
+    loop {
+        match session.next().await.expect("the session goes on") {
+            Up::CommandFinished(finished) => break session.send(Down::FinishedAck(finished_ack(&finished.id))).await,
+            Up::Heartbeat(beat) => session.ack(beat.seq).await,
+            _ => {}
+        }
+    }
+    // The way back needs no other session.
+    reload(&agent, &master.address(), QUICK);
+    agent.line(&format!("INFO  Staying with master at {}", master.address())).await;
+    let seq = session.beat().await;
+    session.ack(seq).await;
+    // And one that leads somewhere is gone.
+    reload(&agent, &other.address(), QUICK);
+    other.active(2).await;
+    while session.next().await.is_some() {}
+    agent.line(&format!("INFO  Agent registered with master at {}", other.address())).await;
+    assert_eq!((agent.count("Lost connection"), agent.count("INFO  Agent registered")), (0, 2));
+}
+
+fn finished_ack(id: &str) -> proto::FinishedAck {
+    proto::FinishedAck { id: id.into() }
+}
+
+#[tokio::test]
+async fn a_registration_that_comes_to_nothing_gives_the_session_back_what_waited_for_it() {
+    let (mut master, mut other) = (Master::start().await, Master::start().await);
+    let mut agent = agent(&master.address(), QUICK);
+    let mut session = master.active(1).await;
+    reload(&agent, &other.address(), QUICK);
+    let mut refuses = other.session().await;
+    assert!(refuses.registration().await.held.is_empty());
+    let spec = proto::CommandSpec { argv: vec![b"/bin/true".to_vec()], ..Default::default() };
+    session.send(Down::RunCommand(proto::RunCommand { id: "c".into(), spec: Some(spec) })).await;
+    for _ in 0..2 {
+        match session.next().await.expect("the session goes on") {
+            Up::Heartbeat(beat) => session.ack(beat.seq).await,
+            other => panic!("the other master was told of no command: {other:?}"),
+        }
+    }
+    refuses.reject(proto::rejected::Reason::NameTaken, "taken").await;
+    agent.line("taken. Retrying in ").await;
+    while !matches!(session.next().await.expect("the session goes on"), Up::CommandAccepted(_)) {}
+}
+
+#[tokio::test]
+async fn a_session_that_is_lost_before_another_is_there_is_told_as_lost() {
+    let mut master = Master::start().await;
+    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = place.local_addr().expect("bound");
+    drop(place);
+    let mut agent = agent(&master.address(), QUICK);
+    let session = master.active(1).await;
+    reload(&agent, &address.to_string(), QUICK);
+    agent.line("Staying with master").await;
+    drop(session);
+    agent.line("ERROR Lost connection to master: stream closed by master. Reconnecting...").await;
+    let mut other = Master::on(TcpListener::bind(address).await.expect("free again"));
+    let serving = tokio::spawn(other.active(2).await.serve());
+    agent.line(&format!("INFO  Agent registered with master at {address}")).await;
+    agent.contains("status.json", "\"Active\"").await;
+    agent.contains("status.json", &address.to_string()).await;
+    serving.abort();
+}
+
+#[tokio::test]
 async fn a_session_goes_on_under_what_the_master_need_not_know() {
     let mut master = Master::start().await;
     let mut agent = agent(&master.address(), QUICK);

@@ -11,7 +11,7 @@ use crate::{
     config::{
         Loaded, Problems, Sources, Surroundings, Whereabouts, check_name, describe, units::ShowDuration, whereabouts,
     },
-    state::{Holder, Process, StateDir, start_time},
+    state::{Holder, Process, StateDir, is_stopped, start_time},
     status,
 };
 
@@ -192,12 +192,21 @@ impl Node {
             return NOT_RUNNING;
         }
         let mut fields = self.fields();
+        // Of the process that has the connection; the other one may be its parent.
+        let worker = fields.iter().find(|(key, _)| key == "pid").and_then(|(_, pid)| pid.parse::<u32>().ok());
+        let stopped = worker.or(process.map(|process| process.pid)).filter(|pid| is_stopped(*pid));
         fields.retain(|(key, value)| key != "name" && key != "pid" && !value.is_empty());
         let state = match fields.iter().position(|(key, _)| key == "state") {
             Some(index) => fields.remove(index).1,
             None => "Starting".to_string(),
         };
-        let mut text = format!("{agent}: {state}\n");
+        let stands = stopped.map_or_else(String::new, |pid| {
+            format!(", but process {pid} is stopped and does nothing: `kill -CONT {pid}` lets it go on")
+        });
+        let mut text = format!("{agent}: {state}{stands}\n");
+        if let Some(worker) = worker.filter(|worker| process.is_some_and(|process| process.pid != *worker)) {
+            fields.insert(0, ("worker pid".into(), worker.to_string()));
+        }
         if let Some(process) = process {
             fields.insert(0, ("pid".into(), process.pid.to_string()));
         }
@@ -209,7 +218,7 @@ impl Node {
             text.push_str(&format!("  {:<16} {value}\n", key.replace('_', " ")));
         }
         print(&text);
-        if state == "Active" { DONE } else { FAILED }
+        if state == "Active" && stopped.is_none() { DONE } else { FAILED }
     }
 
     fn holder(&self) -> Result<Holder, String> {

@@ -74,7 +74,10 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
         _ => {
             begin(&config, &idle, &mut state);
             let reload = Reload::new(given, shown);
-            let code = agent::run(config, StartContext { state, console: Console::Stdout, port, log, reload });
+            let code = agent::run(
+                config,
+                StartContext { state, console: Console::Stdout, port, log, reload, supervisor: None },
+            );
             guard.leave();
             code
         }
@@ -146,13 +149,20 @@ impl Daemon for Background {
         self.state.guard().leave();
     }
 
-    fn work(mut self) -> i32 {
+    fn work(mut self, supervisor: u32) -> i32 {
         let mut reload = Reload::new(self.given.clone(), self.shown.clone());
         if self.again {
             self.read_again(&mut reload);
+            begin(&self.config, &self.idle, &mut self.state);
         }
-        let (console, log) = (Console::File(self.log.clone()), Some(self.log));
-        agent::run(self.config, StartContext { state: self.state, console, port: self.port, log, reload })
+        let guard = self.state.guard();
+        let (state, console, log) = (self.state, Console::File(self.log.clone()), Some(self.log));
+        let context = StartContext { state, console, port: self.port, log, reload, supervisor: Some(supervisor) };
+        let code = agent::run(self.config, context);
+        if agent::is_orphan_of(supervisor) {
+            guard.leave();
+        }
+        code
     }
 }
 

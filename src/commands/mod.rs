@@ -156,6 +156,18 @@ impl Commands {
         self.spool.id()
     }
 
+    /// The same where it is not known yet whether that session takes the place of the present one: once it does, it is
+    /// for [`Self::told_spool`] to say.
+    pub fn spool_id_to_tell(&self) -> [u8; 16] {
+        self.spool.id()
+    }
+
+    /// The master of the session that comes up now was told of this spool.
+    pub fn told_spool(&mut self, id: [u8; 16]) {
+        self.told_spool = Some(id);
+        self.renew = false;
+    }
+
     /// The master has to hear of another spool: the session should be renewed. Says so once.
     pub fn takes_renewal(&mut self) -> bool {
         std::mem::take(&mut self.renew)
@@ -403,7 +415,15 @@ impl Commands {
     fn deliver(&mut self, id: &str) {
         let (Some(session), Some(entry)) = (&self.session, self.entries.get_mut(id)) else { return };
         entry.end_delivery();
-        let Some(held) = entry.held.as_ref().filter(|held| !held.is_complete()) else { return };
+        let Some(held) = &mut entry.held else { return };
+        if held.is_complete() {
+            let total_bytes = held.output_end();
+            if total_bytes == 0 {
+                return;
+            }
+            // A master that has lost what an earlier one let go waits for it: it is a gap.
+            *held = Arc::new(Held::released(id.to_owned(), self.pool.clone(), total_bytes));
+        }
         // Ends with the session, or when everything is delivered.
         entry.delivery = Some(tokio::spawn(uplink::deliver(session.clone(), held.clone())).abort_handle());
     }

@@ -103,10 +103,17 @@ impl Layers {
         let name: Arc<str> = name.into();
         let (table, errors) = DeTable::parse_recoverable(text);
         let place = |offset: usize| Origin::File { path: name.clone(), line: line_of(text, offset) };
+        let text_at = |span| text.get::<std::ops::Range<usize>>(span).unwrap_or_default();
         for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
             self.broken = true;
-            let offset = error.span().map_or(0, |span| span.start);
-            let text = format!("is not TOML: {}", error.message());
+            let span = error.span().unwrap_or_default();
+            let offset = span.start;
+            let mut text = format!("is not TOML: {}", error.message());
+            if error.message() == "duplicate key" {
+                // Where the second one stands.
+                let key = text_at(span);
+                text = format!("is not TOML: duplicate key {key}: it stands above already, remove one of them");
+            }
             self.problems.push(Problem { origin: place(offset), text });
         }
         if errors.is_empty() {

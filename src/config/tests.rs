@@ -411,7 +411,12 @@ fn files_that_cannot_be_read_say_why() {
     fs::write(&path, "name = 'a'\nmasters = [\n\nlog.level 'info'\n").unwrap();
     assert!(message(&path).starts_with(&format!("{shown}:4: is not TOML: ")), "{}", message(&path));
     fs::write(&path, "name = 'a'\nname = 'b'\n").unwrap();
-    assert!(message(&path).starts_with(&format!("{shown}:2: is not TOML: duplicate key")), "{}", message(&path));
+    let twice = |line, key| {
+        format!("{shown}:{line}: is not TOML: duplicate key {key}: it stands above already, remove one of them")
+    };
+    assert_eq!(message(&path), twice(2, "name"));
+    fs::write(&path, "[log]\nlevel = 'info'\n[tls]\n[log]\n").unwrap();
+    assert_eq!(message(&path), twice(4, "log"));
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     assert_eq!(message(&path), format!("{start}it is a directory: name the file in it"));

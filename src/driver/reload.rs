@@ -54,6 +54,7 @@ impl<C: Clock> Driver<C> {
 
     fn wake(&mut self) {
         self.tell(Input::Woken(WakeReason::Operator));
+        self.tell_candidate(Input::Woken(WakeReason::Operator));
     }
 
     /// What the log says of it.
@@ -65,8 +66,13 @@ impl<C: Clock> Driver<C> {
             lines.push(Line::Log(log::Level::Warn, format!("Without an effect in this version: {idle}")));
         }
         let config = reload::merged(&self.config, loaded.config);
-        let renew = reload::needs_a_new_session(&self.config, &config, &self.status.master);
-        if self.config.reconnect.on_network_change == config.reconnect.on_network_change {
+        let has_session = matches!(self.link.state(), Phase::Registered | Phase::Active);
+        // An earlier reload's may still be on its way: what counts is what the session rests on.
+        let (sought, watched) = (self.candidate.is_some(), self.config.reconnect.on_network_change);
+        self.drop_candidate();
+        let rests_on = self.config.clone();
+        let renew = reload::needs_a_new_session(&rests_on, &config, &self.status.master);
+        if watched == config.reconnect.on_network_change {
             self.watch.set_masters(&config.masters);
         } else {
             self.watch = watch_for(&config);
@@ -75,14 +81,18 @@ impl<C: Clock> Driver<C> {
             }
         }
         self.config = config;
-        self.link.set_params(params(&self.config));
         self.commands.set(&self.config.commands);
         self.keeper.set_log(&self.config.log);
+        if renew && has_session {
+            self.seek_another(rests_on, params(&self.config));
+            return lines;
+        }
+        self.link.set_params(params(&self.config));
         if renew {
-            if matches!(self.link.state(), Phase::Registered | Phase::Active) {
-                self.replaced = self.session.take();
-            }
             self.tell(Input::Renew);
+        } else if sought {
+            let text = format!("Staying with master at {}", self.status.master);
+            lines.push(Line::Log(log::Level::Info, text));
         }
         lines
     }

@@ -1,13 +1,13 @@
 //! What the driver tells people: lines for the log, the status, the service manager.
 
-use super::{Driver, millis};
+use super::{Driver, candidate, millis};
 use crate::{
     clock::{Clock, unix_ms},
     config::MasterAddress,
     notify,
     report::Context,
 };
-use link::{Phase, Report};
+use link::{LossReason, Phase, Report};
 
 impl<C: Clock> Driver<C> {
     pub(super) fn report(&mut self, report: &Report) {
@@ -17,7 +17,7 @@ impl<C: Clock> Driver<C> {
         }
         let context = Context {
             master: &self.status.master,
-            masters: &self.config.masters,
+            masters: candidate::masters(&self.candidate, &self.config),
             report_address: &self.report_address,
             heartbeat_timeout: self.config.heartbeat.timeout,
             shutdown_grace: self.config.shutdown_grace,
@@ -39,8 +39,13 @@ impl<C: Clock> Driver<C> {
             Report::Connecting { .. } => status.next_attempt_unix_ms = 0,
             _ => {}
         }
-        if let Report::Lost { reason, detail, .. } | Report::AttemptFailed { reason, detail, .. } = report {
-            status.last_loss = Some((*reason, detail.clone(), unix_ms()));
+        let of = |reason: &LossReason, detail: &String| Some((*reason, detail.clone(), unix_ms()));
+        match report {
+            Report::Lost { reason, detail, .. } => {
+                (status.last_loss, status.last_failure) = (of(reason, detail), None);
+            }
+            Report::AttemptFailed { reason, detail, .. } => status.last_failure = of(reason, detail),
+            _ => {}
         }
     }
 
@@ -56,7 +61,7 @@ impl<C: Clock> Driver<C> {
         status.since_unix_ms = unix_ms();
         status.attempt = self.link.attempt();
         status.report_address.clone_from(&self.report_address);
-        let (now, masters) = (self.clock.now(), self.config.masters.iter().enumerate());
+        let (now, masters) = (self.clock.now(), candidate::masters(&self.candidate, &self.config).iter().enumerate());
         let skipped = |(index, master): (usize, &MasterAddress)| {
             let left = self.link.skipped_until(index)?.saturating_sub(now);
             (!left.is_zero()).then(|| (master.to_string(), unix_ms().saturating_add(millis(left))))

@@ -94,7 +94,8 @@ fn each_state_has_words() {
         report_address: String::new(),
         attempt: 3,
         next_attempt_unix_ms: 1_000,
-        last_loss: Some((LossReason::ConnectionRefused, "refused".into(), 0)),
+        last_loss: Some((LossReason::StreamClosed, "closed".into(), 0)),
+        last_failure: Some((LossReason::ConnectionRefused, "refused".into(), 0)),
     };
     for (phase, words) in [
         (Phase::Connecting, "Connecting to master at m:1 (attempt 3)"),

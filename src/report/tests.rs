@@ -193,7 +193,7 @@ fn the_documents_quote_lines_as_they_are_written() {
         Failure::new(LossReason::DuplicateId, said_by_master("the agent id ")),
     ];
     for failure in failures {
-        for wait in [5, 10, 60] {
+        for wait in [5, 10, 50, 60] {
             let mut report = failed(1, failure.reason, wait, false);
             if let Report::AttemptFailed { detail, .. } = &mut report {
                 detail.clone_from(&failure.detail);

@@ -32,6 +32,11 @@ impl Backoff {
         if seconds < self.delay_max.as_secs_f64() { Duration::from_secs_f64(seconds) } else { self.delay_max }
     }
 
+    /// The longest that the next wait can be.
+    pub fn next_delay(&self) -> Duration {
+        self.delay(self.waits.saturating_add(1))
+    }
+
     /// The next wait since the start or the last [`Self::reset`], drawn from `[delay * (1 - jitter), delay]`.
     pub fn next_wait(&mut self) -> Duration {
         self.waits = self.waits.saturating_add(1);

@@ -139,6 +139,16 @@ impl Link {
         self.attempt
     }
 
+    /// The master of the attempt or session, else the one to be dialled next.
+    pub fn master(&self) -> usize {
+        self.masters.next()
+    }
+
+    /// A session that this link was to take the place of is lost: an outage, from now until it is registered.
+    pub fn without_the_former(&mut self, now: Duration) {
+        self.lost_at = Some(now);
+    }
+
     /// When the n-th master may be tried again, if it is skipped.
     pub fn skipped_until(&self, master: usize) -> Option<Duration> {
         self.masters.open_until(master)
@@ -373,7 +383,11 @@ impl Link {
         let changed = end == End::Failed && matches!(self.state, State::Connecting { changed: true, .. });
         let master = self.masters.current();
         let opened = self.masters.ended(now, end, counts, &self.params);
-        let wait = if end == End::Again { Duration::ZERO } else { self.masters.plan(now, &mut self.backoff) };
+        let wait = if end == End::Again {
+            Duration::ZERO
+        } else {
+            self.masters.plan(now, failures.is_some(), &mut self.backoff)
+        };
         let next = self.masters.next();
         self.close();
         self.state = State::Disconnected { at: now, wait };
@@ -396,7 +410,7 @@ impl Link {
     fn deferred(&mut self, now: Duration, after: Duration, reason: String) {
         let master = self.masters.current();
         self.masters.ended(now, End::Deferred(after), false, &self.params);
-        let wait = self.masters.plan(now, &mut self.backoff);
+        let wait = self.masters.plan(now, false, &mut self.backoff);
         self.close();
         self.report(Report::Deferred { master, after, wait, next: self.masters.next(), reason });
         self.state = State::Disconnected { at: now, wait };

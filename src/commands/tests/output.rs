@@ -88,6 +88,29 @@ async fn a_call_that_fails_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_master_that_lost_all_it_had_of_a_finished_command_gets_to_its_end() {
+    let mut rig = Rig::new(config()).await;
+    rig.run("a", argv(["echo", "hello"]));
+    assert_eq!(rig.text("a").await, "hello\n");
+    assert_eq!(rig.outcome("a").await, Outcome::Exited(0));
+    while !rig.commands.entries["a"].held.as_ref().unwrap().is_complete() {
+        let _ = tokio::time::timeout(Duration::from_millis(20), rig.commands.next(true)).await;
+    }
+    rig.cut();
+    rig.master.state().commands.clear();
+    rig.up().await;
+    assert_eq!(rig.output("a").await, (Vec::new(), Vec::new()));
+    assert_eq!(rig.master.state().commands["a"].gaps, [(0, 6)]);
+    // One that still has it says so, and nothing is sent.
+    rig.cut();
+    rig.up().await;
+    rig.until(|master, _| (master.commands["a"].calls.len() == 2).then_some(())).await;
+    assert_eq!(rig.master.state().commands["a"].gaps, [(0, 6)]);
+    rig.commands.finished_ack("a");
+    assert!(rig.commands.is_idle() && rig.commands.entries.is_empty() && rig.commands.specs == 0);
+}
+
+#[tokio::test]
 async fn a_master_that_lost_acknowledged_output_is_told_that_it_is_gone() {
     let mut rig = Rig::new(config()).await;
     rig.run("a", argv(["echo", "hello"]));

@@ -1,7 +1,8 @@
 //! Which master is dialled next, and when.
 //!
 //! A *pass* tries, in the order of the configuration and without a wait, every master that may be tried: once each. The
-//! wait comes after it. A loss is a try of its session's master that failed: the others follow at once.
+//! wait comes after it. A loss is a try of its session's master that failed: the others follow at once, also one that
+//! failed earlier in this pass, if that was so long ago as the wait is that would come now.
 
 use super::Params;
 use crate::{Backoff, Breaker, BreakerChange};
@@ -21,6 +22,8 @@ struct Master {
     name: String,
     breaker: Breaker,
     mark: Mark,
+    /// When it was marked.
+    marked_at: Duration,
     /// Not dialled before.
     ready_at: Duration,
 }
@@ -105,6 +108,7 @@ impl Masters {
     pub fn ended(&mut self, now: Duration, end: End, counts: bool, params: &Params) -> Option<BreakerChange> {
         let several = self.has_breakers();
         let master = &mut self.list[self.current?];
+        master.marked_at = now;
         match end {
             End::Failed => master.mark = Mark::Failed,
             End::Refused => master.mark = Mark::Refused,
@@ -120,14 +124,18 @@ impl Masters {
         master.breaker.failed(now, params.breaker_failures_max, params.breaker_open_for)
     }
 
-    /// Settles which master is the next, and how long to wait for it: not at all within a pass.
-    pub fn plan(&mut self, now: Duration, backoff: &mut Backoff) -> Duration {
+    /// Settles which master is the next, and how long to wait for it: not at all within a pass. `lost`: it was a session
+    /// that ended, so time has passed for the others.
+    pub fn plan(&mut self, now: Duration, lost: bool, backoff: &mut Backoff) -> Duration {
+        if lost {
+            self.reconsider(now, backoff);
+        }
         let may = |master: &Master| master.mark == Mark::Untried && self.eligible_at(master) <= now;
         if let Some(next) = self.list.iter().position(may) {
             self.next = next;
             return Duration::ZERO;
         }
-        let wait = self.end_pass(now, backoff);
+        let wait = self.end_pass(now, lost, backoff);
         let limit = now.saturating_add(backoff.delay_max);
         let (skipped, others): (Vec<usize>, Vec<usize>) =
             (0..self.list.len()).partition(|&index| self.is_skipped(&self.list[index], now));
@@ -159,14 +167,31 @@ impl Masters {
         self.next = 0;
     }
 
-    /// The table's wait for those that failed, the longest for the refused; the longest, if there was no failure.
-    fn end_pass(&mut self, now: Duration, backoff: &mut Backoff) -> Duration {
+    /// Those whose wait would be over already may be tried once more. It counts as that wait: sessions that are lost
+    /// again and again meet growing ones.
+    fn reconsider(&mut self, now: Duration, backoff: &mut Backoff) {
+        let wait = backoff.next_delay();
+        let over = |master: &&mut Master| master.mark == Mark::Failed && master.marked_at.saturating_add(wait) <= now;
+        let mut any = false;
+        for master in self.list.iter_mut().filter(over) {
+            master.mark = Mark::Untried;
+            any = true;
+        }
+        if any {
+            backoff.next_wait();
+        }
+    }
+
+    /// The table's wait for those that failed, the longest for the refused; the longest, if there was no failure. After
+    /// a loss it is counted from each one's own failure.
+    fn end_pass(&mut self, now: Duration, lost: bool, backoff: &mut Backoff) -> Duration {
         let failed = self.list.iter().any(|master| matches!(master.mark, Mark::Failed | Mark::Refused));
         let wait = if failed { backoff.next_wait() } else { backoff.delay_max };
         for master in &mut self.list {
+            let from = if lost { master.marked_at } else { now };
             match std::mem::replace(&mut master.mark, Mark::Untried) {
-                Mark::Failed => master.ready_at = now.saturating_add(wait),
-                Mark::Refused => master.ready_at = now.saturating_add(backoff.longest_wait()),
+                Mark::Failed => master.ready_at = from.saturating_add(wait),
+                Mark::Refused => master.ready_at = from.saturating_add(backoff.longest_wait()),
                 Mark::Untried | Mark::Deferred => {}
             }
         }
@@ -191,6 +216,12 @@ impl Masters {
 
 impl Master {
     fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), breaker: Breaker::default(), mark: Mark::Untried, ready_at: Duration::ZERO }
+        Self {
+            name: name.to_owned(),
+            breaker: Breaker::default(),
+            mark: Mark::Untried,
+            marked_at: Duration::ZERO,
+            ready_at: Duration::ZERO,
+        }
     }
 }

@@ -197,20 +197,23 @@ fn whichever_master_serves_is_found_in_time_and_none_is_hammered() {
 /// What was seen of each master.
 struct Watch {
     seen: usize,
-    /// The end of its latest failed attempt, until a session was stable.
+    /// The latest.
+    dialled: usize,
+    /// The end of its latest failed attempt or session, until a session was stable.
     failed_at: Vec<Option<Duration>>,
     open_until: Vec<Option<Duration>>,
 }
 
 impl Watch {
     fn new(n: usize) -> Self {
-        Self { seen: 0, failed_at: vec![None; n], open_until: vec![None; n] }
+        Self { seen: 0, dialled: 0, failed_at: vec![None; n], open_until: vec![None; n] }
     }
 
     fn look(&mut self, bench: &Bench, params: &Params, seed: u64) {
         for (index, (at, output)) in bench.log.iter().enumerate().skip(self.seen) {
             match output {
                 Output::Dial { master, .. } => {
+                    self.dialled = *master;
                     if let Some(failed) = self.failed_at[*master] {
                         let least = params.delay_initial.mul_f64(1.0 - params.jitter);
                         assert!(*at >= failed + least, "seed {seed}: {master} failed at {failed:?}, tried at {at:?}");
@@ -246,6 +249,7 @@ impl Watch {
                         assert_eq!(dial, Some(*master), "seed {seed}: half-open and not tried");
                     }
                 }
+                Output::Report(Report::Lost { .. }) => self.failed_at[self.dialled] = Some(*at),
                 Output::Report(Report::Stable) => self.failed_at.fill(None),
                 _ => {}
             }

@@ -58,10 +58,65 @@ fn a_session_that_was_not_stable_goes_on_with_its_pass() {
     bench.fail(LossReason::ConnectionRefused);
     bench.run(s(0));
     bench.activate();
-    bench.run_acked(s(10));
+    bench.run_acked(s(3));
     bench.fail(LossReason::ConnectionReset);
-    refused_until(&mut bench, s(16));
-    assert_eq!(bench.tried(), [(0, 0), (1, 0), (2, 10), (0, 15), (1, 15), (2, 15)], "the first is not tried twice");
+    refused_until(&mut bench, s(9));
+    assert_eq!(bench.tried(), [(0, 0), (1, 0), (2, 3), (0, 8), (1, 8), (2, 8)], "the first failed too short ago");
+}
+
+#[test]
+fn a_loss_soon_after_a_failover_hands_back_at_once_to_one_that_failed_a_wait_ago() {
+    for ends in ["goodbye", "reset"] {
+        let mut bench = Bench::new(of(3));
+        bench.activate();
+        bench.run_acked(s(40));
+        bench.fail(LossReason::ConnectionReset);
+        bench.run(s(40));
+        bench.activate();
+        bench.run_acked(s(45));
+        match ends {
+            "goodbye" => bench.reply(Reply::Goodbye { after: ms(500), reason: String::new() }),
+            _ => bench.fail(LossReason::ConnectionReset),
+        }
+        bench.run(s(45));
+        assert_eq!(bench.tried(), [(0, 0), (1, 40), (0, 45)], "{ends}");
+        // That was the first wait.
+        bench.activate();
+        bench.run_acked(s(51));
+        bench.fail(LossReason::ConnectionReset);
+        bench.run(s(51));
+        bench.fail(LossReason::ConnectionRefused);
+        assert_eq!(bench.tried()[3..], [(2, 51)], "{ends}: the second failed six seconds ago, the wait is ten now");
+    }
+}
+
+#[test]
+fn one_that_failed_shortly_before_a_loss_waits_for_the_rest_of_its_wait() {
+    let mut bench = Bench::new(of(2));
+    bench.fail(LossReason::ConnectionRefused);
+    bench.run(s(0));
+    bench.activate();
+    bench.run_acked(s(2));
+    bench.fail(LossReason::ConnectionReset);
+    refused_until(&mut bench, s(8));
+    assert_eq!(bench.tried(), [(0, 0), (1, 0), (0, 5), (1, 7)]);
+}
+
+#[test]
+fn masters_that_all_accept_and_fail_after_a_while_meet_growing_waits() {
+    let mut bench = Bench::new(of(2));
+    while bench.now < s(200) {
+        bench.activate();
+        bench.run_acked(bench.now + s(6));
+        bench.fail(LossReason::StreamClosed);
+        while bench.link.state() != Phase::Connecting {
+            bench.run(bench.link.poll_timeout().expect("it goes on"));
+        }
+    }
+    assert_eq!(
+        bench.tried(),
+        [(0, 0), (1, 6), (0, 12), (1, 22), (0, 28), (1, 48), (0, 54), (1, 94), (0, 100), (1, 160), (0, 166), (1, 226)]
+    );
 }
 
 #[test]

@@ -1,0 +1,72 @@
+//! How a master is reached, and what it is told of this agent.
+
+use super::{Driver, millis};
+use crate::{clock::Clock, config::Config, session::Session};
+use link::Params;
+use std::time::Duration;
+
+/// Over the verdict of the heartbeats: the same value would make the reason of a loss a matter of luck.
+const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
+
+impl<C: Clock> Driver<C> {
+    pub(super) fn dial(&self, session: link::Session, master: usize) -> Session {
+        let address = self.config.masters[master].clone();
+        let heartbeat = &self.config.heartbeat;
+        let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
+        let user_timeout = verdict + USER_TIMEOUT_MARGIN;
+        Session::dial(session, address, self.resolver.clone(), user_timeout, self.config.tls.clone())
+    }
+
+    pub(super) fn register(&self, will_wait: Duration, spool_id: [u8; 16], report_address: String) -> proto::Register {
+        let (config, identity) = (&self.config, &self.identity);
+        proto::Register {
+            agent_id: identity.agent_id.to_vec(),
+            instance_id: identity.instance_id.to_vec(),
+            spool_id: spool_id.to_vec(),
+            highest_epoch: self.keeper.highest_epoch(),
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            report_address,
+            labels: config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            boot_id: identity.boot_id.clone(),
+            interval_ms: millis(config.heartbeat.interval),
+            timeout_ms: millis(config.heartbeat.timeout),
+            max_failures: config.heartbeat.max_failures,
+            max_interval_ms: millis(config.heartbeat.max_interval),
+            will_wait_ms: millis(will_wait),
+            held: self.commands.held(),
+            host: identity.host.clone(),
+        }
+    }
+
+    /// What the master is to show: as configured, else where the connection comes from, with the agent's own port.
+    pub(super) fn reported(&self, local: std::net::SocketAddr) -> String {
+        let listen = &self.config.listen;
+        match (&listen.report_address, listen.port) {
+            (Some(address), _) => address.clone(),
+            (None, Some(port)) => std::net::SocketAddr::new(local.ip().to_canonical(), port).to_string(),
+            (None, None) => local.ip().to_canonical().to_string(),
+        }
+    }
+}
+
+/// What the link needs of the configuration.
+pub(super) fn params(config: &Config) -> Params {
+    Params {
+        connection_timeout: config.connection_timeout,
+        heartbeat_interval: config.heartbeat.interval,
+        heartbeat_timeout: config.heartbeat.timeout,
+        failures_max: config.heartbeat.max_failures,
+        interval_max: config.heartbeat.max_interval,
+        delay_initial: config.reconnect.initial_delay,
+        delay_max: config.reconnect.max_delay,
+        multiplier: config.reconnect.multiplier,
+        jitter: config.reconnect.jitter,
+        reset_after: config.reconnect.reset_after,
+        shutdown_grace: config.shutdown_grace,
+        kill_grace: config.commands.kill_grace,
+        masters: config.masters.iter().map(ToString::to_string).collect(),
+        breaker_failures_max: config.circuit_breaker.max_failures,
+        breaker_open_for: config.circuit_breaker.open_for,
+    }
+}
