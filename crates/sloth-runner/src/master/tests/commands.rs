@@ -1,5 +1,8 @@
 use super::bench::*;
-use crate::master::{orphans::STDIN_RETURN, ports::Store};
+use crate::master::{
+    orphans::{self, STDIN_RETURN},
+    ports::Store,
+};
 use proto::{
     CancelRequest, CommandAccepted, CommandSpec, GetCommandRequest, HeldCommand, LogsRequest, OutputStream, Register,
     RunStart, agent_message::Kind as Up, held_command, master_message::Kind as Down, outcome, run_request,
@@ -231,6 +234,27 @@ async fn a_vanished_tool_changes_nothing_unless_its_input_is_unfinished() {
     assert!(before.elapsed() >= STDIN_GRACE * 9 / 10, "not before the grace is over");
     let unfinished = agent.upload("plain", 0).await.unwrap();
     drop(unfinished);
+}
+
+#[tokio::test]
+async fn a_command_that_has_ended_is_not_cancelled_for_the_input_that_it_left() {
+    let master = Master::start().await;
+    let core = master.core.upgrade().unwrap();
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(with_stdin("c")).await.unwrap();
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    assert_eq!(tool.stdin_received().await, 0);
+    let hub = core.hub("c").unwrap();
+    assert!(!orphans::is_over(&core, &hub));
+    let (upload, _) = agent.upload("c", 0).await.unwrap();
+    agent.finish("c", 3, 0).await;
+    let mut total = hub.total.subscribe();
+    soon(total.wait_for(|&total| total == 3)).await.unwrap();
+    assert!(orphans::is_over(&core, &hub), "its output is still to come");
+    upload.send_output(0, b"end").await;
+    tool.rest().await;
+    assert!(orphans::is_over(&core, &hub));
 }
 
 /// A command that has been given `abc`, and its end if `whole`, when its master and its tool go; and the agent's view of
