@@ -157,10 +157,12 @@ pub struct RunArgs {
     /// Names of the agents
     #[arg(value_name = "AGENT", required_unless_present_any = ["label", "all"])]
     pub agents: Vec<String>,
-    /// On every agent with this label, but for Stopped ones; several must all match
+    /// On every agent with this label, but for Stopped ones; several must all match. Counts as several agents, also where
+    /// one matches
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "agents")]
     pub label: Vec<(String, String)>,
-    /// On every agent, but for Stopped ones: they said goodbye. An Inactive one counts as failed
+    /// On every agent, but for Stopped ones: they said goodbye. An Inactive one counts as failed. Counts as several
+    /// agents, also where there is one
     #[arg(long, conflicts_with_all = ["agents", "label"])]
     pub all: bool,
     /// Add to the command's environment

@@ -207,7 +207,13 @@ async fn several_agents_have_their_names_before_each_line_and_a_summary() {
     master.script.lock().unwrap().outcome = Some(Outcome::Exited(3));
     let (code, _, said) = run(&master, "agent run kei lady kei -- ls").await;
     assert_eq!((code, said.as_str()), (1, "2/2 done: 2 exited 3 (kei, lady)\n"));
-    assert_eq!(run(&master, "agent run --label site=nowhere -- ls").await.0, 255);
+    let (code, out, said) = run(&master, "agent run --label site=nowhere -- ls").await;
+    let expected = "sloth-runner: no agent matches --label site=nowhere, so nothing was run; `sloth-runner agent list` \
+                    shows all with their status\n";
+    assert_eq!((code, out.as_str(), said.as_str()), (1, "", expected));
+    let (code, out, said) = run(&master, "agent run --label site=b -- ls").await;
+    assert_eq!((code, out.as_str()), (1, "lady | one\nlady | two\n"), "one that is found by label is several, too");
+    assert_eq!(said, "1/1 done: 1 exited 3 (lady)\n");
 }
 
 #[tokio::test]
@@ -314,7 +320,7 @@ async fn all_means_those_that_did_not_say_goodbye() {
         assert!(said.starts_with("1 stopped agent skipped\n"), "{said}");
     }
     let (code, _, said) = run(&master, "agent run --label site=b -- ls").await;
-    assert_eq!(code, 255);
+    assert_eq!(code, 1);
     assert!(said.starts_with("1 stopped agent skipped\nsloth-runner: no agent matches"), "{said}");
     master.seen(|script| assert!(script.starts.iter().all(|start| start.agent != "lady")));
     run(&master, "agent run lady -- ls").await;

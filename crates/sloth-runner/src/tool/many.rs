@@ -3,7 +3,7 @@
 use super::{
     Tool, agents,
     connect::{Master, Trouble},
-    ending::{self, Ending, NO_CODE},
+    ending::{self, Ending},
     follow::{Call, follow},
     id, json,
     output::{Budget, Collected, Nowhere, Prefixed},
@@ -16,6 +16,9 @@ use crate::cli::{Format, RunArgs, Status};
 use proto::{ListRequest, RunStart};
 use std::{collections::HashSet, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
+
+/// On several agents there is no code of one command: not everything that was asked for was done, and well.
+pub const FAILED: i32 = 1;
 
 /// Several agents are asked for, even if it turns out to be one.
 pub fn is_meant(args: &RunArgs) -> bool {
@@ -30,21 +33,32 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
                 say(&format!("{stopped} stopped {} skipped", if stopped == 1 { "agent" } else { "agents" }));
             }
             if agents.is_empty() {
-                super::complain("no agent matches; `sloth-runner agent list` shows all with their status");
-                return NO_CODE;
+                let wish = match args.all {
+                    true => "--all".to_owned(),
+                    false => args
+                        .label
+                        .iter()
+                        .map(|(key, value)| format!("--label {key}={value}"))
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                };
+                super::complain(format!(
+                    "no agent matches {wish}, so nothing was run; `sloth-runner agent list` shows all with their status"
+                ));
+                return FAILED;
             }
             agents
         }
         Err(trouble) => {
             super::complain(trouble);
-            return NO_CODE;
+            return FAILED;
         }
     };
     let (writer, end) = match writer::standard() {
         Ok(both) => both,
         Err(error) => {
             super::complain(format!("cannot start: {error}"));
-            return NO_CODE;
+            return FAILED;
         }
     };
     let mode = match (args.detach, tool.format) {
@@ -73,7 +87,7 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
              command list`"
         )
     };
-    written(end.finish().await, ending::exit_code_of_all(&endings), 1, meanwhile)
+    written(end.finish().await, ending::exit_code_of_all(&endings), FAILED, meanwhile)
 }
 
 /// What became of it on one agent.

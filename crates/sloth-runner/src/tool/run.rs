@@ -27,11 +27,12 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
         complain("--id names one command, and each of several agents has its own: leave it away");
         return 2;
     }
+    let no_code = if several { many::FAILED } else { NO_CODE };
     let (mut signals, id) = match Signals::new().and_then(|signals| Ok((signals, id::new()?))) {
         Ok(both) => both,
         Err(error) => {
             complain(format!("cannot start: {error}"));
-            return NO_CODE;
+            return no_code;
         }
     };
     let id = args.id.clone().unwrap_or(id);
@@ -52,8 +53,8 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
             let look = if several { "command list".to_owned() } else { format!("command logs {id} --follow") };
             let (what, code) = match wish {
                 Wish::Interrupt => ("leaving without its outcome", INTERRUPTED),
-                Wish::Leave if several || args.no_stdin || args.detach => ("leaving; it goes on", NO_CODE),
-                Wish::Leave => ("leaving; it goes on, unless its standard input is unfinished", NO_CODE),
+                Wish::Leave if several || args.no_stdin || args.detach => ("leaving; it goes on", no_code),
+                Wish::Leave => ("leaving; it goes on, unless its standard input is unfinished", no_code),
             };
             complain(format!("{what}; to look at it: sloth-runner {look}"));
             code
