@@ -1,6 +1,6 @@
 //! The command line of `sloth-runner`.
 
-use crate::tool::duration;
+use crate::{master_cli::MasterCommand, tool::duration};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
@@ -41,7 +41,21 @@ where
         let why = "--master says which master to talk to, and means nothing to what runs here";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
+    if cli.output == Format::Json && prints_text_alone(&cli.command) {
+        let why = "-o json is for answers: what runs here, and the agent's own commands, print text alone";
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
     Ok(cli)
+}
+
+fn prints_text_alone(command: &Command) -> bool {
+    use AgentCommand::{Check, Start, Status};
+    matches!(
+        command,
+        Command::Demo
+            | Command::Master(MasterCommand::Start(_))
+            | Command::Agent(Start { .. } | Status { .. } | Check { .. })
+    )
 }
 
 /// Options of the tool that mean nothing to a subcommand don't stand in its help.
@@ -57,15 +71,11 @@ fn definition() -> clap::Command {
         };
         options.iter().fold(command, |command, id| hidden(command, id))
     }
-    Cli::command().mut_subcommand("demo", |demo| without(&["master", "output"], demo)).mut_subcommand(
-        "master",
-        |master| {
-            without(&["master"], master)
-                .mut_subcommand("start", |start| without(&["output"], start))
-                .mut_subcommand("check", |check| without(&["output"], check))
-                .mut_subcommand("backup", |backup| without(&["output"], backup))
-        },
-    )
+    Cli::command()
+        .mut_subcommand("demo", |demo| without(&["master", "output"], demo))
+        .mut_subcommand("master", |master| {
+            without(&["master"], master).mut_subcommand("start", |start| without(&["output"], start))
+        })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,7 +90,7 @@ pub enum Command {
     Demo,
     /// Run the master on this machine, look at it, stop it; check its configuration, back up its database
     #[command(subcommand)]
-    Master(crate::master_cli::MasterCommand),
+    Master(MasterCommand),
     /// Agents: list them, look at them, run commands on them
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -335,7 +345,8 @@ mod tests {
             ("master --help", false, true),
             ("master status --help", false, true),
             ("master start --help", false, false),
-            ("master check --help", false, false),
+            ("master check --help", false, true),
+            ("master backup --help", false, true),
             ("demo --help", false, false),
         ] {
             let help = parse(line).unwrap_err().to_string();
@@ -343,6 +354,10 @@ mod tests {
         }
         assert_eq!(parse("master status -o json").unwrap().output, Format::Json);
         assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
+        assert_eq!(parse("master check -o json").unwrap().output, Format::Json);
+        for line in ["master start -o json", "-o json demo", "-o json agent status", "-o json agent start --name a"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
         for line in ["master start --master a", "--master a master status", "demo --master a"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

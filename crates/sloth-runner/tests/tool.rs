@@ -187,6 +187,21 @@ async fn json_is_one_document() {
     master.script.lock().unwrap().refusal = Some("no");
     let (code, text, _) = run(&master, "agent run lady -o json -- ls").await;
     assert_eq!((code, &parse(&text)["outcome"], &parse(&text)["reason"]), (255, &json!(null), &json!("no")));
+    assert_eq!(parse(&text)["id"], json!(null), "there never was such a command");
+    let (code, text, _) = run(&master, "agent run lady kei --detach -o json -- ls").await;
+    assert_eq!(
+        (code, parse(&text)),
+        (
+            1,
+            json!([
+                {"agent": "lady", "id": null, "error": "no"}, {"agent": "kei", "id": null, "error": "no"},
+            ])
+        )
+    );
+    for line in ["agent get nobody -o json", "agent delete lady -o json", "agent run lady --detach -o json -- ls"] {
+        let (code, text, said) = run(&master, line).await;
+        assert!(code != 0 && text.is_empty() && said.starts_with("sloth-runner: "), "{line}: {text}{said}");
+    }
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
     select! {
         (ending, written) = shown => match (ending, written) {
             (_, Err(error)) => output_failed(&error),
-            (Ending::Failed(why), _) => {
+            (Ending::Failed(why) | Ending::NotStarted(why), _) => {
                 complain(why);
                 1
             }

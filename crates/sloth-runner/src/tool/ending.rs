@@ -15,8 +15,10 @@ pub enum Ending {
     Finished(Box<CommandRow>),
     /// It goes on, and nobody waits for it.
     Detached(Box<CommandRow>),
-    /// No outcome: no connection, the master said no, …
+    /// No outcome, and perhaps no start: no connection, the master forgot it, …
     Failed(String),
+    /// There is no such command, and never was: the master said no, or was never asked.
+    NotStarted(String),
     /// Our own output is closed: the command goes on, unless it was still being fed.
     OutputGone { stdin_unfinished: bool },
 }
@@ -27,7 +29,7 @@ impl Ending {
         match self {
             Self::Finished(row) => row.outcome.as_ref().map_or(NO_CODE, exit_code),
             Self::Detached(_) => 0,
-            Self::Failed(_) | Self::OutputGone { .. } => NO_CODE,
+            Self::Failed(_) | Self::NotStarted(_) | Self::OutputGone { .. } => NO_CODE,
         }
     }
 
@@ -38,7 +40,7 @@ impl Ending {
                 Some(Kind::Exited) => None,
                 _ => Some(format!("the command {}", in_words(row.outcome.as_ref()))),
             },
-            Self::Failed(why) => Some(why.clone()),
+            Self::Failed(why) | Self::NotStarted(why) => Some(why.clone()),
             Self::Detached(_) | Self::OutputGone { .. } => None,
         }
     }
@@ -55,7 +57,7 @@ pub fn without_output(id: &str, ending: &Ending) -> String {
         Ending::OutputGone { .. } | Ending::Detached(_) => {
             format!("the command goes on; {look} or `sloth-runner command cancel {id}`")
         }
-        Ending::Failed(why) => why.clone(),
+        Ending::Failed(why) | Ending::NotStarted(why) => why.clone(),
     }
 }
 
@@ -104,7 +106,7 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
                 outcome => (3, outcome.as_ref().and_then(word).unwrap_or("unknown").replace('_', " ")),
             },
             Ending::Detached(_) => (0, "started".to_owned()),
-            Ending::Failed(_) => (4, "failed".to_owned()),
+            Ending::Failed(_) | Ending::NotStarted(_) => (4, "failed".to_owned()),
             Ending::OutputGone { .. } => (5, "not followed to the end".to_owned()),
         };
         groups.entry(key).or_default().push(agent);

@@ -176,7 +176,7 @@ async fn single(master: &Master, start: RunStart, mode: Mode, cancel: watch::Rec
 }
 
 fn failed(agent: String, why: String) -> Run {
-    Run { agent, id: String::new(), ending: Ending::Failed(why), output: None }
+    Run { agent, id: String::new(), ending: Ending::NotStarted(why), output: None }
 }
 
 impl Run {
@@ -186,10 +186,11 @@ impl Run {
 
     fn as_started(&self) -> json::Started<'_> {
         let error = match &self.ending {
-            Ending::Failed(why) => Some(why.as_str()),
+            Ending::Failed(why) | Ending::NotStarted(why) => Some(why.as_str()),
             _ => None,
         };
-        json::Started { agent: &self.agent, id: &self.id, error }
+        let id = (!matches!(self.ending, Ending::NotStarted(_))).then_some(self.id.as_str());
+        json::Started { agent: &self.agent, id, error }
     }
 
     fn as_document(&self) -> json::CommandWithOutput<'_> {

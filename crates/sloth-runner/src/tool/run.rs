@@ -163,8 +163,9 @@ pub fn document<'a>(
 ) -> json::CommandWithOutput<'a> {
     let command = match ending {
         Ending::Finished(row) | Ending::Detached(row) => json::command(row),
-        Ending::Failed(why) => json::command_without_row(id, agent, why),
-        Ending::OutputGone { .. } => json::command_without_row(id, agent, "its output was not read to the end"),
+        Ending::Failed(why) => json::command_without_row(Some(id), agent, why),
+        Ending::NotStarted(why) => json::command_without_row(None, agent, why),
+        Ending::OutputGone { .. } => json::command_without_row(Some(id), agent, "its output was not read to the end"),
     };
     match output {
         Some(output) => json::with_output(command, &output.stdout, &output.stderr, output.truncated),
