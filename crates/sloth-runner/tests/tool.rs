@@ -276,6 +276,24 @@ async fn a_terminated_tool_leaves_the_command_alone_and_says_where_it_is() {
     }
 }
 
+#[tokio::test]
+async fn a_master_that_hangs_is_told_of_soon_and_said_to_have_taken_nothing_for_certain() {
+    // The kernel takes the connection, and nobody reads from it.
+    let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hangs.local_addr().unwrap().to_string();
+    let mut child = tool(&address, "agent run lady --id x6 -- sleep").spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut next = async || tokio::time::timeout(Duration::from_secs(10), said.next_line()).await.expect("it comes");
+    assert_eq!(next().await.unwrap().unwrap(), format!("no answer from the master at {address} yet"));
+    signal(&child, libc::SIGTERM);
+    assert_eq!(
+        next().await.unwrap().unwrap(),
+        "sloth-runner: leaving; the master has not answered: it is not known whether it has taken the command; to look \
+         at it: sloth-runner command get x6"
+    );
+    assert_eq!(ended(child).await.status.code(), Some(255));
+}
+
 /// Reads a few bytes of endless output and goes away, as `head` does; how the tool ends then.
 async fn read_by_head(mut child: Child) -> (i32, String) {
     let mut stdout = child.stdout.take().unwrap();

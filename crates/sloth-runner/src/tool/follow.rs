@@ -1,7 +1,7 @@
 //! One command, followed to its end over as many connections as that takes.
 
 use super::{
-    connect::{Client, Master, Trouble},
+    connect::{Client, Master, PATIENCE, Trouble},
     ending::Ending,
     output::Output,
     resume::{Position, STDIN_CHUNKS, StdinWindow},
@@ -140,7 +140,7 @@ impl<O: Output> Follow<'_, O> {
     /// One connection's worth.
     async fn attach(&mut self, mut cancel: watch::Receiver<bool>) -> Step {
         let connected = select! {
-            connected = self.master.client() => connected,
+            connected = self.master.patiently(PATIENCE, self.master.client()) => connected,
             () = cancelled(&mut cancel), if !self.answered => {
                 return Step::Ended(Ending::NotStarted("cancelled before the master was asked".to_owned()));
             }
@@ -150,10 +150,12 @@ impl<O: Output> Follow<'_, O> {
             Err(trouble) => return Step::Lost(trouble),
         };
         let (requests, receiver) = mpsc::channel(STDIN_CHUNKS + 4);
+        // The master may hold its answer until the agent is there.
+        let wait = if let Call::Run(start) = &self.call { start.wait_ms } else { 0 };
+        let patience = PATIENCE.saturating_add(Duration::from_millis(wait));
         let opening = self.open(client, &requests, receiver);
         let opened = select! {
-            opened = opening => opened,
-            // The master may hold its answer for as long as `wait_ms`.
+            opened = self.master.patiently(patience, opening) => opened,
             () = cancelled(&mut cancel), if !self.answered => return self.withdraw().await,
         };
         let talk = self.talk(opened, requests.clone());

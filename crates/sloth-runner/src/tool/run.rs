@@ -50,16 +50,29 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
             if *ask_to_cancel.borrow() { INTERRUPTED } else { code }
         }
         wish = leave(&mut signals, &ask_to_cancel) => {
-            let look = if several { "command list".to_owned() } else { format!("command logs {id} --follow") };
-            let (what, code) = match wish {
-                Wish::Interrupt => ("leaving without its outcome", INTERRUPTED),
-                Wish::Leave if several || args.no_stdin || args.detach => ("leaving; it goes on", no_code),
-                Wish::Leave => ("leaving; it goes on, unless its standard input is unfinished", no_code),
-            };
-            complain(format!("{what}; to look at it: sloth-runner {look}"));
-            code
+            let fed = !(several || args.no_stdin || args.detach);
+            complain(left(&id, several, fed, tool.master.met(), wish));
+            if wish == Wish::Interrupt { INTERRUPTED } else { no_code }
         }
     }
+}
+
+/// What becomes of what is left before its end. `fed`: the command has standard input; `met`: the master has answered.
+fn left(id: &str, several: bool, fed: bool, met: bool, wish: Wish) -> String {
+    let look = match (several, met) {
+        (true, _) => "command list".to_owned(),
+        (false, true) => format!("command logs {id} --follow"),
+        (false, false) => format!("command get {id}"),
+    };
+    let what = match wish {
+        _ if !met && several => "leaving; the master has not answered: it is not known what it has taken",
+        _ if !met => "leaving; the master has not answered: it is not known whether it has taken the command",
+        Wish::Interrupt => "leaving without its outcome",
+        Wish::Leave if several => "leaving; what was begun goes on",
+        Wish::Leave if fed => "leaving; it goes on, unless its standard input is unfinished",
+        Wish::Leave => "leaving; it goes on",
+    };
+    format!("{what}; to look at it: sloth-runner {look}")
 }
 
 /// Why the command gets no standard input although nobody asked for that: with `-n` somebody did.
@@ -184,4 +197,24 @@ async fn tell(writer: &Writer, ending: &Ending, answer: String) {
 
 fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().expect("durations on the command line are below a year")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_only_said_to_go_on_if_the_master_has_taken_it() {
+        let unanswered = left("x", false, true, false, Wish::Leave);
+        assert_eq!(
+            unanswered,
+            "leaving; the master has not answered: it is not known whether it has taken the command; to look at it: \
+             sloth-runner command get x"
+        );
+        assert_eq!(left("x", false, true, false, Wish::Interrupt), unanswered);
+        assert_eq!(
+            left("x", false, false, true, Wish::Leave),
+            "leaving; it goes on; to look at it: sloth-runner command logs x --follow"
+        );
+    }
 }
