@@ -152,6 +152,18 @@ mod tests {
     }
 
     #[test]
+    fn every_fixed_word_stands_in_the_documents() {
+        use proto::outcome::Kind::{Cancelled, Exited, Expired, Interrupted, Refused, Signaled, TimedOut};
+        let reasons = include_str!("../../../../docs/troubleshooting.md").split("\n## Reasons\n").nth(1).unwrap();
+        let outcomes = [Exited, Signaled, TimedOut, Cancelled, Interrupted, Refused, Expired]
+            .map(|kind| word(&Outcome { kind: kind.into(), ..Outcome::default() }).unwrap());
+        let losses = link::LossReason::ALL.map(link::LossReason::word);
+        for word in outcomes.into_iter().chain(losses).chain(["shutdown"]) {
+            assert!(reasons.contains(&format!("| `{word}` | ")), "{word}");
+        }
+    }
+
+    #[test]
     fn the_exit_code_is_the_commands_own_or_says_that_there_is_none() {
         for (outcome, code) in [
             (link::Outcome::Exited(0), 0),
