@@ -147,13 +147,17 @@ pub enum AgentCommand {
     },
     /// Forget an agent
     Delete {
+        /// Its name, or its id in hex
         name: String,
         /// Even if it is Active
         #[arg(long)]
         force: bool,
     },
     /// Ask an agent to shut down (`stop --name NAME` ends one of this node, without the master)
-    Stop { name: String },
+    Stop {
+        /// Its name, or its id in hex
+        name: String,
+    },
     /// Run a command on agents and show its output
     #[command(visible_alias = "exec")]
     Run(RunArgs),
@@ -226,16 +230,23 @@ pub enum CommandCommand {
         limit: u32,
     },
     /// Show one command
-    Get { id: String },
+    Get {
+        /// Its id, as `command list` shows it
+        id: String,
+    },
     /// Show the output of a command
     Logs {
+        /// Its id, as `command list` shows it
         id: String,
         /// Until it has ended
         #[arg(long)]
         follow: bool,
     },
     /// Cancel a command
-    Cancel { id: String },
+    Cancel {
+        /// Its id, as `command list` shows it
+        id: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

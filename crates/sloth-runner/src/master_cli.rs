@@ -2,7 +2,6 @@
 
 mod control;
 mod daemon;
-mod look;
 mod reload;
 #[cfg(test)]
 mod tests;
@@ -14,11 +13,11 @@ use crate::{
     master_config::{Loaded, MasterConfig, Sources, load},
     open_files,
     outputs::FileOutputs,
-    store::{Environment, FileLock, LockError, SqliteStore},
+    store::{self, Environment, FileLock, LockError, SqliteStore},
 };
 use reload::Reload;
 use sloth_agent::{
-    config::{Log, Surroundings, describe},
+    config::{Log, Surroundings, describe, units::ShowSize},
     logging::{self, Rolling},
 };
 use std::{
@@ -141,8 +140,8 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
         MasterCommand::Start(args) => start(args),
         MasterCommand::Stop(args) => args.config.state_dir().and_then(|path| control::stop(&path, format)),
         MasterCommand::Status(args) => args.config.state_dir().and_then(|path| control::status(&path, format)),
-        MasterCommand::Check(args) => look::check(args, format),
-        MasterCommand::Backup(args) => look::backup(args, format),
+        MasterCommand::Check(args) => check(args),
+        MasterCommand::Backup(args) => backup(args),
     };
     done.err().unwrap_or(0)
 }
@@ -179,6 +178,46 @@ fn load_or_say(sources: &Sources) -> Result<Loaded, i32> {
         eprintln!("{problems}");
         USAGE
     })
+}
+
+fn check(args: CheckArgs) -> Result<(), i32> {
+    let loaded = args.config.load(None, args.insecure)?;
+    match &loaded.file {
+        Some(file) => println!("{}: valid", file.display()),
+        None => println!("no configuration file: defaults"),
+    }
+    for setting in &loaded.shown {
+        println!("{} = {} ({})", setting.key, setting.value, setting.origin);
+    }
+    if !loaded.idle.is_empty() {
+        println!("without an effect in this version: {}", loaded.idle.join(", "));
+    }
+    let config = &loaded.config;
+    println!(
+        "listens on {}, state in {}, database {}",
+        config.listen,
+        config.state_dir.display(),
+        config.store.display()
+    );
+    Ok(())
+}
+
+fn backup(args: BackupArgs) -> Result<(), i32> {
+    // Where it listens does not matter here.
+    let config = args.config.load(None, true)?.config;
+    let summary = store::backup(&config.store, &args.file, args.force).map_err(|error| {
+        eprintln!("cannot back up: {error}");
+        FAILED
+    })?;
+    let store::Summary { bytes, agents, commands, events } = summary;
+    println!(
+        "{} backed up to {} ({}, checked): {agents} agents, {commands} commands, {events} events; outputs are not part \
+         of it",
+        config.store.display(),
+        args.file.display(),
+        ShowSize(bytes),
+    );
+    Ok(())
 }
 
 /// Opens everything, serves until a signal, closes everything.

@@ -13,8 +13,6 @@ const ARGUMENTS: &str = "SLOTH_RUNNER_TEST_ARGUMENTS";
 
 #[derive(clap::Parser)]
 struct Cli {
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    output: Format,
     #[command(subcommand)]
     command: MasterCommand,
 }
@@ -29,7 +27,7 @@ fn child() {
         // The test harness has begun a line.
         println!();
         let cli = Cli::try_parse_from(std::iter::once("master").chain(arguments.lines()));
-        std::process::exit(cli.map_or(USAGE, |cli| run(cli.command, cli.output)));
+        std::process::exit(cli.map_or(USAGE, |cli| run(cli.command, Format::Table)));
     }
 }
 
@@ -293,24 +291,4 @@ fn every_flag_is_wired() {
     let MasterCommand::Start(args) = cli.ok().unwrap().command else { panic!() };
     assert_eq!(args.config.set, ["a=1", "b=2"]);
     assert!(args.insecure && !args.daemon);
-}
-
-#[test]
-fn check_and_backup_answer_programs_in_json() {
-    let world = World::new();
-    let _master = world.start(&[]);
-    let state = world.state();
-    let document = |arguments: &[&str]| -> serde_json::Value {
-        let output = world.run(&[arguments, &["-o", "json", "--state-dir", &state]].concat());
-        let text = String::from_utf8(output.stdout).unwrap();
-        // The test harness has a line before it.
-        serde_json::from_str(&text[text.find('{').unwrap_or_else(|| panic!("{text}"))..]).unwrap()
-    };
-    let checked = document(&["check", "--set", "commands.keep=7d"]);
-    assert_eq!((&checked["file"], &checked["listen"]), (&serde_json::Value::Null, &"127.0.0.1:50050".into()));
-    assert_eq!(checked["settings"][0]["key"], "commands.keep");
-    assert_eq!(checked["store"], format!("{state}/sloth.db"));
-    let copied = document(&["backup", "copy.db"]);
-    assert_eq!((&copied["file"], &copied["agents"]), (&"copy.db".into(), &0.into()));
-    assert!(copied["bytes"].as_u64().unwrap() > 0);
 }

@@ -87,7 +87,7 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
     select! {
         (ending, written) = shown => match (ending, written) {
             (_, Err(error)) => output_failed(&error),
-            (Ending::Failed(why) | Ending::NotStarted(why), _) => {
+            (Ending::Failed(why) | Ending::Never(why), _) => {
                 complain(why);
                 1
             }
@@ -143,7 +143,9 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("Agent", &row.agent);
     field("Command", &row.spec.as_ref().map(line).unwrap_or_default());
     field("State", &row.state);
-    field("Outcome", &ending::in_words(row.outcome.as_ref()));
+    // The words of the list.
+    field("Outcome", &short(row));
+    field("Reason", row.outcome.as_ref().map_or("", |outcome| &outcome.reason));
     field("Created", &when(row.created_unix_ms));
     field("Started", &when(row.started_unix_ms));
     field("Finished", &when(row.finished_unix_ms));

@@ -18,7 +18,7 @@ pub enum Ending {
     /// No outcome, and perhaps no start: no connection, the master forgot it, …
     Failed(String),
     /// There is no such command, and never was: the master said no, or was never asked.
-    NotStarted(String),
+    Never(String),
     /// Our own output is closed: the command goes on, unless it was still being fed.
     OutputGone { stdin_unfinished: bool },
 }
@@ -29,7 +29,7 @@ impl Ending {
         match self {
             Self::Finished(row) => row.outcome.as_ref().map_or(NO_CODE, exit_code),
             Self::Detached(_) => 0,
-            Self::Failed(_) | Self::NotStarted(_) | Self::OutputGone { .. } => NO_CODE,
+            Self::Failed(_) | Self::Never(_) | Self::OutputGone { .. } => NO_CODE,
         }
     }
 
@@ -40,7 +40,7 @@ impl Ending {
                 Some(Kind::Exited) => None,
                 _ => Some(format!("the command {}", in_words(row.outcome.as_ref()))),
             },
-            Self::Failed(why) | Self::NotStarted(why) => Some(why.clone()),
+            Self::Failed(why) | Self::Never(why) => Some(why.clone()),
             Self::Detached(_) | Self::OutputGone { .. } => None,
         }
     }
@@ -57,7 +57,7 @@ pub fn without_output(id: &str, ending: &Ending) -> String {
         Ending::OutputGone { .. } | Ending::Detached(_) => {
             format!("the command goes on; {look} or `sloth-runner command cancel {id}`")
         }
-        Ending::Failed(why) | Ending::NotStarted(why) => why.clone(),
+        Ending::Failed(why) | Ending::Never(why) => why.clone(),
     }
 }
 
@@ -106,7 +106,7 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
                 outcome => (3, outcome.as_ref().and_then(word).unwrap_or("unknown").replace('_', " ")),
             },
             Ending::Detached(_) => (0, "started".to_owned()),
-            Ending::Failed(_) | Ending::NotStarted(_) => (4, "failed".to_owned()),
+            Ending::Failed(_) | Ending::Never(_) => (4, "failed".to_owned()),
             Ending::OutputGone { .. } => (5, "not followed to the end".to_owned()),
         };
         groups.entry(key).or_default().push(agent);
@@ -119,6 +119,15 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
         })
         .collect();
     format!("{total}/{total} done: {}", groups.join("; "), total = endings.len())
+}
+
+/// … where nobody waits for the end: `2 of 3 started; 1 failed (kei)`.
+pub fn summary_of_started(endings: &[(String, Ending)]) -> String {
+    let begun = |ending: &Ending| matches!(ending, Ending::Finished(_) | Ending::Detached(_));
+    let failed: Vec<&str> =
+        endings.iter().filter(|(_, ending)| !begun(ending)).map(|(agent, _)| agent.as_str()).collect();
+    let started = format!("{} of {} started", endings.len() - failed.len(), endings.len());
+    if failed.is_empty() { started } else { format!("{started}; {} failed ({})", failed.len(), names(&failed)) }
 }
 
 /// 0 if all exited 0 (or were started, when nobody waits), else 1.
@@ -202,5 +211,8 @@ mod tests {
         assert_eq!(summary(&endings), "5/5 done: 2 exited 0; 1 exited 3 (c); 1 timed out (d); 1 failed (e)");
         assert_eq!(exit_code_of_all(&endings), 1);
         assert_eq!(exit_code_of_all(&endings[..2]), 0);
+        let started = ("f".to_owned(), Ending::Detached(Box::default()));
+        assert_eq!(summary_of_started(std::slice::from_ref(&started)), "1 of 1 started");
+        assert_eq!(summary_of_started(&[started, endings[4].clone()]), "1 of 2 started; 1 failed (e)");
     }
 }

@@ -92,7 +92,7 @@ impl<O: Output> Follow<'_, O> {
             let (began, before) = (Instant::now(), self.progress());
             let trouble = match self.attach(cancel.clone()).await {
                 // What an earlier connection carried may have been taken all the same.
-                Step::Ended(Ending::NotStarted(why)) if unanswered > 0 => return Ending::Failed(why),
+                Step::Ended(Ending::Never(why)) if unanswered > 0 => return Ending::Failed(why),
                 Step::Ended(ending) => return ending,
                 Step::Lost(trouble) => trouble,
                 Step::Again => continue,
@@ -100,7 +100,7 @@ impl<O: Output> Follow<'_, O> {
             if !self.answered {
                 let refused = matches!(trouble, Trouble::Unreachable { .. });
                 if refused && unanswered == 0 {
-                    return Ending::NotStarted(trouble.to_string());
+                    return Ending::Never(trouble.to_string());
                 }
                 unanswered += 1;
                 if refused || unanswered == UNANSWERED_MAX || *cancel.borrow() {
@@ -142,7 +142,7 @@ impl<O: Output> Follow<'_, O> {
         let connected = select! {
             connected = self.master.patiently(PATIENCE, self.master.client()) => connected,
             () = cancelled(&mut cancel), if !self.answered => {
-                return Step::Ended(Ending::NotStarted("cancelled before the master was asked".to_owned()));
+                return Step::Ended(Ending::Never("cancelled before the master was asked".to_owned()));
             }
         };
         let (number, client) = match connected {
@@ -209,7 +209,7 @@ impl<O: Output> Follow<'_, O> {
                 Step::Again
             }
             Ok(Err(Trouble::Answer { code: Code::NotFound, .. })) => {
-                Step::Ended(Ending::NotStarted("cancelled before the command was started".to_owned()))
+                Step::Ended(Ending::Never("cancelled before the command was started".to_owned()))
             }
             _ => Step::Ended(Ending::Failed(format!(
                 "cancelled, but the command may have been started: `sloth-runner command get {}` will tell",
@@ -321,11 +321,11 @@ impl<O: Output> Follow<'_, O> {
             }
             // With other content there is one of this id.
             Trouble::Answer { code, message } if !self.answered && code != Code::AlreadyExists => {
-                Step::Ended(Ending::NotStarted(message))
+                Step::Ended(Ending::Never(message))
             }
             Trouble::Answer { message, .. } => Step::Ended(Ending::Failed(message)),
             // What has answered before is a master, and will be one again.
-            foreign @ Trouble::Foreign { .. } if !self.answered => Step::Ended(Ending::NotStarted(foreign.to_string())),
+            foreign @ Trouble::Foreign { .. } if !self.answered => Step::Ended(Ending::Never(foreign.to_string())),
             trouble => Step::Lost(trouble),
         }
     }

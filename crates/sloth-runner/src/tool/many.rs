@@ -78,7 +78,8 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
         let _ = writer.out(answer.into()).await;
     }
     let endings: Vec<(String, Ending)> = results.into_iter().map(|run| (run.agent, run.ending)).collect();
-    writer.notice(ending::summary(&endings)).await;
+    let summary = if args.detach { ending::summary_of_started(&endings) } else { ending::summary(&endings) };
+    writer.notice(summary).await;
     drop(writer);
     let meanwhile = || {
         let ended = endings.iter().filter(|(_, ending)| !matches!(ending, Ending::OutputGone { .. })).count();
@@ -176,7 +177,7 @@ async fn single(master: &Master, start: RunStart, mode: Mode, cancel: watch::Rec
 }
 
 fn failed(agent: String, why: String) -> Run {
-    Run { agent, id: String::new(), ending: Ending::NotStarted(why), output: None }
+    Run { agent, id: String::new(), ending: Ending::Never(why), output: None }
 }
 
 impl Run {
@@ -186,10 +187,10 @@ impl Run {
 
     fn as_started(&self) -> json::Started<'_> {
         let error = match &self.ending {
-            Ending::Failed(why) | Ending::NotStarted(why) => Some(why.as_str()),
+            Ending::Failed(why) | Ending::Never(why) => Some(why.as_str()),
             _ => None,
         };
-        let id = (!matches!(self.ending, Ending::NotStarted(_))).then_some(self.id.as_str());
+        let id = (!matches!(self.ending, Ending::Never(_))).then_some(self.id.as_str());
         json::Started { agent: &self.agent, id, error }
     }
 

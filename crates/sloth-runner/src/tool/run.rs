@@ -177,7 +177,7 @@ pub fn document<'a>(
     let command = match ending {
         Ending::Finished(row) | Ending::Detached(row) => json::command(row),
         Ending::Failed(why) => json::command_without_row(Some(id), agent, why),
-        Ending::NotStarted(why) => json::command_without_row(None, agent, why),
+        Ending::Never(why) => json::command_without_row(None, agent, why),
         Ending::OutputGone { .. } => json::command_without_row(Some(id), agent, "its output was not read to the end"),
     };
     match output {
