@@ -231,12 +231,12 @@ pub enum CommandCommand {
     },
     /// Show one command
     Get {
-        /// Its id, as `command list` shows it
+        /// Its id, or the beginning of it, 4 letters or more, if no other begins so
         id: String,
     },
     /// Show the output of a command
     Logs {
-        /// Its id, as `command list` shows it
+        /// Its id, or the beginning of it, 4 letters or more, if no other begins so
         id: String,
         /// Until it has ended
         #[arg(long)]
@@ -244,7 +244,7 @@ pub enum CommandCommand {
     },
     /// Cancel a command
     Cancel {
-        /// Its id, as `command list` shows it
+        /// Its id, or the beginning of it, 4 letters or more, if no other begins so
         id: String,
     },
 }

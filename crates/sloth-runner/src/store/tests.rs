@@ -78,6 +78,18 @@ fn agent(number: u8) -> AgentRecord {
     }
 }
 
+#[test]
+fn ids_are_found_by_their_beginning() {
+    let world = World::new();
+    let (store, _) = world.open();
+    for id in ["ab-1", "ab-2", "ab", "b", "aB-3"] {
+        write(&store, vec![Change::PutCommand(command(id, CommandState::Sent))]).unwrap();
+    }
+    assert_eq!(store.ids_beginning("ab-", 10).unwrap(), ["ab-1", "ab-2"]);
+    assert_eq!(store.ids_beginning("ab", 2).unwrap(), ["ab", "ab-1"]);
+    assert_eq!(store.ids_beginning("ab-%", 10).unwrap(), [] as [String; 0]);
+}
+
 fn command(id: &str, state: CommandState) -> CommandRecord<Spec> {
     CommandRecord {
         id: id.into(),

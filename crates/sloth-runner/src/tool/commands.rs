@@ -2,6 +2,7 @@
 
 use super::{
     Tool, complain,
+    connect::Trouble,
     ending::{self, Ending},
     follow::{Call, follow},
     json,
@@ -42,8 +43,19 @@ pub async fn show(tool: &Tool, id: String) -> i32 {
     })
 }
 
+/// The whole id of what was given in full or by its beginning: the master takes the latter only to look at a command, so
+/// that nothing else is ever done to one that was not meant.
+async fn whole_id(tool: &Tool, id: String) -> Result<String, Trouble> {
+    let request = GetCommandRequest { id };
+    Ok(tool.master.call(async move |mut client| client.get_command(request).await).await?.id)
+}
+
 pub async fn cancel(tool: &Tool, id: String) -> i32 {
-    let row = tool.master.call(async move |mut client| client.cancel(CancelRequest { id }).await).await;
+    let row = async {
+        let id = whole_id(tool, id).await?;
+        tool.master.call(async move |mut client| client.cancel(CancelRequest { id }).await).await
+    };
+    let row = row.await;
     show_answer(row, |row| match (tool.format, &row.outcome) {
         (Format::Json, _) => json::document(&json::command(&row)),
         (Format::Table, None) => format!("cancelling {} on {}\n", printable(&row.id), printable(&row.agent)),
@@ -63,6 +75,12 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
         }
     };
     let shown = async {
+        let id = match whole_id(tool, id.clone()).await {
+            Ok(id) => id,
+            // Following makes up for lost connections.
+            Err(trouble) if trouble.is_passing() => id,
+            Err(trouble) => return (Ending::Failed(trouble.to_string()), Ok(())),
+        };
         let call = Call::Logs { id: id.clone(), follow: to_the_end };
         // Nobody cancels here: the sender is dropped at once.
         let (_, cancel) = watch::channel(false);
