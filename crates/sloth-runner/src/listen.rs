@@ -24,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Data that a peer does not acknowledge for so long ends the connection: the kernel alone would keep a dead one for a
 /// quarter of an hour. Above the deadline of an agent at the defaults, 20 s, so that the reason is the deadline.
+/// An agent with more patience may lose its connection by this first: which agent it is, is not known here.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection on which nothing comes for so long is asked whether its other end is still there: a tool that follows
