@@ -104,7 +104,7 @@ impl Reload {
     /// What a configuration changes, against the one that runs, and from now on it is that one that runs. What waits
     /// for the next start is named each time, for as long as it waits.
     pub fn replace(&mut self, running: &Config, loaded: &Loaded) -> Vec<Change> {
-        let mut found = changes(&self.shown, &loaded.shown);
+        let mut found = changes(&self.shown, &loaded.shown, waits);
         let named = found.iter().any(|change| change.text.starts_with("auth."));
         if running.token != loaded.config.token && !named {
             // Its value shows nowhere.
@@ -148,8 +148,8 @@ pub fn refused(problems: &[String]) -> Vec<Line> {
     each.chain([Line::Log(Level::Error, stays)]).collect()
 }
 
-/// What is set otherwise than before, by key.
-fn changes(old: &[Shown], new: &[Shown]) -> Vec<Change> {
+/// What is set otherwise than before, by key. `waits`: a key that is used once, at the start.
+pub fn changes(old: &[Shown], new: &[Shown], waits: impl Fn(&str) -> bool) -> Vec<Change> {
     let mut keys: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
     for shown in old {
         keys.entry(&shown.key).or_default().0 = Some(&shown.value);

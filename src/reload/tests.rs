@@ -70,7 +70,7 @@ fn every_setting_that_waits_is_kept_as_it_was() {
         "commands.spool_limit=2MiB",
         "commands.spool=memory",
     ]);
-    let changes = changes(&old.shown, &new.shown);
+    let changes = changes(&old.shown, &new.shown, waits);
     assert_eq!(changes.iter().filter(|change| change.waits).count(), AT_START.len(), "{changes:?}");
     assert_eq!(merged(&old.config, new.config), old.config);
 }

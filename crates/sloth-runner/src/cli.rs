@@ -1,6 +1,6 @@
 //! The command line of `sloth-runner`.
 
-use crate::tool::duration;
+use crate::{master_cli::MasterCommand, tool::duration};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
@@ -13,8 +13,9 @@ use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
     name = "sloth-runner",
     version,
     after_help = "\
-Exit codes: 0 done, 1 failed, 2 usage. `agent run` ends with the command's own code, 128+n for signal n,
-255 where there is no code."
+Exit codes: 0 done, 1 failed, 2 usage, 3 not running (`master status`, `agent status`, `agent reconnect`),
+130 after Ctrl-C. `agent run` on one agent ends with the command's own code, 128+n for signal n, 255 where there is
+no code."
 )]
 pub struct Cli {
     /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else localhost:50050]
@@ -41,7 +42,21 @@ where
         let why = "--master says which master to talk to, and means nothing to what runs here";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
+    if cli.output == Format::Json && prints_text_alone(&cli.command) {
+        let why = "-o json is for answers: what runs here, and the agent's own commands, print text alone";
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
     Ok(cli)
+}
+
+fn prints_text_alone(command: &Command) -> bool {
+    use AgentCommand::{Check, Start, Status};
+    matches!(
+        command,
+        Command::Demo
+            | Command::Master(MasterCommand::Start(_))
+            | Command::Agent(Start { .. } | Status { .. } | Check { .. })
+    )
 }
 
 /// Options of the tool that mean nothing to a subcommand don't stand in its help.
@@ -76,7 +91,7 @@ pub enum Command {
     Demo,
     /// Run the master on this machine, look at it, stop it; check its configuration, back up its database
     #[command(subcommand)]
-    Master(crate::master_cli::MasterCommand),
+    Master(MasterCommand),
     /// Agents: list them, look at them, run commands on them
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -138,13 +153,17 @@ pub enum AgentCommand {
     },
     /// Forget an agent
     Delete {
+        /// Its name, or its id in hex
         name: String,
         /// Even if it is Active
         #[arg(long)]
         force: bool,
     },
     /// Ask an agent to shut down (`stop --name NAME` ends one of this node, without the master)
-    Stop { name: String },
+    Stop {
+        /// Its name, or its id in hex
+        name: String,
+    },
     /// Run a command on agents and show its output
     #[command(visible_alias = "exec")]
     Run(Box<RunArgs>),
@@ -159,10 +178,12 @@ pub struct RunArgs {
     /// Names of the agents
     #[arg(value_name = "AGENT", required_unless_present_any = ["label", "all"])]
     pub agents: Vec<String>,
-    /// On every agent with this label, but for Stopped ones; several must all match
+    /// On every agent with this label, but for Stopped ones; several must all match. Counts as several agents, also where
+    /// one matches
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "agents")]
     pub label: Vec<(String, String)>,
-    /// On every agent, but for Stopped ones: they said goodbye. An Inactive one counts as failed
+    /// On every agent, but for Stopped ones: they said goodbye. An Inactive one counts as failed. Counts as several
+    /// agents, also where there is one
     #[arg(long, conflicts_with_all = ["agents", "label"])]
     pub all: bool,
     /// Add to the command's environment
@@ -233,16 +254,23 @@ pub enum CommandCommand {
         limit: u32,
     },
     /// Show one command
-    Get { id: String },
+    Get {
+        /// Its id, or the beginning of it, 4 letters or more, if no other begins so
+        id: String,
+    },
     /// Show the output of a command
     Logs {
+        /// Its id, or the beginning of it, 4 letters or more, if no other begins so
         id: String,
         /// Until it has ended
         #[arg(long)]
         follow: bool,
     },
     /// Cancel a command
-    Cancel { id: String },
+    Cancel {
+        /// Its id, or the beginning of it, 4 letters or more, if no other begins so
+        id: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -393,6 +421,10 @@ mod tests {
         }
         assert_eq!(parse("master status -o json").unwrap().output, Format::Json);
         assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
+        assert_eq!(parse("master check -o json").unwrap().output, Format::Json);
+        for line in ["master start -o json", "-o json demo", "-o json agent status", "-o json agent start --name a"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
         for line in ["master start --master a", "--master a master status", "demo --master a"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -3,6 +3,7 @@
 mod answers;
 mod control;
 mod daemon;
+mod reload;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use crate::{
     store::{self, Environment, FileLock, LockError, SqliteStore},
     tool::json,
 };
+use reload::Reload;
 use sloth_agent::{
     config::{Log, Surroundings, describe, reader::Problems, units::ShowSize},
     logging::{self, Rolling},
@@ -113,17 +115,17 @@ pub struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(self, listen: Option<String>, insecure: bool) -> Result<Loaded, i32> {
-        self.try_load(listen, insecure).map_err(|problems| {
-            eprintln!("{problems}");
-            USAGE
-        })
+        load_or_say(&self.sources(listen, insecure))
+    }
+
+    fn sources(self, listen: Option<String>, insecure: bool) -> Sources {
+        let flags = [("--listen", "listen", listen), ("--state-dir", "state_dir", self.state_dir)];
+        let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?))).collect();
+        Sources { file: self.config, flags, assignments: self.set, insecure }
     }
 
     fn try_load(self, listen: Option<String>, insecure: bool) -> Result<Loaded, Problems> {
-        let flags = [("--listen", "listen", listen), ("--state-dir", "state_dir", self.state_dir)];
-        let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?))).collect();
-        let sources = Sources { file: self.config, flags, assignments: self.set, insecure };
-        load(&sources, &Surroundings::of_process())
+        load(&self.sources(listen, insecure), &Surroundings::of_process())
     }
 }
 
@@ -151,7 +153,8 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
 }
 
 fn start(args: StartArgs) -> Result<(), i32> {
-    let loaded = args.config.load(args.listen, args.insecure)?;
+    let sources = args.config.sources(args.listen, args.insecure);
+    let loaded = load_or_say(&sources)?;
     let failed = |error: String| {
         eprintln!("cannot start the master: {error}");
         FAILED
@@ -163,6 +166,7 @@ fn start(args: StartArgs) -> Result<(), i32> {
             Err(error) => Err(failed(format!("cannot go to the background: {}", describe(&error)))),
         };
     }
+    reload::ignore_until_then();
     // Before the log file: who is told of another master wants to know of that, not of its log.
     let _lock = take_state_dir(&loaded.config.state_dir).map_err(failed)?;
     let log = open_log(&loaded.config.log, args.daemon).map_err(failed)?;
@@ -170,8 +174,16 @@ fn start(args: StartArgs) -> Result<(), i32> {
     if !loaded.idle.is_empty() {
         log::warn!("Without an effect in this version: {}", loaded.idle.join(", "));
     }
+    let reload = Reload::new(sources, &loaded, log.clone());
     let background = log.filter(|_| args.daemon);
-    serve(&loaded.config, background.as_ref()).map_err(failed)
+    serve(&loaded.config, reload, background.as_ref()).map_err(failed)
+}
+
+fn load_or_say(sources: &Sources) -> Result<Loaded, i32> {
+    load(sources, &Surroundings::of_process()).map_err(|problems| {
+        eprintln!("{problems}");
+        USAGE
+    })
 }
 
 fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
@@ -234,7 +246,7 @@ fn backup(args: BackupArgs, format: Format) -> Result<(), i32> {
 /// Opens everything, serves until a signal, closes everything.
 ///
 /// The state directory is locked. With `background` it lets go of the terminal once it listens.
-fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), String> {
+fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) -> Result<(), String> {
     let open_files = open_files::raise_limit();
     let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
     let outputs = Arc::new(outputs.map_err(|error| error.to_string())?);
@@ -248,7 +260,8 @@ fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), Stri
         let listener = listen::bind(config.listen).map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         // Before the line that says it is up: who reads it may send a signal.
-        let shutdown = Shutdown::listen().map_err(|error| format!("no signals: {error}"))?;
+        let signals = Shutdown::listen().and_then(|shutdown| reload.listen().map(|()| shutdown));
+        let shutdown = signals.map_err(|error| format!("no signals: {error}"))?;
         if !address.ip().to_canonical().is_loopback() {
             log::warn!("Neither TLS nor tokens on {address}: whoever reaches it can run commands on every agent");
         }

@@ -192,7 +192,7 @@ async fn a_command_that_waits_for_its_agent_can_be_cancelled() {
     };
     let (ending, ()) = tokio::join!(follow(&tool, call(0, false), None, cancel, &mut probe), asking);
     let why = "cancelled before the command was started";
-    assert!(matches!(&ending, Ending::Failed(text) if text == why), "{ending:?}");
+    assert!(matches!(&ending, Ending::Never(text) if text == why), "{ending:?}");
     assert_eq!(master.seen(|script| script.cancelled), 1);
 }
 
@@ -200,7 +200,7 @@ async fn a_command_that_waits_for_its_agent_can_be_cancelled() {
 async fn an_answer_is_final_and_what_is_no_master_is_given_up() {
     let master = Master::start(Script { refusal: Some("lady is away since 3s"), ..Script::default() }).await;
     let ending = followed(&master, call(0, false), None, &mut Probe::new(&master, [])).await;
-    assert!(matches!(&ending, Ending::Failed(why) if why == "lady is away since 3s"), "{ending:?}");
+    assert!(matches!(&ending, Ending::Never(why) if why == "lady is away since 3s"), "{ending:?}");
     assert_eq!(master.seen(|script| script.starts.len()), 1);
 
     // Something that accepts connections and closes them.
@@ -215,7 +215,7 @@ async fn an_answer_is_final_and_what_is_no_master_is_given_up() {
     let _ = accepting.await;
     let (_keep, cancel) = watch::channel(false);
     let ending = follow(&tool, call(0, false), None, cancel, &mut Probe::new(&master, [])).await;
-    assert!(matches!(&ending, Ending::Failed(why) if why.contains("connection refused")), "{ending:?}");
+    assert!(matches!(&ending, Ending::Never(why) if why.contains("connection refused")), "{ending:?}");
 }
 
 #[tokio::test]

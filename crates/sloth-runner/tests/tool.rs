@@ -187,6 +187,17 @@ async fn json_is_one_document() {
     master.script.lock().unwrap().refusal = Some("no");
     let (code, text, _) = run(&master, "agent run lady -o json -- ls").await;
     assert_eq!((code, &parse(&text)["outcome"], &parse(&text)["reason"]), (255, &json!(null), &json!("no")));
+    assert_eq!(parse(&text)["id"], json!(null), "there never was such a command");
+    let (code, text, _) = run(&master, "agent run lady kei --detach -o json -- ls").await;
+    assert_eq!(
+        (code, parse(&text)),
+        (
+            1,
+            json!([
+                {"agent": "lady", "id": null, "error": "no"}, {"agent": "kei", "id": null, "error": "no"},
+            ])
+        )
+    );
 }
 
 #[tokio::test]
@@ -207,7 +218,13 @@ async fn several_agents_have_their_names_before_each_line_and_a_summary() {
     master.script.lock().unwrap().outcome = Some(Outcome::Exited(3));
     let (code, _, said) = run(&master, "agent run kei lady kei -- ls").await;
     assert_eq!((code, said.as_str()), (1, "2/2 done: 2 exited 3 (kei, lady)\n"));
-    assert_eq!(run(&master, "agent run --label site=nowhere -- ls").await.0, 255);
+    let (code, out, said) = run(&master, "agent run --label site=nowhere -- ls").await;
+    let expected = "sloth-runner: no agent matches --label site=nowhere, so nothing was run; `sloth-runner agent list` \
+                    shows all with their status\n";
+    assert_eq!((code, out.as_str(), said.as_str()), (1, "", expected));
+    let (code, out, said) = run(&master, "agent run --label site=b -- ls").await;
+    assert_eq!((code, out.as_str()), (1, "lady | one\nlady | two\n"), "one that is found by label is several, too");
+    assert_eq!(said, "1/1 done: 1 exited 3 (lady)\n");
 }
 
 #[tokio::test]
@@ -253,6 +270,24 @@ async fn a_terminated_tool_leaves_the_command_alone_and_says_where_it_is() {
         assert!(String::from_utf8(output.stderr).unwrap().contains("sloth-runner command logs x3 --follow"));
         assert_eq!(master.seen(|script| script.cancelled), 0);
     }
+}
+
+#[tokio::test]
+async fn a_master_that_hangs_is_told_of_soon_and_said_to_have_taken_nothing_for_certain() {
+    // The kernel takes the connection, and nobody reads from it.
+    let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hangs.local_addr().unwrap().to_string();
+    let mut child = tool(&address, "agent run lady --id x6 -- sleep").spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut next = async || tokio::time::timeout(Duration::from_secs(10), said.next_line()).await.expect("it comes");
+    assert_eq!(next().await.unwrap().unwrap(), format!("no answer from the master at {address} yet"));
+    signal(&child, libc::SIGTERM);
+    assert_eq!(
+        next().await.unwrap().unwrap(),
+        "sloth-runner: leaving; the master has not answered: it is not known whether it has taken the command; to look \
+         at it: sloth-runner command get x6"
+    );
+    assert_eq!(ended(child).await.status.code(), Some(255));
 }
 
 /// Reads a few bytes of endless output and goes away, as `head` does; how the tool ends then.
@@ -314,7 +349,7 @@ async fn all_means_those_that_did_not_say_goodbye() {
         assert!(said.starts_with("1 stopped agent skipped\n"), "{said}");
     }
     let (code, _, said) = run(&master, "agent run --label site=b -- ls").await;
-    assert_eq!(code, 255);
+    assert_eq!(code, 1);
     assert!(said.starts_with("1 stopped agent skipped\nsloth-runner: no agent matches"), "{said}");
     master.seen(|script| assert!(script.starts.iter().all(|start| start.agent != "lady")));
     run(&master, "agent run lady -- ls").await;

@@ -16,10 +16,15 @@ use sloth_agent::logging::utc::Utc;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Replies on their way to a tool that does not read them.
 const REPLIES_MAX: usize = 16;
+
+/// Of the beginning of an id, to mean the one command whose id begins so.
+const PREFIX_MIN: usize = 4;
+/// Shown of those that begin alike.
+const CANDIDATES_MAX: usize = 10;
 
 type Replies<T> = mpsc::Sender<Result<T, Status>>;
 type ReplyStream<T> = ReceiverStream<Result<T, Status>>;
@@ -108,8 +113,14 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn get_command(&self, request: Request<GetCommandRequest>) -> Result<Response<CommandRow>, Status> {
-        let record = record(&self.core, &request.into_inner().id).await?;
-        Ok(Response::new(row(&self.core, &record)))
+        let id = request.into_inner().id;
+        let found = match record(&self.core, &id).await {
+            Err(status) if status.code() == Code::NotFound && id.len() >= PREFIX_MIN => {
+                record(&self.core, &in_full(&self.core, &id).await?).await?
+            }
+            found => found?,
+        };
+        Ok(Response::new(row(&self.core, &found)))
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
@@ -139,6 +150,23 @@ async fn record(core: &Arc<Core>, id: &str) -> Result<Record, Status> {
         return Ok(record);
     }
     stored(core, id).await?.ok_or_else(|| no_command(id))
+}
+
+/// The one id that begins so.
+async fn in_full(core: &Arc<Core>, prefix: &str) -> Result<String, Status> {
+    let key = prefix.to_owned();
+    let found = core.blocking(move |core| core.store.ids_beginning(&key, CANDIDATES_MAX + 1)).await;
+    let mut ids = found.map_err(|error| unreadable(&error))?;
+    match ids.len() {
+        0 => Err(no_command(prefix)),
+        1 => Ok(ids.remove(0)),
+        count => {
+            ids.truncate(CANDIDATES_MAX);
+            let more = if count > CANDIDATES_MAX { ", …" } else { "" };
+            let ids = ids.join(", ");
+            Err(Status::invalid_argument(format!("several commands begin with {prefix}: {ids}{more}; give more of it")))
+        }
+    }
 }
 
 async fn stored(core: &Arc<Core>, id: &str) -> Result<Option<Record>, Status> {

@@ -28,6 +28,7 @@ pub fn watch(core: &Arc<Core>, hub: &Arc<Hub>) {
                 _ if over || *core.ending.borrow() => return,
                 Outlook::Settled => return,
                 Outlook::Unknown => {}
+                Outlook::Orphaned if is_over(&core, &hub) => return,
                 Outlook::Orphaned => {
                     log::info!("command {}: nobody came back to feed its standard input, so it is cancelled", hub.id);
                     core.decide(|fleet, _| fleet.cancel(&hub.id));
@@ -42,4 +43,12 @@ pub fn watch(core: &Arc<Core>, hub: &Arc<Hub>) {
             }
         }
     });
+}
+
+/// It has ended on its agent, whether all of its output is here or not: there is nothing left to cancel, and it left its
+/// input unread as any program may.
+pub fn is_over(core: &Core, hub: &Hub) -> bool {
+    let runs =
+        core.read(|fleet| fleet.dispatch().unfinished(&hub.id).is_some_and(|(record, _)| record.outcome.is_none()));
+    !runs || *hub.total.borrow() != u64::MAX
 }

@@ -57,6 +57,12 @@ pub trait Store: Send + Sync + 'static {
     /// For people: why the store could not be read.
     fn command(&self, id: &str) -> Result<Option<Record>, String>;
 
+    /// Ids of commands that begin so, ascending, at most `limit`.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn ids_beginning(&self, prefix: &str, limit: usize) -> Result<Vec<String>, String>;
+
     /// Newest first.
     ///
     /// # Errors

@@ -283,6 +283,30 @@ fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
 }
 
 #[test]
+fn sighup_reads_the_configuration_again_and_ends_nothing() {
+    let world = World::new();
+    let file = world.directory.path().join("master.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write("log.level = \"info\"\ncommands.keep = \"7d\"\n");
+    let mut master = world.start(&["--set", "log.timestamps=false"]);
+    let mut log = BufReader::new(master.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut after = |text: &str, expected: &str| {
+        write(text);
+        kill(master.child.id(), libc::SIGHUP);
+        assert!(log.any(|line| line == expected), "it ended without {expected:?}");
+    };
+    let same = "log.level = \"info\"\ncommands.keep = \"7d\"\n";
+    after(same, "INFO  config: read again, nothing has changed");
+    let keeps = "log.level = \"info\"\ncommands.keep = \"9d\"\n";
+    after(keeps, "WARN  config: commands.keep changed from 7d to 9d: needs a restart");
+    after("log.lvl = 1\n", "ERROR config: not taken over, the running configuration stays");
+    let quiet = "log.level = \"error\"\ncommands.keep = \"7d\"\n";
+    after(quiet, "INFO  config: log.level changed from info to error");
+    assert_eq!(master.end(libc::SIGTERM), 0);
+    assert_eq!(log.collect::<Vec<_>>(), [] as [String; 0], "that it shuts down is below the new level");
+}
+
+#[test]
 fn every_flag_is_wired() {
     use clap::CommandFactory;
     Cli::command().debug_assert();

@@ -2,6 +2,7 @@
 
 use super::{error::OpenError, schema};
 use rusqlite::{Connection, OpenFlags, backup::Backup};
+use sloth_agent::config::describe;
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -25,7 +26,13 @@ pub struct Summary {
 /// # Errors
 /// A sentence for people. An existing target is one, unless `force` is given.
 pub fn backup(source: &Path, target: &Path, force: bool) -> Result<Summary, String> {
-    let failed = |error: &io::Error| format!("cannot write {}: {error}", target.display());
+    let failed = |error: &io::Error| {
+        format!(
+            "cannot write {}: {}; name a file in a directory that is there and can be written",
+            target.display(),
+            describe(error)
+        )
+    };
     if !source.exists() {
         return Err(format!(
             "there is no database at {}: name its master's directory with --state-dir",

@@ -162,6 +162,14 @@ impl Store for SqliteStore {
         self.explained(read())
     }
 
+    fn ids_beginning(&self, prefix: &str, limit: usize) -> Result<Vec<String>, String> {
+        // Ids are of printable ASCII, all of it below DEL; so the index does the search.
+        let sql = "SELECT id FROM commands WHERE id >= ?1 AND id < ?1 || char(127) ORDER BY id LIMIT ?2";
+        let reader = self.reader();
+        let read = || reader.prepare_cached(sql)?.query_map((prefix, limit as i64), |row| row.get(0))?.collect();
+        self.explained(read())
+    }
+
     fn commands(
         &self,
         wanted: &Wanted,

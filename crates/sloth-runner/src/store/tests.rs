@@ -80,6 +80,18 @@ fn agent(number: u8) -> AgentRecord {
     }
 }
 
+#[test]
+fn ids_are_found_by_their_beginning() {
+    let world = World::new();
+    let (store, _) = world.open();
+    for id in ["ab-1", "ab-2", "ab", "b", "aB-3"] {
+        write(&store, vec![Change::PutCommand(command(id, CommandState::Sent))]).unwrap();
+    }
+    assert_eq!(store.ids_beginning("ab-", 10).unwrap(), ["ab-1", "ab-2"]);
+    assert_eq!(store.ids_beginning("ab", 2).unwrap(), ["ab", "ab-1"]);
+    assert_eq!(store.ids_beginning("ab-%", 10).unwrap(), [] as [String; 0]);
+}
+
 fn command(id: &str, state: CommandState) -> CommandRecord<Spec> {
     CommandRecord {
         id: id.into(),
@@ -525,7 +537,9 @@ fn a_backup_is_made_while_the_master_writes_and_opens_as_a_database() {
     let missing = backup(&world.directory.path().join("no.db"), &target, true).unwrap_err();
     assert!(missing.contains("there is no database at"), "{missing}");
     assert!(
-        backup(&world.path(), Path::new("/nowhere/x.db"), false).unwrap_err().contains("cannot write /nowhere/x.db")
+        backup(&world.path(), Path::new("/nowhere/x.db"), false)
+            .unwrap_err()
+            .contains("cannot write /nowhere/x.db: no such file or directory; name")
     );
 }
 

@@ -120,8 +120,19 @@ pub async fn show(tool: &Tool, id: String) -> i32 {
     })
 }
 
+/// The whole id of what was given in full or by its beginning: the master takes the latter only to look at a command, so
+/// that nothing else is ever done to one that was not meant.
+async fn whole_id(tool: &Tool, id: String) -> Result<String, Trouble> {
+    let request = GetCommandRequest { id };
+    Ok(tool.master.call(async move |mut client| client.get_command(request).await).await?.id)
+}
+
 pub async fn cancel(tool: &Tool, id: String) -> i32 {
-    let row = tool.master.call(async move |mut client| client.cancel(CancelRequest { id }).await).await;
+    let row = async {
+        let id = whole_id(tool, id).await?;
+        tool.master.call(async move |mut client| client.cancel(CancelRequest { id }).await).await
+    };
+    let row = row.await;
     show_answer(tool.format, row, |row| match (tool.format, &row.outcome) {
         (Format::Json, _) => json::document(&json::command(&row)),
         (Format::Table, None) => format!("cancelling {} on {}\n", printable(&row.id), printable(&row.agent)),
@@ -141,6 +152,12 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
         }
     };
     let shown = async {
+        let id = match whole_id(tool, id.clone()).await {
+            Ok(id) => id,
+            // Following makes up for lost connections.
+            Err(trouble) if trouble.is_passing() => id,
+            Err(trouble) => return (Ending::Failed(trouble.to_string()), Ok(())),
+        };
         let call = Call::Logs { id: id.clone(), follow: to_the_end };
         // Nobody cancels here: the sender is dropped at once.
         let (_, cancel) = watch::channel(false);
@@ -165,7 +182,7 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
     select! {
         (ending, written) = shown => match (ending, written) {
             (_, Err(error)) => output_failed(&error),
-            (Ending::Failed(why), _) => {
+            (Ending::Failed(why) | Ending::Never(why), _) => {
                 match (tool.format, to_the_end) {
                     (Format::Json, true) => drop(print(&json::error_line(&why))),
                     (Format::Json, false) => drop(print(&json::error(&why))),
@@ -228,7 +245,9 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("State", &row.state);
     field("Waits", &row.agent_away);
     field("Expires", &rfc3339(row.expires_unix_ms).unwrap_or_default());
-    field("Outcome", &ending::in_words(row.outcome.as_ref()));
+    // The words of the list.
+    field("Outcome", &short(row));
+    field("Reason", row.outcome.as_ref().map_or("", |outcome| &outcome.reason));
     field("Created", &when(row.created_unix_ms));
     field("Started", &when(row.started_unix_ms));
     field("Finished", &when(row.finished_unix_ms));

@@ -20,6 +20,10 @@ pub type Client = FleetClient<Channel>;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent network is noticed after twice this: for a person who waits, longer would look like a hang.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// A person who waits for an answer so long is told that there is none yet.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How it is called that nothing comes back.
+const SILENT: &str = "no answer";
 /// Output in flight for one command: enough to fill a fast network with a few milliseconds of delay.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -33,6 +37,8 @@ pub struct Master {
     away: AtomicBool,
     /// It has answered something.
     met: AtomicBool,
+    /// That there is no answer yet has been told.
+    told: AtomicBool,
 }
 
 /// Between attempts to get back to a master that was lost: from the first, doubling, to the longest.
@@ -94,6 +100,11 @@ impl fmt::Display for Trouble {
                 super::address::VARIABLE
             ),
             Self::Lost { address, why, met: true } => write!(f, "lost the master at {address}: {why}; try again"),
+            Self::Lost { address, why, met: false } if why == SILENT => write!(
+                f,
+                "the master at {address} takes connections and does not answer: does it hang, or is it another \
+                 service's port?"
+            ),
             Self::Lost { address, why, met: false } => {
                 write!(f, "cannot talk to the master at {address}: {why}, before any answer; is it a master's port?")
             }
@@ -115,7 +126,29 @@ impl Master {
             connection: Mutex::new((0, None)),
             away: AtomicBool::new(false),
             met: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         }
+    }
+
+    /// Whether anything that was asked has been answered.
+    pub fn met(&self) -> bool {
+        self.met.load(Ordering::Relaxed)
+    }
+
+    /// Waits for an answer, and after `patience` without one says so on standard error, once for all calls.
+    ///
+    /// # Cancel safety
+    /// That of `answer`.
+    pub async fn patiently<T>(&self, patience: Duration, answer: impl Future<Output = T>) -> T {
+        tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = crate::clock::sleep(patience) => {}
+        }
+        if !self.told.swap(true, Ordering::Relaxed) {
+            super::say(&format!("no answer from the master at {} yet", self.address));
+        }
+        answer.await
     }
 
     pub fn waits(&self) -> Waits {
@@ -198,8 +231,12 @@ impl Master {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let (number, client) = self.client().await?;
-        match call(client).await {
+        let answer = async {
+            let (number, client) = self.client().await?;
+            Ok((number, call(client).await))
+        };
+        let (number, reply) = self.patiently(PATIENCE, answer).await?;
+        match reply {
             Ok(reply) => {
                 self.met.store(true, Ordering::Relaxed);
                 Ok(reply.into_inner())
@@ -251,7 +288,7 @@ fn cause(error: &(dyn Error + 'static)) -> String {
             match io.kind() {
                 io::ErrorKind::ConnectionRefused => return "connection refused".to_owned(),
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return "connection reset".to_owned(),
-                io::ErrorKind::TimedOut => return "no answer".to_owned(),
+                io::ErrorKind::TimedOut => return SILENT.to_owned(),
                 io::ErrorKind::HostUnreachable => return "host unreachable".to_owned(),
                 io::ErrorKind::NetworkUnreachable => return "network unreachable".to_owned(),
                 _ => {}
@@ -261,6 +298,10 @@ fn cause(error: &(dyn Error + 'static)) -> String {
         next = error.source();
     }
     let text = innermost.to_string();
+    // What HTTP/2 says of pings that nobody answers.
+    if text.ends_with("operation timed out") {
+        return SILENT.to_owned();
+    }
     // HTTP/2 keeps the cause of a broken stream to itself, but for its text.
     if text.contains("broken pipe") || text.contains("reset") { "connection reset".to_owned() } else { text }
 }

@@ -18,8 +18,10 @@ pub enum Ending {
     Detached(Box<CommandRow>),
     /// It was never asked for: an earlier one failed, or somebody cancelled.
     NotStarted(String),
-    /// No outcome: no connection, the master said no, …
+    /// No outcome, and perhaps no start: no connection, the master forgot it, …
     Failed(String),
+    /// There is no such command, and never was: the master said no, or was never asked.
+    Never(String),
     /// Our own output is closed: the command goes on, unless it was still being fed.
     OutputGone { stdin_unfinished: bool },
 }
@@ -30,7 +32,7 @@ impl Ending {
         match self {
             Self::Finished(row) => row.outcome.as_ref().map_or(NO_CODE, exit_code),
             Self::Detached(_) => 0,
-            Self::NotStarted(_) | Self::Failed(_) | Self::OutputGone { .. } => NO_CODE,
+            Self::NotStarted(_) | Self::Failed(_) | Self::Never(_) | Self::OutputGone { .. } => NO_CODE,
         }
     }
 
@@ -41,7 +43,7 @@ impl Ending {
                 Some(Kind::Exited) => None,
                 _ => Some(format!("the command {}", in_words(row.outcome.as_ref()))),
             },
-            Self::Failed(why) => Some(why.clone()),
+            Self::Failed(why) | Self::Never(why) => Some(why.clone()),
             Self::Detached(row) if row.state == QUEUED => {
                 let away = if row.agent_away.is_empty() { "its agent is away" } else { &row.agent_away };
                 Some(format!("queued, {away}; to look at it: sloth-runner command get {}", row.id))
@@ -62,7 +64,7 @@ pub fn without_output(id: &str, ending: &Ending) -> String {
         Ending::OutputGone { .. } | Ending::Detached(_) => {
             format!("the command goes on; {look} or `sloth-runner command cancel {id}`")
         }
-        Ending::NotStarted(why) | Ending::Failed(why) => why.clone(),
+        Ending::NotStarted(why) | Ending::Failed(why) | Ending::Never(why) => why.clone(),
     }
 }
 
@@ -113,7 +115,7 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
             Ending::Detached(row) if row.state == QUEUED => (0, QUEUED.to_owned()),
             Ending::Detached(_) => (0, "started".to_owned()),
             Ending::NotStarted(_) => (0, "not started".to_owned()),
-            Ending::Failed(_) => (4, "failed".to_owned()),
+            Ending::Failed(_) | Ending::Never(_) => (4, "failed".to_owned()),
             Ending::OutputGone { .. } => (5, "not followed to the end".to_owned()),
         };
         groups.entry(key).or_default().push(agent);
@@ -127,6 +129,15 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
         .collect();
     let done = endings.iter().filter(|(_, ending)| !matches!(ending, Ending::NotStarted(_))).count();
     format!("{done}/{} done: {}", endings.len(), groups.join("; "))
+}
+
+/// … where nobody waits for the end: `2 of 3 started; 1 failed (kei)`.
+pub fn summary_of_started(endings: &[(String, Ending)]) -> String {
+    let begun = |ending: &Ending| matches!(ending, Ending::Finished(_) | Ending::Detached(_));
+    let failed: Vec<&str> =
+        endings.iter().filter(|(_, ending)| !begun(ending)).map(|(agent, _)| agent.as_str()).collect();
+    let started = format!("{} of {} started", endings.len() - failed.len(), endings.len());
+    if failed.is_empty() { started } else { format!("{started}; {} failed ({})", failed.len(), names(&failed)) }
 }
 
 /// 0 if all exited 0 (or were started, when nobody waits), else 1.
@@ -157,6 +168,18 @@ mod tests {
 
     fn finished(outcome: link::Outcome) -> Ending {
         Ending::Finished(Box::new(CommandRow { outcome: Some((&outcome).into()), ..CommandRow::default() }))
+    }
+
+    #[test]
+    fn every_fixed_word_stands_in_the_documents() {
+        use proto::outcome::Kind::{Cancelled, Exited, Expired, Interrupted, Refused, Signaled, TimedOut};
+        let reasons = include_str!("../../../../docs/troubleshooting.md").split("\n## Reasons\n").nth(1).unwrap();
+        let outcomes = [Exited, Signaled, TimedOut, Cancelled, Interrupted, Refused, Expired]
+            .map(|kind| word(&Outcome { kind: kind.into(), ..Outcome::default() }).unwrap());
+        let losses = link::LossReason::ALL.map(link::LossReason::word);
+        for word in outcomes.into_iter().chain(losses).chain(["shutdown"]) {
+            assert!(reasons.contains(&format!("| `{word}` | ")), "{word}");
+        }
     }
 
     #[test]
@@ -200,8 +223,11 @@ mod tests {
         let queued = CommandRow { state: QUEUED.into(), agent_away: "kei is away".into(), ..CommandRow::default() };
         let queued = Ending::Detached(Box::new(queued));
         assert!(queued.complaint().unwrap().starts_with("queued, kei is away; "));
-        let endings = [("a".to_owned(), queued), ("b".to_owned(), Ending::NotStarted(String::new()))];
-        assert_eq!(summary(&endings), "1/2 done: 1 not started; 1 queued");
-        assert_eq!((exit_code_of_all(&endings[..1]), exit_code_of_all(&endings)), (0, 1));
+        let of_two = [("a".to_owned(), queued), ("b".to_owned(), Ending::NotStarted(String::new()))];
+        assert_eq!(summary(&of_two), "1/2 done: 1 not started; 1 queued");
+        assert_eq!((exit_code_of_all(&of_two[..1]), exit_code_of_all(&of_two)), (0, 1));
+        let started = ("f".to_owned(), Ending::Detached(Box::default()));
+        assert_eq!(summary_of_started(std::slice::from_ref(&started)), "1 of 1 started");
+        assert_eq!(summary_of_started(&[started, endings[4].clone()]), "1 of 2 started; 1 failed (e)");
     }
 }

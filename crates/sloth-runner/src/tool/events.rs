@@ -2,7 +2,7 @@
 
 use super::{
     Tool, complain,
-    connect::{Master, Trouble},
+    connect::{Master, PATIENCE, Trouble},
     follow::{GOOD, UNANSWERED_MAX},
     json, output_failed, print, say,
     signals::{Signals, Wish},
@@ -92,9 +92,10 @@ pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: im
     loop {
         let began = Instant::now();
         let outcome = async {
-            let (number, mut client) = master.client().await?;
+            let (number, mut client) = master.patiently(PATIENCE, master.client()).await?;
             let outcome = async {
-                let mut stream = client.events(request.clone()).await?.into_inner();
+                let asked = client.events(request.clone());
+                let mut stream = master.patiently(PATIENCE, asked).await?.into_inner();
                 answered = true;
                 if let Some(line) = master.say_back() {
                     say(&line);

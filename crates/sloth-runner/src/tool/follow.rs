@@ -1,7 +1,7 @@
 //! One command, followed to its end over as many connections as that takes.
 
 use super::{
-    connect::{Client, Master, Trouble},
+    connect::{Client, Master, PATIENCE, Trouble},
     ending::Ending,
     output::Output,
     resume::{Piece, Position, STDIN_CHUNKS, StdinWindow},
@@ -98,6 +98,8 @@ impl<O: Output> Follow<'_, O> {
         loop {
             let (began, before) = (Instant::now(), self.progress());
             let trouble = match self.attach(cancel.clone()).await {
+                // What an earlier connection carried may have been taken all the same.
+                Step::Ended(Ending::Never(why)) if unanswered > 0 => return Ending::Failed(why),
                 Step::Ended(ending) => {
                     let _ = self.tell_gap().await; // the ending says more
                     return ending;
@@ -108,7 +110,7 @@ impl<O: Output> Follow<'_, O> {
             if !self.answered {
                 let refused = matches!(trouble, Trouble::Unreachable { .. });
                 if refused && unanswered == 0 {
-                    return Ending::Failed(trouble.to_string());
+                    return Ending::Never(trouble.to_string());
                 }
                 unanswered += 1;
                 if refused || unanswered == UNANSWERED_MAX || *cancel.borrow() {
@@ -148,9 +150,9 @@ impl<O: Output> Follow<'_, O> {
     /// One connection's worth.
     async fn attach(&mut self, mut cancel: watch::Receiver<bool>) -> Step {
         let connected = select! {
-            connected = self.master.client() => connected,
+            connected = self.master.patiently(PATIENCE, self.master.client()) => connected,
             () = cancelled(&mut cancel), if !self.answered => {
-                return Step::Ended(Ending::Failed("cancelled before the master was asked".to_owned()));
+                return Step::Ended(Ending::Never("cancelled before the master was asked".to_owned()));
             }
         };
         let (number, client) = match connected {
@@ -158,10 +160,12 @@ impl<O: Output> Follow<'_, O> {
             Err(trouble) => return Step::Lost(trouble),
         };
         let (requests, receiver) = mpsc::channel(STDIN_CHUNKS + 4);
+        // The master may hold its answer until the agent is there.
+        let wait = if let Call::Run(start) = &self.call { start.wait_ms } else { 0 };
+        let patience = PATIENCE.saturating_add(Duration::from_millis(wait));
         let opening = self.open(client, &requests, receiver);
         let opened = select! {
-            opened = opening => opened,
-            // The master may hold its answer for as long as `wait_ms`.
+            opened = self.master.patiently(patience, opening) => opened,
             () = cancelled(&mut cancel), if !self.answered => return self.withdraw().await,
         };
         let talk = self.talk(opened, requests.clone());
@@ -215,7 +219,7 @@ impl<O: Output> Follow<'_, O> {
                 Step::Again
             }
             Ok(Err(Trouble::Answer { code: Code::NotFound, .. })) => {
-                Step::Ended(Ending::Failed("cancelled before the command was started".to_owned()))
+                Step::Ended(Ending::Never("cancelled before the command was started".to_owned()))
             }
             _ => Step::Ended(Ending::Failed(format!(
                 "cancelled, but the command may have been started: `sloth-runner command get {}` will tell",
@@ -347,9 +351,13 @@ impl<O: Output> Follow<'_, O> {
             Trouble::Answer { code: Code::NotFound, message } if self.answered => {
                 Step::Ended(Ending::Failed(format!("the master does not know this command any more: {message}")))
             }
+            // With other content there is one of this id.
+            Trouble::Answer { code, message } if !self.answered && code != Code::AlreadyExists => {
+                Step::Ended(Ending::Never(message))
+            }
             Trouble::Answer { message, .. } => Step::Ended(Ending::Failed(message)),
             // What has answered before is a master, and will be one again.
-            foreign @ Trouble::Foreign { .. } if !self.answered => Step::Ended(Ending::Failed(foreign.to_string())),
+            foreign @ Trouble::Foreign { .. } if !self.answered => Step::Ended(Ending::Never(foreign.to_string())),
             trouble => Step::Lost(trouble),
         }
     }

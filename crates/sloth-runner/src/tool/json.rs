@@ -57,7 +57,8 @@ pub struct Event<'a> {
 /// `command get`, and a row of `command list`.
 #[derive(Serialize)]
 pub struct Command<'a> {
-    id: &'a str,
+    /// None for one that there never was.
+    id: Option<&'a str>,
     agent: &'a str,
     state: Option<&'a str>,
     outcome: Option<&'a str>,
@@ -126,7 +127,8 @@ pub struct Message<'a> {
 #[derive(Serialize)]
 pub struct Started<'a> {
     pub agent: &'a str,
-    pub id: &'a str,
+    /// None where nothing was started.
+    pub id: Option<&'a str>,
     pub error: Option<&'a str>,
 }
 
@@ -185,7 +187,7 @@ pub fn command(row: &CommandRow) -> Command<'_> {
     let argv = row.spec.as_ref().map(|spec| &spec.argv).filter(|argv| !argv.is_empty());
     let unlike_text = |argv: &[Vec<u8>]| argv.iter().any(|word| std::str::from_utf8(word).is_err());
     Command {
-        id: &row.id,
+        id: Some(&row.id),
         agent: &row.agent,
         state: present(&row.state),
         outcome: outcome.and_then(ending::word),
@@ -205,7 +207,7 @@ pub fn command(row: &CommandRow) -> Command<'_> {
 }
 
 /// A command that has no row, because of `reason`.
-pub fn command_without_row<'a>(id: &'a str, agent: &'a str, reason: &'a str) -> Command<'a> {
+pub fn command_without_row<'a>(id: Option<&'a str>, agent: &'a str, reason: &'a str) -> Command<'a> {
     Command {
         id,
         agent,

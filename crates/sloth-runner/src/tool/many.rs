@@ -3,7 +3,7 @@
 use super::{
     Tool, agents,
     connect::{Master, Trouble},
-    ending::{self, Ending, NO_CODE},
+    ending::{self, Ending},
     follow::{Call, follow},
     id, json,
     output::{Budget, Collected, Nowhere, Prefixed},
@@ -16,6 +16,9 @@ use crate::cli::{Format, RunArgs, Status};
 use proto::{ListRequest, RunStart};
 use std::{collections::HashSet, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
+
+/// On several agents there is no code of one command: not everything that was asked for was done, and well.
+pub const FAILED: i32 = 1;
 
 /// Several agents are asked for, even if it turns out to be one.
 pub fn is_meant(args: &RunArgs) -> bool {
@@ -30,22 +33,33 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
                 say(&format!("{stopped} stopped {} skipped", if stopped == 1 { "agent" } else { "agents" }));
             }
             if agents.is_empty() {
-                let why = "no agent matches; `sloth-runner agent list` shows all with their status";
-                super::fail(tool.format, why);
-                return NO_CODE;
+                let wish = match args.all {
+                    true => "--all".to_owned(),
+                    false => args
+                        .label
+                        .iter()
+                        .map(|(key, value)| format!("--label {key}={value}"))
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                };
+                let why = format!(
+                    "no agent matches {wish}, so nothing was run; `sloth-runner agent list` shows all with their status"
+                );
+                super::fail(tool.format, &why);
+                return FAILED;
             }
             agents
         }
         Err(trouble) => {
             super::fail(tool.format, &trouble.to_string());
-            return NO_CODE;
+            return FAILED;
         }
     };
     let (writer, end) = match writer::standard() {
         Ok(both) => both,
         Err(error) => {
             super::complain(format!("cannot start: {error}"));
-            return NO_CODE;
+            return FAILED;
         }
     };
     let mode = match (args.detach, tool.format) {
@@ -65,7 +79,8 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
         let _ = writer.out(answer.into()).await;
     }
     let endings: Vec<(String, Ending)> = results.into_iter().map(|run| (run.agent, run.ending)).collect();
-    writer.notice(ending::summary(&endings)).await;
+    let summary = if args.detach { ending::summary_of_started(&endings) } else { ending::summary(&endings) };
+    writer.notice(summary).await;
     drop(writer);
     let meanwhile = || {
         let ended = endings.iter().filter(|(_, ending)| !matches!(ending, Ending::OutputGone { .. })).count();
@@ -74,7 +89,7 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
              command list`"
         )
     };
-    written(end.finish().await, ending::exit_code_of_all(&endings), 1, meanwhile)
+    written(end.finish().await, ending::exit_code_of_all(&endings), FAILED, meanwhile)
 }
 
 /// What became of it on one agent.
@@ -193,10 +208,11 @@ impl Run {
 
     fn as_started(&self) -> json::Started<'_> {
         let error = match &self.ending {
-            Ending::Failed(why) | Ending::NotStarted(why) => Some(why.as_str()),
+            Ending::Failed(why) | Ending::Never(why) | Ending::NotStarted(why) => Some(why.as_str()),
             _ => None,
         };
-        json::Started { agent: &self.agent, id: &self.id, error }
+        let id = (!matches!(self.ending, Ending::Never(_) | Ending::NotStarted(_))).then_some(self.id.as_str());
+        json::Started { agent: &self.agent, id, error }
     }
 
     fn as_document(&self) -> json::CommandWithOutput<'_> {

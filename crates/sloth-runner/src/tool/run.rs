@@ -30,11 +30,12 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
         complain("--id names one command, and each of several agents has its own: leave it away");
         return 2;
     }
+    let no_code = if several { many::FAILED } else { NO_CODE };
     let (mut signals, id) = match Signals::new().and_then(|signals| Ok((signals, id::new()?))) {
         Ok(both) => both,
         Err(error) => {
             complain(format!("cannot start: {error}"));
-            return NO_CODE;
+            return no_code;
         }
     };
     let id = args.id.clone().unwrap_or(id);
@@ -52,16 +53,29 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
             if *ask_to_cancel.borrow() { INTERRUPTED } else { code }
         }
         wish = leave(&mut signals, &ask_to_cancel) => {
-            let look = if several { "command list".to_owned() } else { format!("command logs {id} --follow") };
-            let (what, code) = match wish {
-                Wish::Interrupt => ("leaving without its outcome", INTERRUPTED),
-                Wish::Leave if several || args.no_stdin || args.detach || args.queue => ("leaving; it goes on", NO_CODE),
-                Wish::Leave => ("leaving; it goes on, unless its standard input is unfinished", NO_CODE),
-            };
-            complain(format!("{what}; to look at it: sloth-runner {look}"));
-            code
+            let fed = !(several || args.no_stdin || args.detach || args.queue);
+            complain(left(&id, several, fed, tool.master.met(), wish));
+            if wish == Wish::Interrupt { INTERRUPTED } else { no_code }
         }
     }
+}
+
+/// What becomes of what is left before its end. `fed`: the command has standard input; `met`: the master has answered.
+fn left(id: &str, several: bool, fed: bool, met: bool, wish: Wish) -> String {
+    let look = match (several, met) {
+        (true, _) => "command list".to_owned(),
+        (false, true) => format!("command logs {id} --follow"),
+        (false, false) => format!("command get {id}"),
+    };
+    let what = match wish {
+        _ if !met && several => "leaving; the master has not answered: it is not known what it has taken",
+        _ if !met => "leaving; the master has not answered: it is not known whether it has taken the command",
+        Wish::Interrupt => "leaving without its outcome",
+        Wish::Leave if several => "leaving; what was begun goes on",
+        Wish::Leave if fed => "leaving; it goes on, unless its standard input is unfinished",
+        Wish::Leave => "leaving; it goes on",
+    };
+    format!("{what}; to look at it: sloth-runner {look}")
 }
 
 /// Why the command gets no standard input although nobody asked for that: with `-n` somebody did.
@@ -196,8 +210,9 @@ pub fn document<'a>(
 ) -> json::CommandWithOutput<'a> {
     let command = match ending {
         Ending::Finished(row) | Ending::Detached(row) => json::command(row),
-        Ending::Failed(why) | Ending::NotStarted(why) => json::command_without_row(id, agent, why),
-        Ending::OutputGone { .. } => json::command_without_row(id, agent, "its output was not read to the end"),
+        Ending::Failed(why) => json::command_without_row(Some(id), agent, why),
+        Ending::Never(why) | Ending::NotStarted(why) => json::command_without_row(None, agent, why),
+        Ending::OutputGone { .. } => json::command_without_row(Some(id), agent, "its output was not read to the end"),
     };
     match output {
         Some(output) => json::with_output(command, &output.stdout, &output.stderr, output.truncated),
@@ -216,4 +231,24 @@ async fn tell(writer: &Writer, ending: &Ending, answer: String) {
 
 fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().expect("durations on the command line are below a year")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_only_said_to_go_on_if_the_master_has_taken_it() {
+        let unanswered = left("x", false, true, false, Wish::Leave);
+        assert_eq!(
+            unanswered,
+            "leaving; the master has not answered: it is not known whether it has taken the command; to look at it: \
+             sloth-runner command get x"
+        );
+        assert_eq!(left("x", false, true, false, Wish::Interrupt), unanswered);
+        assert_eq!(
+            left("x", false, false, true, Wish::Leave),
+            "leaving; it goes on; to look at it: sloth-runner command logs x --follow"
+        );
+    }
 }

@@ -132,7 +132,7 @@ fn who_asks_for_what_is_not_there_is_told_so() {
         ("command list", 1),
         ("command logs x --follow", 1),
         ("agent run lady -- true", 255),
-        ("agent run --all -- true", 255),
+        ("agent run --all -- true", 1),
         ("agent run lady --detach -- true", 255),
     ] {
         let done = master.tool(&line.split(' ').collect::<Vec<_>>()).expect(code);

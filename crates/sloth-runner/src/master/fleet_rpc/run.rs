@@ -4,6 +4,7 @@ use super::{REPLIES_MAX, Replies, absence, follow, no_agent, stored};
 use crate::master::{
     core::{Core, Queueing},
     hub::Hub,
+    orphans,
     stdin::{Fed, FeedError},
 };
 use fleet::{Refusal, Submit, Submitted, View};
@@ -232,7 +233,7 @@ impl Drop for Feeding {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             tokio::time::sleep(core.stdin_grace).await;
-            if hub.stdin.abandoned(left) && !*core.ending.borrow() {
+            if hub.stdin.abandoned(left) && !*core.ending.borrow() && !orphans::is_over(&core, &hub) {
                 log::info!("command {}: its standard input was abandoned, so it is cancelled", hub.id);
                 core.decide(|fleet, _| fleet.cancel(&hub.id));
             }

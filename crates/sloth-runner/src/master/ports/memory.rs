@@ -84,6 +84,14 @@ impl Store for MemoryStore {
         Ok(self.tables.lock().unwrap().commands.get(id).cloned())
     }
 
+    fn ids_beginning(&self, prefix: &str, limit: usize) -> Result<Vec<String>, String> {
+        let tables = self.tables.lock().unwrap();
+        let mut ids: Vec<_> = tables.commands.keys().filter(|id| id.starts_with(prefix)).cloned().collect();
+        ids.sort();
+        ids.truncate(limit);
+        Ok(ids)
+    }
+
     fn commands(&self, wanted: &Wanted, before_id: Option<&str>, limit: usize) -> Result<Vec<Record>, String> {
         let tables = self.tables.lock().unwrap();
         let mut records: Vec<_> = tables

@@ -2,6 +2,7 @@
 
 use crate::master::{
     Options,
+    core::Core,
     ports::memory::{MemoryOutputs, MemoryStore},
     serve_core, start as start_core,
 };
@@ -10,7 +11,11 @@ use proto::{
     RunStart, agent_message::Kind as Up, agent_registry_client::AgentRegistryClient, fleet_client::FleetClient,
     master_message::Kind as Down, run_reply, run_request,
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -33,6 +38,7 @@ pub struct Master {
     pub address: SocketAddr,
     pub store: Arc<MemoryStore>,
     pub outputs: Arc<MemoryOutputs>,
+    pub core: Weak<Core>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -53,12 +59,13 @@ impl Master {
         let (stop, stopped) = oneshot::channel();
         let snapshot = store.snapshot();
         let (for_store, for_outputs) = (store.clone(), outputs.clone());
+        let started = start_core(for_store, for_outputs, snapshot, options, STDIN_GRACE);
+        let core = Arc::downgrade(&started);
         let task = tokio::spawn(async move {
-            let shutdown = async { drop(stopped.await) };
-            let core = start_core(for_store, for_outputs, snapshot, options, STDIN_GRACE);
+            let (shutdown, core) = (async { drop(stopped.await) }, started);
             serve_core(listener, core, shutdown).await.unwrap();
         });
-        Self { address, store, outputs, stop, task }
+        Self { address, store, outputs, core, stop, task }
     }
 
     pub async fn stop(self) {

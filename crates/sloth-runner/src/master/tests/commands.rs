@@ -1,8 +1,11 @@
 use super::bench::*;
-use crate::master::{orphans::STDIN_RETURN, ports::Store};
+use crate::master::{
+    orphans::{self, STDIN_RETURN},
+    ports::Store,
+};
 use proto::{
     CancelRequest, CommandAccepted, CommandSpec, GetCommandRequest, HeldCommand, LogsRequest, OutputStream, Register,
-    RunStart, agent_message::Kind as Up, held_command, master_message::Kind as Down, outcome, run_request,
+    RunStart, agent_message::Kind as Up, held_command, master_message::Kind as Down, outcome, run_reply, run_request,
 };
 use tonic::Code;
 
@@ -231,6 +234,49 @@ async fn a_vanished_tool_changes_nothing_unless_its_input_is_unfinished() {
     assert!(before.elapsed() >= STDIN_GRACE * 9 / 10, "not before the grace is over");
     let unfinished = agent.upload("plain", 0).await.unwrap();
     drop(unfinished);
+}
+
+#[tokio::test]
+async fn a_command_that_has_ended_is_not_cancelled_for_the_input_that_it_left() {
+    let master = Master::start().await;
+    let core = master.core.upgrade().unwrap();
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(with_stdin("c")).await.unwrap();
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    assert_eq!(tool.stdin_received().await, 0);
+    let hub = core.hub("c").unwrap();
+    assert!(!orphans::is_over(&core, &hub));
+    let (upload, _) = agent.upload("c", 0).await.unwrap();
+    agent.finish("c", 3, 0).await;
+    let mut total = hub.total.subscribe();
+    soon(total.wait_for(|&total| total == 3)).await.unwrap();
+    assert!(orphans::is_over(&core, &hub), "its output is still to come");
+    upload.send_output(0, b"end").await;
+    tool.rest().await;
+    assert!(orphans::is_over(&core, &hub));
+}
+
+#[tokio::test]
+async fn a_command_is_found_by_the_beginning_of_its_id_unless_several_begin_so() {
+    let master = Master::start().await;
+    let _agent = master.agent(register(1, "a")).await;
+    for id in ["node", "node-1", "node-2", "other"] {
+        assert!(matches!(master.run(start(id, "a")).await.unwrap().next().await, Some(run_reply::Kind::Command(_))));
+    }
+    let mut fleet = master.fleet().await;
+    let mut get = async |id: &str| {
+        let found = fleet.get_command(GetCommandRequest { id: id.to_owned() }).await;
+        found.map(|row| row.into_inner().id).map_err(|status| status.message().to_owned())
+    };
+    assert_eq!(get("othe").await.as_deref(), Ok("other"));
+    assert_eq!(get("node").await.as_deref(), Ok("node"), "the whole id is meant");
+    let several = get("node-").await.unwrap_err();
+    assert_eq!(several, "several commands begin with node-: node-1, node-2; give more of it");
+    assert!(get("oth").await.unwrap_err().starts_with("no command \"oth\""), "too short");
+    assert!(get("othex").await.is_err());
+    let cancelled = fleet.cancel(CancelRequest { id: "othe".to_owned() }).await;
+    assert_eq!(cancelled.unwrap_err().code(), Code::NotFound, "nothing is done to what was not named in full");
 }
 
 /// A command that has been given `abc`, and its end if `whole`, when its master and its tool go; and the agent's view of
