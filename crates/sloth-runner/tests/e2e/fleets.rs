@@ -78,7 +78,7 @@ fn programs_get_a_document_also_when_there_is_no_master() {
     master.kill();
     for (line, code) in [
         ("agent run a -- true", 255),
-        ("agent run --all -- true", 255),
+        ("agent run --all -- true", 1),
         ("agent list", 1),
         ("agent get a", 1),
         ("command list", 1),
