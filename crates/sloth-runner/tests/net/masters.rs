@@ -55,7 +55,8 @@ fn a_dead_master_costs_one_attempt_and_the_other_one_serves() -> String {
     let line = agent.line("Agent registered with master");
     assert!(line.contains(SECOND), "{line}");
     let first = since(start, crate::time::stamp(&line));
-    assert!((2.0..=3.0).contains(&first.as_secs_f64()), "connection.timeout, and no wait: {first:?}");
+    // The bound leaves a busy machine its time; that there is no wait is held by `several_masters`.
+    assert!((2.0..=5.0).contains(&first.as_secs_f64()), "connection.timeout, and no wait: {first:?}");
     assert_eq!(other.json(&site, &["agent", "get", "lady"])["status"], "Active");
     // Nothing draws it back, and nothing disturbs it when the first one is there again.
     site.port.both(Way::OPEN);
