@@ -193,6 +193,19 @@ async fn a_read_only_root_is_said_and_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn without_a_routing_socket_it_warns_once_and_goes_on() {
+    let mut master = Master::start().await;
+    let mut agent = Agent::start_as(folder(), &master.address(), &[], cramped::without_netlink);
+    let mut session = master.active(1).await;
+    beats(&mut session, 5).await;
+    drop(session);
+    master.active(2).await;
+    agent.signal(libc::SIGTERM);
+    agent.line("INFO  Agent stopped").await;
+    assert_eq!(agent.count("WARN  cannot watch the network: "), 1, "{}", agent.log.join("\n"));
+}
+
+#[tokio::test]
 async fn with_few_open_files_commands_are_refused_and_the_link_stays() {
     let ((refused, exited), _) = tokio::join!(with_open_files(30), with_open_files(20));
     assert!(refused > 0 && exited > 0, "{refused} refused, {exited} exited");

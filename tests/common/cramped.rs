@@ -39,6 +39,37 @@ pub enum Mount {
     Full,
 }
 
+/// The program cannot open a routing socket, as in an emulator or a sandbox that knows no such family.
+pub fn without_netlink(command: &mut Command) {
+    let load = |offset| instruction((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, offset);
+    let unless = |value, skip| instruction((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, skip, value);
+    let answer = |value| instruction((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, value);
+    // Of `seccomp_data`: the number of the call at 0, its first argument's lower half at 16 (little endian).
+    let filter = [
+        load(0),
+        unless(libc::SYS_socket as u32, 3),
+        load(16),
+        unless(libc::AF_NETLINK as u32, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    let set = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: system calls that read the filter, which is there for as long as they take.
+        let done = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: it makes system calls alone between fork and exec.
+    unsafe { command.pre_exec(set) };
+}
+
+fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
 /// Whether this user may mount.
 pub fn may_mount() -> bool {
     let folder = tempfile::tempdir().expect("temporary directory");
