@@ -4,6 +4,7 @@ use crate::{
     clock::BootClock,
     commands::Commands,
     config::{self, Config, describe},
+    credentials::Credentials,
     driver::{Driver, Identity, Keeper, Signal, Status},
     health,
     logging::{self, Console, Rolling, utc::Utc},
@@ -129,10 +130,17 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
         host: crate::config::host_name(),
     };
     let commands = Commands::new(&config.commands, &config.name);
+    let directory = (!state.is_memory()).then(|| state.path().to_path_buf());
+    let credentials = Credentials::new(directory.as_deref(), state.agent_id(), &config.name);
     let (keeper, writer) = Files::new(&config.name, state, console);
     let keeper = Box::new(Files { log, ..keeper });
     let driver = Driver::new(config, identity, BootClock::new()?, keeper, commands, active);
-    driver.with_manager(Notifier::from_environment()).with_reload(reload).run(signals).await;
+    driver
+        .with_credentials(credentials)
+        .with_manager(Notifier::from_environment())
+        .with_reload(reload)
+        .run(signals)
+        .await;
     // It ends once the newest is written.
     let _ = tokio::time::timeout(EXIT_GRACE, writer).await;
     Ok(())

@@ -6,6 +6,7 @@ use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
     config::{self, Config, Loaded, MasterAddress},
+    credentials::{Credentials, Means},
     node::{Disk, Node},
     notify::{self, Notifier},
     reload::Reload,
@@ -106,6 +107,7 @@ pub struct Driver<C> {
     draining: Option<Duration>,
     manager: Notifier,
     reload: Option<Reload>,
+    credentials: Arc<Credentials>,
 }
 
 enum Event {
@@ -142,6 +144,7 @@ impl<C: Clock> Driver<C> {
             skipped: Vec::new(),
         };
         let watch = watch_for(&config);
+        let credentials = Arc::new(Credentials::new(None, identity.agent_id, &config.name));
         Self {
             link: Link::new(params(&config), seed),
             node: Node::new(),
@@ -161,7 +164,13 @@ impl<C: Clock> Driver<C> {
             draining: None,
             manager: Notifier::default(),
             reload: None,
+            credentials,
         }
+    }
+
+    /// Where the certificate is that it is given, if it joins by a token. Default: in memory.
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { credentials: Arc::new(credentials), ..self }
     }
 
     /// Tells this service manager how the agent stands. Default: none.
@@ -310,6 +319,12 @@ impl<C: Clock> Driver<C> {
         self.keeper.keep_epoch(registered.epoch);
         let interval = (registered.interval_ms > 0).then(|| Duration::from_millis(registered.interval_ms));
         self.reply(Reply::Registered { interval });
+        if registered.certificate_renew_in_ms > 0
+            && let Some(session) = &mut self.session
+        {
+            let after = Duration::from_millis(registered.certificate_renew_in_ms);
+            session.renew(self.credentials.clone(), after);
+        }
         if self.link.state() == Phase::Registered
             && let Some(client) = self.session.as_ref().and_then(Session::client)
         {
@@ -327,8 +342,10 @@ impl<C: Clock> Driver<C> {
                     let heartbeat = &self.config.heartbeat;
                     let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
                     let user_timeout = verdict + USER_TIMEOUT_MARGIN;
-                    let (resolver, tls) = (self.resolver.clone(), self.config.tls.clone());
-                    self.session = Some(Session::dial(session, address, resolver, user_timeout, tls));
+                    let (tls, token) = (self.config.tls.clone(), self.config.token.clone());
+                    let means = Means { tls, token, credentials: self.credentials.clone() };
+                    let resolver = self.resolver.clone();
+                    self.session = Some(Session::dial(session, address, resolver, user_timeout, means));
                 }
                 Output::Register { will_wait, .. } => {
                     let register = self.register(will_wait);

@@ -2,8 +2,9 @@
 //! an [`Event`]; nothing is decided here.
 
 use crate::{
-    config::{MasterAddress, Tls},
-    transport::{self, Client, Dialled, Failure, Resolver, tls},
+    config::MasterAddress,
+    credentials::{Credentials, Means},
+    transport::{self, Client, Dialled, Failure, Resolver},
 };
 use futures_core::Stream;
 use link::{LossReason, Reply, Session as Number};
@@ -17,6 +18,7 @@ use std::{
 };
 use tokio::{
     sync::{Mutex, mpsc},
+    task::AbortHandle,
     time::{Instant, timeout_at},
 };
 use tonic::{Status, Streaming};
@@ -59,6 +61,7 @@ pub struct Session {
     /// The receiving half, until the call takes it.
     outgoing: Option<Outgoing>,
     dialled: Option<Dialled>,
+    renewal: Option<AbortHandle>,
 }
 
 enum Stage {
@@ -82,15 +85,14 @@ impl Session {
         master: MasterAddress,
         resolver: Arc<Mutex<Resolver>>,
         user_timeout: Duration,
-        tls: Option<Tls>,
+        means: Means,
     ) -> Self {
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let dialling = async move {
-            let connector = match tls {
-                Some(tls) => Some(connector(tls).await?),
-                None => None,
-            };
             let mut resolver = resolver.lock().await;
+            let joining =
+                async |connector| transport::connect(&master, &mut resolver, user_timeout, Some(&connector)).await;
+            let connector = means.connector(joining).await?;
             transport::connect(&master, &mut resolver, user_timeout, connector.as_ref()).await
         };
         Self {
@@ -99,6 +101,20 @@ impl Session {
             outbox,
             outgoing: Some(Outgoing(outgoing)),
             dialled: None,
+            renewal: None,
+        }
+    }
+
+    /// Renews the agent's certificate over this connection, for as long as the session lasts.
+    pub fn renew(&mut self, credentials: Arc<Credentials>, after: Duration) {
+        let Some((client, exported)) =
+            self.dialled.as_ref().and_then(|dialled| Some((dialled.client.clone(), dialled.exported?)))
+        else {
+            return;
+        };
+        let renewal = tokio::spawn(credentials.renew(client, exported, after)).abort_handle();
+        if let Some(earlier) = self.renewal.replace(renewal) {
+            earlier.abort();
         }
     }
 
@@ -188,8 +204,11 @@ impl Session {
     }
 
     /// Sends what is queued, closes the stream and the connection, within two seconds.
-    pub async fn close_gracefully(self) {
-        let Self { outbox, stage, dialled, .. } = self;
+    pub async fn close_gracefully(mut self) {
+        // It holds the connection open.
+        self.end_renewal();
+        let outbox = std::mem::replace(&mut self.outbox, mpsc::channel(1).0);
+        let (stage, dialled) = (std::mem::replace(&mut self.stage, Stage::Ended), self.dialled.take());
         drop(outbox);
         if let Stage::Open(mut stream) = stage {
             // The master ends its side when it has read the goodbye.
@@ -200,6 +219,12 @@ impl Session {
         }
         if let Some(dialled) = dialled {
             dialled.close_gracefully().await;
+        }
+    }
+
+    fn end_renewal(&mut self) {
+        if let Some(renewal) = self.renewal.take() {
+            renewal.abort();
         }
     }
 
@@ -236,23 +261,18 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end_renewal();
+    }
+}
+
 fn said(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(SAID_MAX) {
         text.replace_range(end.., "…");
         text.shrink_to_fit();
     }
     text
-}
-
-/// Read anew for each attempt: what was renewed on disk is used without a restart.
-async fn connector(tls: Tls) -> Result<tls::Connector, Failure> {
-    let loaded = tokio::task::spawn_blocking(move || tls::Connector::load(&tls)).await;
-    let unusable = match loaded {
-        Ok(Ok(connector)) => return Ok(connector),
-        Ok(Err(unusable)) => unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect(),
-        Err(error) => vec![error.to_string()],
-    };
-    Err(Failure::new(LossReason::Tls, unusable.join("; ")))
 }
 
 /// The stream that the call reads its messages from.

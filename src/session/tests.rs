@@ -32,6 +32,10 @@ impl AgentRegistry for Refuses {
         Err(Status::unavailable("not today"))
     }
 
+    async fn join(&self, _: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
+        Err(Status::unavailable("not today"))
+    }
+
     async fn send_output(
         &self,
         _: Request<Streaming<OutputMessage>>,
@@ -46,7 +50,9 @@ async fn dialled() -> Session {
     let server = tonic::transport::Server::builder().add_service(AgentRegistryServer::new(Refuses));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let master = MasterAddress { host: "127.0.0.1".into(), port };
-    let mut session = Session::dial(link::Session(1), master, Arc::default(), PATIENCE, None);
+    let credentials = Arc::new(Credentials::new(None, [1; 16], "lady"));
+    let means = Means { tls: None, token: None, credentials };
+    let mut session = Session::dial(link::Session(1), master, Arc::default(), PATIENCE, means);
     let event = timeout(PATIENCE, session.next()).await.expect("it is dialled");
     assert!(matches!(event, Event::Reply(Reply::Dialled)));
     session

@@ -1,5 +1,6 @@
 //! The master of a fleet of agents, and the operator's tool.
 
+pub mod access;
 pub mod cli;
 pub mod clock;
 mod dashes;
@@ -10,6 +11,7 @@ pub mod master_cli;
 pub mod master_config;
 mod open_files;
 pub mod outputs;
+pub mod security;
 pub mod store;
 pub mod tool;
 
@@ -40,14 +42,16 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
             return error.exit_code();
         }
     };
+    let access = tool::Access { master: cli.master.clone(), token: cli.token, ca: cli.ca };
     match cli.command {
         cli::Command::Demo => demo::run(),
         cli::Command::Master(command) => master_cli::run(command, cli.output),
         cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, cli.master),
         cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, cli.master),
         cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, cli.master),
-        cli::Command::Agent(command) => tool::agent(cli.master, cli.output, command),
-        cli::Command::Command(command) => tool::command(cli.master, cli.output, command),
+        cli::Command::Agent(command) => tool::agent(access, cli.output, command),
+        cli::Command::Command(command) => tool::command(access, cli.output, command),
+        cli::Command::Token(command) => tool::token(access, cli.output, command),
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     rows,
     wires::Wires,
 };
+use crate::{access::Caller, security::Security};
 use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
@@ -19,7 +20,7 @@ use proto::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -32,6 +33,8 @@ pub struct Core {
     pub outputs: Arc<dyn Outputs>,
     clock: Box<dyn Clock>,
     name: String,
+    /// None in plain mode.
+    pub security: Option<Arc<Security>>,
     /// The unfinished commands that somebody deals with.
     hubs: Mutex<HashMap<String, Arc<Hub>>>,
     /// Requests that wait for the store.
@@ -80,6 +83,7 @@ impl Core {
             outputs,
             clock,
             name,
+            security: None,
             stdin_grace,
             hubs: Mutex::default(),
             tickets: Mutex::default(),
@@ -87,6 +91,19 @@ impl Core {
             events: watch::Sender::new(next_event_seq.saturating_sub(1)),
             rearm: Notify::new(),
             ending: watch::Sender::new(false),
+        }
+    }
+
+    /// Asks everybody who they are. Default: plain mode.
+    pub fn with_security(self, security: Option<Arc<Security>>) -> Self {
+        Self { security, ..self }
+    }
+
+    /// Records who did what. In plain mode nobody can be told from anybody, and nothing is recorded.
+    pub fn audit(self: &Arc<Self>, caller: Option<&Caller>, kind: &str, agent: (&str, AgentId), what: &str) {
+        if let Some(caller) = caller.filter(|caller| caller.who.is_some()) {
+            let message = format!("{what}, by {caller}");
+            self.decide(|fleet, now| fleet.note(now, kind, agent.0, agent.1, message));
         }
     }
 
@@ -304,6 +321,7 @@ impl Core {
                         master_version: env!("CARGO_PKG_VERSION").to_owned(),
                         interval_ms: 0,
                         time_unix_ms: self.clock.now().unix_ms,
+                        certificate_renew_in_ms: outbox.renew_in_ms.load(Ordering::Relaxed),
                     }));
                 }
             }

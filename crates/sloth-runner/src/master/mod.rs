@@ -4,6 +4,7 @@ mod clock;
 mod core;
 mod fleet_rpc;
 mod hub;
+mod join;
 mod orphans;
 mod output;
 pub mod ports;
@@ -16,11 +17,16 @@ mod timer;
 mod wires;
 
 use self::core::Core;
-use crate::listen::Incoming;
+use crate::{
+    access::{Caller, Guard},
+    listen::Incoming,
+    security::{Security, tls::Secured},
+};
 use clock::{BootClock, Clock};
 use ports::{Outputs, Snapshot, Store};
 use proto::{
-    AgentMessage, Goodbye, OutputAck, OutputMessage, agent_registry_server, fleet_server, master_message::Kind,
+    AgentMessage, Goodbye, JoinReply, JoinRequest, OutputAck, OutputMessage, agent_registry_server, fleet_server,
+    master_message::Kind,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -31,6 +37,8 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct Options {
     /// How it calls itself towards agents.
     pub name: String,
+    /// None: in the clear, and everybody may do everything.
+    pub security: Option<Arc<Security>>,
 }
 
 /// A tool that vanished with unfinished standard input may come back within this; then the command is cancelled: it is
@@ -80,6 +88,7 @@ async fn serve_core(
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .layer(Guard::new(core.security.clone()))
         .add_service(
             agent_registry_server::AgentRegistryServer::new(AgentService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),
@@ -88,7 +97,10 @@ async fn serve_core(
             fleet_server::FleetServer::new(fleet_rpc::FleetService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),
         )
-        .serve_with_incoming_shutdown(Incoming::new(listener), signal);
+        .serve_with_incoming_shutdown(
+            Secured::new(Incoming::new(listener), core.security.as_ref().map(|security| security.acceptor.clone())),
+            signal,
+        );
     tokio::pin!(server);
     let result = tokio::select! {
         result = &mut server => result,
@@ -112,7 +124,8 @@ fn start(
     let Snapshot { agents, commands, next_event_seq } = snapshot;
     let unfinished: Vec<String> = commands.iter().map(|record| record.id.clone()).collect();
     let fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
-    let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options.name, stdin_grace));
+    let core = Core::new(fleet, next_event_seq, store, outputs, clock, options.name, stdin_grace);
+    let core = Arc::new(core.with_security(options.security));
     if !unfinished.is_empty() {
         let core = core.clone();
         // How much of their output is here.
@@ -156,8 +169,8 @@ impl agent_registry_server::AgentRegistry for AgentService {
         if *self.core.ending.borrow() {
             return Err(Status::unavailable("the master is shutting down"));
         }
-        let remote = request.remote_addr();
-        Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), remote)))
+        let caller = request.extensions().get::<Caller>().cloned();
+        Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), caller.as_ref())))
     }
 
     async fn send_output(
@@ -165,5 +178,9 @@ impl agent_registry_server::AgentRegistry for AgentService {
         request: Request<Streaming<OutputMessage>>,
     ) -> Result<Response<Self::SendOutputStream>, Status> {
         Ok(Response::new(ReceiverStream::new(output::receive(&self.core, request).await?)))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        join::answer(&self.core, request).await.map(Response::new)
     }
 }

@@ -1,13 +1,14 @@
 //! A session: one stream that reads what the agent says and writes what it is told, without a task or a channel of its
 //! own.
 
+use super::join::Standing;
 use super::{
     core::{Core, rejected},
     ports::Spec,
     rows,
     wires::Outbox,
 };
-use crate::open_files;
+use crate::{access::Caller, open_files};
 use fleet::{Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing};
 use link::{LossReason, Outcome};
 use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command};
@@ -15,7 +16,7 @@ use std::{
     error::Error,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -40,15 +41,24 @@ pub struct Session {
     outbox: Arc<Outbox>,
     inbound: Streaming<AgentMessage>,
     remote: Option<SocketAddr>,
+    /// None in plain mode.
+    standing: Option<Standing>,
     asked: bool,
     /// Why it ended, once that is known.
     end: Option<(LossReason, String)>,
 }
 
 impl Session {
-    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, remote: Option<SocketAddr>) -> Self {
+    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, caller: Option<&Caller>) -> Self {
         let (conn, outbox) = core.wires.open(core.now().monotonic);
-        Self { core, conn, outbox, inbound, remote, asked: false, end: None }
+        let standing = Standing::of(&core, caller);
+        if let (Some(security), Some(record)) = (&core.security, standing.as_ref().and_then(|s| s.record.as_ref()))
+            && security.authority.is_some()
+        {
+            outbox.renew_in_ms.store(record.renew_in_ms(security.admission.now_ms()), Ordering::Relaxed);
+        }
+        let remote = caller.and_then(|caller| caller.address);
+        Self { core, conn, outbox, inbound, remote, standing, asked: false, end: None }
     }
 
     /// Handles one message. `false`: it was the last.
@@ -109,7 +119,15 @@ impl Session {
             self.outbox.retry_later(after, "too many open files".to_owned());
             return true;
         }
-        let (register, held) = split(message, id, instance, spool_id, self.remote);
+        let (mut register, held) = split(message, id, instance, spool_id, self.remote);
+        if let Some(standing) = &self.standing {
+            let holder = self.core.read(|fleet| fleet.registry().find(&register.name));
+            if let Err((reason, message)) = standing.apply(&mut register, holder) {
+                self.outbox.push(rejected(reason, message));
+                self.outbox.close();
+                return true;
+            }
+        }
         let unknown: Vec<String> = self.core.read(|fleet| {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
             unknown.map(|held| held.id.clone()).collect()

@@ -47,7 +47,7 @@ impl Master {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (snapshot, options) = (store.snapshot(), Options { name: "test".to_owned() });
+        let (snapshot, options) = (store.snapshot(), Options { name: "test".to_owned(), security: None });
         let (for_store, for_outputs) = (store.clone(), outputs.clone());
         let task = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
