@@ -186,6 +186,12 @@ fn check(args: CheckArgs) -> Result<(), i32> {
         println!("without an effect in this version: {}", loaded.idle.join(", "));
     }
     let config = &loaded.config;
+    if let Some(files) = &config.tls {
+        certificates(files).map_err(|error| {
+            eprintln!("{error}");
+            USAGE
+        })?;
+    }
     println!(
         "listens on {}, state in {}, database {}",
         config.listen,
@@ -251,13 +257,18 @@ fn serve(config: &MasterConfig, background: Option<&Rolling>) -> Result<(), Stri
 
 /// What TLS needs; the database has its tables already.
 fn secure(files: &TlsFiles, database: &Path) -> Result<Arc<Security>, String> {
-    let acceptor = Arc::new(tls::Acceptor::new(files.clone())?);
+    let (acceptor, authority) = certificates(files)?;
+    let admission = Admission::open(database, clock::unix_ms)?;
+    Ok(Arc::new(Security { acceptor: Arc::new(acceptor), authority, admission }))
+}
+
+fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), String> {
+    let acceptor = tls::Acceptor::new(files.clone())?;
     let authority = match (&files.ca_file, &files.ca_key_file) {
         (Some(ca), Some(key)) => Some(Authority::load(ca, key, files.agent_life)?),
         _ => None,
     };
-    let admission = Admission::open(database, clock::unix_ms)?;
-    Ok(Arc::new(Security { acceptor, authority, admission }))
+    Ok((acceptor, authority))
 }
 
 /// The line that scripts wait for, with the real port.
