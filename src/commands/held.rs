@@ -202,10 +202,13 @@ impl Held {
         let mut state = self.lock();
         let State { output, file, .. } = &mut *state;
         let (from, end) = (output.durable(), output.end());
-        let chunks = output.chunks(from, end);
-        let data: usize = chunks.iter().map(|chunk| chunk.encode().len()).sum();
-        if data as u64 <= INLINE_MAX {
-            return (from, Place::Here(chunks.into_iter().map(|chunk| chunk.content).collect()), None);
+        // Megabytes are not copied to be measured.
+        if output.cost() <= 4 * INLINE_MAX {
+            let chunks = output.chunks(from, end);
+            let data: usize = chunks.iter().map(|chunk| chunk.encode().len()).sum();
+            if data as u64 <= INLINE_MAX {
+                return (from, Place::Here(chunks.into_iter().map(|chunk| chunk.content).collect()), None);
+            }
         }
         // Also with nothing new to write, for what was written before was not synced.
         let spill = file.spill(output, end).unwrap_or(Spill { chunks: Vec::new(), fresh: false });
