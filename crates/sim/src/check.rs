@@ -36,6 +36,8 @@ pub struct HostTruth {
     pub session: Option<SessionId>,
     /// The last acknowledgement, or the beginning of the session.
     pub acked: Duration,
+    /// The master ended this session, in words.
+    rejected: bool,
     /// The latest change of the route to the master.
     rerouted: Option<Duration>,
     unknown_at: Option<Duration>,
@@ -60,6 +62,11 @@ impl Check {
         let truth = self.hosts.entry(host).or_default();
         truth.session = Some(session);
         truth.acked = now;
+        truth.rejected = false;
+    }
+
+    pub fn rejected(&mut self, host: usize) {
+        self.hosts.entry(host).or_default().rejected = true;
     }
 
     pub fn session_ended(&mut self, host: usize, now: Duration) {

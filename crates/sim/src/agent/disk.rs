@@ -5,7 +5,10 @@ use crate::{
     Spec,
     random::{Random, mix},
 };
-use link::ledger::{Ending, Exit, Finish, Input, Ledger, Params, Record, Restored};
+use link::{
+    Outcome,
+    ledger::{Ending, Exit, Finish, Input, Ledger, Params, Record, Restored},
+};
 use std::{collections::BTreeMap, time::Duration};
 
 /// An agent's state directory.
@@ -108,6 +111,8 @@ impl Disk {
             let restored = match &stored.finish {
                 Some(finish) if stored.acknowledged => Restored::Acknowledged(finish.clone(), Duration::ZERO),
                 Some(finish) => Restored::Finished(finish.clone()),
+                // Its end could not be written, and that the master has it could.
+                None if stored.acknowledged => Restored::Acknowledged(lost(), Duration::ZERO),
                 None if stored.starting => {
                     ends.push((id.clone(), end));
                     Restored::MayRun { started_unix_ms: 0 }
@@ -133,6 +138,12 @@ impl Disk {
         self.commands.clear();
         self.spool_id = random.bytes();
     }
+}
+
+/// An end of which only the acknowledgement is known.
+fn lost() -> Finish {
+    let outcome = Outcome::Interrupted("its end is not on record".to_owned());
+    Finish { outcome, total_bytes: 0, started_unix_ms: 0, finished_unix_ms: 0 }
 }
 
 /// Part of what a specification says.

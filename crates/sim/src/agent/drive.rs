@@ -304,7 +304,10 @@ impl World {
     fn hear(&mut self, host: usize, conn: u64, message: Down) {
         match message {
             Down::Registered { epoch, interval } => self.registered(host, conn, epoch, interval),
-            Down::Rejected { reason } => self.failed(host, conn, reason),
+            Down::Rejected { reason } => {
+                self.check.rejected(host);
+                self.failed(host, conn, reason);
+            }
             Down::RetryLater { after } => self.reply(host, conn, Reply::RetryLater { after, reason: String::new() }),
             Down::Goodbye { after } => self.reply(host, conn, Reply::Goodbye { after, reason: String::new() }),
             Down::OutputAck { id, received, durable } => self.output_acked(host, &id, received, durable),

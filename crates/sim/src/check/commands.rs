@@ -14,7 +14,7 @@ pub struct Truth {
     pub exit: Option<(Ending, u64, bool)>,
     /// Something happened to it or around it that can change its outcome.
     pub excused: bool,
-    /// The master said that it exists, and has not been rolled back since.
+    /// The master said that it exists, has it on record, and has not been rolled back since.
     pub promised: bool,
     told: Option<Outcome>,
 }
@@ -96,7 +96,7 @@ impl Check {
             return Err(format!("{id} is shown as {record:?} and recorded as {on_record:?}"));
         }
         let truth = self.commands.entry(id.to_owned()).or_default();
-        truth.promised = true;
+        truth.promised |= on_record.is_some();
         if truth.told.is_some() && truth.told != record.outcome {
             return Err(format!("{id} had the outcome {:?}, and has {:?}", truth.told, record.outcome));
         }

@@ -23,7 +23,9 @@ impl Check {
             // With fewer failures it is the master that found it silent.
             Report::Lost { reason: LossReason::HeartbeatTimeout, failures, .. } if *failures >= params.failures_max => {
                 let silent = now - truth.acked;
-                if silent < params.heartbeat_timeout * params.failures_max {
+                // The master's verdict stands for the last missing answer, and may come before that was due.
+                let own = if truth.rejected { *failures - 1 } else { *failures };
+                if silent < params.heartbeat_timeout * own {
                     return Err(format!("host {host} gave its session up {silent:?} after an acknowledgement"));
                 }
             }
