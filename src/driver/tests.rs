@@ -32,6 +32,13 @@ impl Clock for Paused {
     }
 }
 
+#[test]
+fn a_configuration_of_nothing_but_masters_is_the_documented_one() {
+    let sources = Sources { masters: vec!["192.0.2.1".into()], ..Sources::default() };
+    let config = load(&sources, &Surroundings { host_name: "n".into(), ..Surroundings::default() }).unwrap().config;
+    assert_eq!(params(&config), link::Params::documented(vec!["192.0.2.1:50050".into()]));
+}
+
 struct Nowhere;
 
 impl Keeper for Nowhere {

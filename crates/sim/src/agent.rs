@@ -90,24 +90,7 @@ impl Host {
 
 /// The documented defaults.
 pub fn params() -> Params {
-    let s = Duration::from_secs;
-    Params {
-        masters: vec!["master".to_owned()],
-        breaker_failures_max: 5,
-        breaker_open_for: Duration::from_secs(300),
-        connection_timeout: s(10),
-        heartbeat_interval: s(5),
-        heartbeat_timeout: s(5),
-        failures_max: 3,
-        interval_max: s(60),
-        delay_initial: s(5),
-        delay_max: s(60),
-        multiplier: 2.0,
-        jitter: 0.2,
-        reset_after: s(30),
-        shutdown_grace: s(30),
-        kill_grace: s(10),
-    }
+    Params::documented(vec!["master".to_owned()])
 }
 
 pub fn ledger_params() -> LedgerParams {

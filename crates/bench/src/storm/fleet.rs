@@ -55,27 +55,6 @@ impl Fleet {
     }
 }
 
-/// The defaults of `agent.toml`.
-fn params(master: SocketAddr) -> Params {
-    Params {
-        connection_timeout: Duration::from_secs(10),
-        heartbeat_interval: Duration::from_secs(5),
-        heartbeat_timeout: Duration::from_secs(5),
-        failures_max: 3,
-        interval_max: Duration::from_secs(60),
-        delay_initial: Duration::from_secs(5),
-        delay_max: Duration::from_secs(60),
-        multiplier: 2.0,
-        jitter: 0.2,
-        reset_after: Duration::from_secs(30),
-        shutdown_grace: Duration::from_secs(30),
-        kill_grace: Duration::from_secs(10),
-        masters: vec![master.to_string()],
-        breaker_failures_max: 5,
-        breaker_open_for: Duration::from_secs(300),
-    }
-}
-
 struct Agent {
     fleet: Fleet,
     register: Register,
@@ -87,7 +66,7 @@ struct Agent {
 }
 
 async fn agent(fleet: Fleet, number: usize, run: Arc<[u8]>, master: SocketAddr) {
-    let params = params(master);
+    let params = Params::documented(vec![master.to_string()]);
     let mut id = [0; 16];
     id[..4].copy_from_slice(&run);
     id[8..].copy_from_slice(&(number as u64).to_be_bytes());

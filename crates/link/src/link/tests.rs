@@ -15,23 +15,7 @@ const fn ms(millis: u64) -> Duration {
 
 /// The documented defaults, without jitter.
 fn params() -> Params {
-    Params {
-        connection_timeout: s(10),
-        heartbeat_interval: s(5),
-        heartbeat_timeout: s(5),
-        failures_max: 3,
-        interval_max: s(60),
-        delay_initial: s(5),
-        delay_max: s(60),
-        multiplier: 2.0,
-        jitter: 0.0,
-        reset_after: s(30),
-        shutdown_grace: s(30),
-        kill_grace: s(10),
-        masters: vec!["a".into()],
-        breaker_failures_max: 5,
-        breaker_open_for: s(300),
-    }
+    Params { jitter: 0.0, ..Params::documented(vec!["a".into()]) }
 }
 
 /// A link whose time runs from one due moment to the next, and what it put out with the moment.

@@ -4,7 +4,7 @@ use crate::{BreakerChange, LossReason};
 use std::{fmt, time::Duration};
 
 /// The parameters of the configuration that the link needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Params {
     /// For dialling and registering together.
     pub connection_timeout: Duration,
@@ -34,6 +34,28 @@ pub struct Params {
 }
 
 impl Params {
+    /// The documented defaults, for these masters.
+    pub fn documented(masters: Vec<String>) -> Self {
+        let s = Duration::from_secs;
+        Self {
+            connection_timeout: s(10),
+            heartbeat_interval: s(5),
+            heartbeat_timeout: s(5),
+            failures_max: 3,
+            interval_max: s(60),
+            delay_initial: s(5),
+            delay_max: s(60),
+            multiplier: 2.0,
+            jitter: 0.2,
+            reset_after: s(30),
+            shutdown_grace: s(30),
+            kill_grace: s(10),
+            masters,
+            breaker_failures_max: 5,
+            breaker_open_for: s(300),
+        }
+    }
+
     pub(super) fn assert_valid(&self) {
         assert!(!self.heartbeat_timeout.is_zero() && self.heartbeat_timeout <= self.heartbeat_interval, "{self:?}");
         assert!(self.interval_max >= self.heartbeat_interval && self.failures_max >= 1, "{self:?}");
