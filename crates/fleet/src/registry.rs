@@ -75,8 +75,8 @@ struct Agent {
     /// Another process with this id, held while the session is probed.
     newcomer: Option<Box<Newcomer>>,
     node: Option<Box<NodeStatus>>,
-    /// Its deletion is being stored.
-    deleting: Option<crate::Ticket>,
+    /// Its deletions that are being stored: each may fail for itself.
+    deleting: Vec<crate::Ticket>,
     /// Had the name before, and the store may still have it: until a registration is durable.
     replaces: Option<Box<AgentRecord>>,
     /// Registrations that are being stored.
@@ -216,7 +216,7 @@ impl Agent {
             session: None,
             newcomer: None,
             node: None,
-            deleting: None,
+            deleting: Vec::new(),
             replaces: None,
             pending: 0,
             record,

@@ -183,7 +183,7 @@ impl Registry {
             session: None,
             newcomer: None,
             node: None,
-            deleting: None,
+            deleting: Vec::new(),
             replaces: None,
             pending: 0,
         });
@@ -203,7 +203,7 @@ impl Registry {
                 out.reject(old.conn, LossReason::Superseded, message);
             }
         }
-        agent.deleting = None;
+        agent.deleting.clear();
         let record = &mut agent.record;
         if record.name != register.name {
             self.names.remove(&record.name);

@@ -141,7 +141,7 @@ impl Registry {
         if agent.session.is_some() && !force {
             return Err(DeleteRefused::Connected);
         }
-        agent.deleting = Some(ticket);
+        agent.deleting.push(ticket);
         let message = format!("{} was forgotten; it was {}", agent.record.name, agent.record.status.word());
         let event = out.event(now, "agent.deleted", &agent.record, "", message);
         out.store(vec![Change::DeleteAgent(id), event], Then::Deleted { agent: id, ticket });
@@ -150,7 +150,7 @@ impl Registry {
 
     /// The deletion is durable. Returns whether the agent is gone: it may have registered again meanwhile.
     pub(crate) fn deleted<S>(&mut self, now: Now, id: AgentId, ticket: Ticket, out: &mut Out<S>) -> bool {
-        if self.agents.get(&id).is_none_or(|agent| agent.deleting != Some(ticket)) {
+        if self.agents.get(&id).is_none_or(|agent| !agent.deleting.contains(&ticket)) {
             return false;
         }
         let agent = self.agents.remove(&id).expect("it was just there");
@@ -175,8 +175,10 @@ impl Registry {
     }
 
     pub(crate) fn not_deleted(&mut self, id: AgentId, ticket: Ticket) {
-        if let Some(agent) = self.agents.get_mut(&id) {
-            agent.deleting.take_if(|deleting| *deleting == ticket);
+        if let Some(agent) = self.agents.get_mut(&id)
+            && let Some(index) = agent.deleting.iter().position(|deleting| *deleting == ticket)
+        {
+            agent.deleting.remove(index);
         }
     }
 
@@ -254,7 +256,7 @@ impl Registry {
         record.reason = reason.to_owned();
         record.detail = detail;
         record.since_unix_ms = now.unix_ms;
-        if agent.deleting.is_some() {
+        if !agent.deleting.is_empty() {
             return;
         }
         let kind = if status == Status::Stopped { "agent.stopped" } else { "agent.lost" };
@@ -272,7 +274,7 @@ impl Registry {
         record.detail.clear();
         record.since_unix_ms = now.unix_ms;
         out.push(Effect::Active { agent: id });
-        if agent.deleting.is_some() {
+        if !agent.deleting.is_empty() {
             return;
         }
         let event = out.event(now, "agent.connected", record, "recovered", message);

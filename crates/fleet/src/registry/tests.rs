@@ -381,6 +381,21 @@ fn a_deletion_that_fails_changes_nothing() {
 }
 
 #[test]
+fn of_two_deletions_one_that_is_recorded_is_enough() {
+    for first_fails in [true, false] {
+        let mut bench = Bench::new();
+        bench.register(1, register(1, 1, "a"));
+        bench.fleet.delete(bench.now, id(1), true, 7).unwrap();
+        bench.fleet.delete(bench.now, id(1), true, 8).unwrap();
+        bench.effects();
+        bench.answer_write(if first_fails { Err("full".to_owned()) } else { Ok(()) });
+        bench.answer_write(if first_fails { Ok(()) } else { Err("full".to_owned()) });
+        assert_eq!(closed(&bench.effects()), [(session(1, 1), LossReason::UnknownAgent)], "{first_fails}");
+        assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Unknown, "{first_fails}");
+    }
+}
+
+#[test]
 fn an_agent_that_registers_while_it_is_deleted_stays() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));
