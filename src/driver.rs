@@ -375,7 +375,12 @@ impl<C: Clock> Driver<C> {
                 Output::Report(Report::Lost { reason, detail, failures, .. }) if self.candidate.is_some() => {
                     self.lost_before_replaced(reason, detail, failures);
                 }
-                Output::Report(report) => self.report(&report),
+                Output::Report(report) => {
+                    if matches!(report, Report::Active { .. }) {
+                        self.served();
+                    }
+                    self.report(&report);
+                }
                 Output::Interrupt => self.commands.interrupt(),
                 Output::Stop => {
                     self.keep_status();

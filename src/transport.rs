@@ -70,6 +70,7 @@ pub async fn connect(
     let addresses = resolver.resolve(master).await?;
     let tcp = socket::race(addresses, user_timeout).await?;
     let (local, peer) = (tcp.local_addr().map_err(Failure::io)?, tcp.peer_addr().map_err(Failure::io)?);
+    resolver.connected(master, peer);
     let graceful = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(tcp, graceful.clone()).map_err(Failure::io)?;
     let tls_failure: Arc<OnceLock<Failure>> = Arc::default();

@@ -17,6 +17,16 @@ impl<C: Clock> Driver<C> {
         Session::dial(session, address, self.resolver.clone(), user_timeout, self.config.tls.clone())
     }
 
+    /// The session's address is the one to begin with next time.
+    pub(super) fn served(&self) {
+        // Held while another session is being dialled: then it is not noted, which costs an attempt at the most.
+        if let Some((_, peer)) = self.session.as_ref().and_then(Session::addresses)
+            && let Ok(mut resolver) = self.resolver.try_lock()
+        {
+            resolver.served(peer);
+        }
+    }
+
     pub(super) fn register(&self, will_wait: Duration, spool_id: [u8; 16], report_address: String) -> proto::Register {
         let (config, identity) = (&self.config, &self.identity);
         proto::Register {

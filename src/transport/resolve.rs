@@ -18,6 +18,9 @@ const WAIT: Duration = Duration::from_secs(8);
 /// would never lead anywhere.
 const FRESH: Duration = Duration::from_secs(60);
 
+/// So many masters are remembered; of a longer list the oldest are forgotten, which costs them an attempt.
+const MET_MAX: usize = 16;
+
 type LookUp = JoinHandle<Answer>;
 
 /// And when it came.
@@ -28,10 +31,22 @@ type Answer = (io::Result<Vec<SocketAddr>>, Duration);
 #[derive(Default)]
 pub struct Resolver {
     pending: Option<(MasterAddress, LookUp)>,
+    /// One entry a master.
+    met: Vec<Met>,
+}
+
+/// Where the latest connection to a master led.
+struct Met {
+    master: MasterAddress,
+    peer: SocketAddr,
+    /// A session that works came of it.
+    served: bool,
 }
 
 impl Resolver {
-    /// All addresses, IPv6 and IPv4 in turns, in the order of the system (RFC 8305, section 4).
+    /// All addresses, IPv6 and IPv4 in turns, in the order of the system (RFC 8305, section 4), from the one that
+    /// served last. One that took a connection and made nothing of it is the last of them: who wins the race is not
+    /// yet a master, and would win the next one, too.
     ///
     /// # Errors
     /// `dns` when there is none, or the resolver does not answer within 8 s.
@@ -49,7 +64,30 @@ impl Resolver {
             return Err(failed(&format!("no answer from the resolver within {}s", WAIT.as_secs())));
         };
         let found = found.map_err(|error| failed(&error))?;
-        if found.is_empty() { Err(failed(&"no address")) } else { Ok(in_turns(found)) }
+        if found.is_empty() { Err(failed(&"no address")) } else { Ok(self.best_first(master, in_turns(found))) }
+    }
+
+    /// There is a connection to this address. Whether it is of use is seen later.
+    pub fn connected(&mut self, master: &MasterAddress, peer: SocketAddr) {
+        self.met.retain(|met| met.master != *master);
+        if self.met.len() == MET_MAX {
+            self.met.remove(0);
+        }
+        self.met.push(Met { master: master.clone(), peer, served: false });
+    }
+
+    /// It was: a heartbeat was answered.
+    pub fn served(&mut self, peer: SocketAddr) {
+        self.met.iter_mut().filter(|met| met.peer == peer).for_each(|met| met.served = true);
+    }
+
+    fn best_first(&self, master: &MasterAddress, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        if let Some(met) = self.met.iter().find(|met| met.master == *master)
+            && let Some(place) = addresses.iter().position(|address| *address == met.peer)
+        {
+            addresses.rotate_left(if met.served { place } else { place + 1 });
+        }
+        addresses
     }
 
     async fn look_up(&mut self, master: &MasterAddress) -> io::Result<Vec<SocketAddr>> {
@@ -135,11 +173,38 @@ mod tests {
     async fn a_resolver_that_hangs_is_named() {
         let master = MasterAddress::parse(NAME).expect("an address");
         let hangs = tokio::spawn(std::future::pending());
-        let mut resolver = Resolver { pending: Some((master.clone(), hangs)) };
+        let mut resolver = Resolver { pending: Some((master.clone(), hangs)), ..Resolver::default() };
         let failure = resolver.resolve(&master).await.expect_err("it hangs");
         assert_eq!(failure.reason, LossReason::Dns);
         assert_eq!(failure.detail, "cannot resolve master.invalid: no answer from the resolver within 8s");
         assert!(resolver.pending.is_some(), "it is waited for again");
+    }
+
+    #[test]
+    fn who_took_a_connection_for_nothing_is_last_and_who_served_is_first() {
+        let parse = |text: &str| text.parse::<SocketAddr>().expect("literal");
+        let [a, b, c] = ["[::1]:1", "1.1.1.1:1", "[::2]:1"].map(parse);
+        let [master, other] = [NAME, "other.invalid:1"].map(|name| MasterAddress::parse(name).expect("an address"));
+        let mut resolver = Resolver::default();
+        let order = |resolver: &Resolver| resolver.best_first(&master, vec![a, b, c]);
+        assert_eq!(order(&resolver), [a, b, c]);
+        // Each of them has its turn, whatever becomes of other masters meanwhile.
+        for (peer, next) in [(a, [b, c, a]), (b, [c, a, b]), (c, [a, b, c])] {
+            resolver.connected(&master, peer);
+            resolver.connected(&other, parse("9.9.9.9:1"));
+            assert_eq!(order(&resolver), next);
+        }
+        resolver.connected(&master, b);
+        resolver.served(b);
+        assert_eq!(order(&resolver), [b, c, a]);
+        resolver.connected(&master, b);
+        assert_eq!(order(&resolver), [c, a, b], "it served once, and now it does not");
+        resolver.connected(&master, parse("3.3.3.3:1"));
+        assert_eq!(order(&resolver), [a, b, c], "it is not among the answers any more");
+        for n in 0..100 {
+            resolver.connected(&MasterAddress::parse(&format!("m{n}.invalid:1")).expect("an address"), a);
+        }
+        assert_eq!(resolver.met.len(), MET_MAX);
     }
 
     #[test]

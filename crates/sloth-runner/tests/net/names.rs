@@ -2,13 +2,14 @@
 
 use crate::{
     harness::cases,
+    packet::RST,
     site::{MASTER, PORT, QUICK, Site, lasts, start_master},
     space::Space,
     time::{now, secs, since, stamp},
 };
 use std::{
     fs,
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, TcpListener, UdpSocket},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -19,6 +20,7 @@ cases![
     wrong_answers_and_changed_ones_are_asked_for_anew_at_every_attempt,
     a_dead_first_address_costs_a_quarter_of_a_second,
     ipv6_that_is_broken_costs_a_quarter_of_a_second,
+    a_first_address_that_accepts_and_does_nothing_costs_one_attempt,
 ];
 
 const NAME: &str = "master.example.net";
@@ -173,4 +175,26 @@ fn ipv6_that_is_broken_costs_a_quarter_of_a_second() -> String {
     let took = raced(&["fd09::99", MASTER]);
     assert!((0.25..1.0).contains(&took.as_secs_f64()), "{}", secs(took));
     format!("registered over IPv4 after {}", secs(took))
+}
+
+/// As where IPv6 has a hole for large packets, or one of several balancers has nobody behind it.
+fn a_first_address_that_accepts_and_does_nothing_costs_one_attempt() -> String {
+    let site = Site::new();
+    let names = Names::on(&site.host);
+    // The kernel accepts, nobody reads.
+    let _portal = site.host.inside(|| TcpListener::bind(("10.9.0.2", PORT))).unwrap();
+    names.are(&["10.9.0.2", MASTER]);
+    let start = now();
+    let agent = site.start(&site.host(1), "lady", &address(), &QUICK, Some(&resolv(&site)));
+    let line = agent.line("Cannot connect to master");
+    assert!(line.contains("no answer to the registration within 2s"), "{line}");
+    let first = since(start, agent.when("Agent registered with master"));
+    site.until_status("lady", "Active");
+    // The address that served is the first to be tried after a loss.
+    agent.host.port.forge(RST);
+    let start = agent.when("Lost connection to master");
+    let back = since(start, agent.when("Agent registered with master"));
+    assert_eq!(agent.count("Cannot connect to master"), 1, "{}", agent.running.err.text());
+    assert!(back <= Duration::from_millis(1_500), "{back:?}");
+    format!("registered after {}, 2 s of them that attempt's; after a loss {}", secs(first), secs(back))
 }
