@@ -16,11 +16,48 @@ use std::{
 cases![
     ten_kilobits_a_second_lose_no_heartbeat_behind_megabytes_of_output,
     late_answers_over_a_way_that_loses_a_third_clear_the_failures,
+    routers_that_forget_after_3_30_and_60_seconds_at_the_defaults,
     a_router_that_forgets_sooner_than_the_heartbeat_comes_meets_growing_waits,
     a_router_that_forgets_later_than_the_heartbeat_comes_is_not_noticed,
     a_portal_that_accepts_and_does_nothing_is_no_master,
     a_router_that_resets_what_it_forgot_is_a_loss_at_once,
 ];
+
+fn routers_that_forget_after_3_30_and_60_seconds_at_the_defaults() -> String {
+    let site = Site::new();
+    let agents = [(1, 3), (2, 30), (3, 60)].map(|(n, after)| {
+        let host = site.host(n);
+        host.port.forgets(Duration::from_secs(after), Forgets::Silently);
+        site.agent(&host, &format!("a{n}"), &["reconnect.jitter=0.0"])
+    });
+    let began = Instant::now();
+    let [hasty, patient @ ..] = &agents;
+    // What nobody says anything on for over a minute is not forgotten, either: heartbeats share its connection.
+    let tools = patient.each_ref().map(|agent| {
+        let line = "echo a; sleep 65; echo z";
+        site.tool_started(&["agent", "run", &agent.name, "--shell", line])
+    });
+    // The second heartbeat comes after 5 s, too late; at 15 s intervals from it three go unanswered.
+    let mut last = stamp(&hasty.running.err.text());
+    let (mut found, mut back) = (Vec::new(), Vec::new());
+    for wait in ["5s", "10s"] {
+        let lost = stamp(&hasty.line("Lost connection to master"));
+        found.push(since(last, lost));
+        hasty.line(&format!("Reconnecting to master in {wait}..."));
+        let row = site.until_status(&hasty.name, "Inactive");
+        assert_eq!(row["reason"], "heartbeat_timeout", "{row}");
+        last = hasty.when("Agent registered with master");
+        back.push(since(lost, last));
+    }
+    assert!(found.iter().all(|found| (14.5..=21.0).contains(&found.as_secs_f64())), "{found:?}");
+    lasts_until(began + Duration::from_secs(75));
+    for (agent, tool) in patient.iter().zip(tools) {
+        assert_eq!(tool.done().expect(0).text(), "a\nz\n");
+        agent.was_never_lost();
+        assert_eq!(agent.count("Heartbeat failed"), 0, "{}", agent.running.err.text());
+    }
+    format!("30 s and 60 s: no loss in 75 s; 3 s: lost after {}, back {} later", range(&found), range(&back))
+}
 
 fn a_router_that_forgets_later_than_the_heartbeat_comes_is_not_noticed() -> String {
     let site = Site::new();

@@ -10,7 +10,7 @@ use crate::{
 use std::time::{Duration, Instant};
 
 cases![
-    a_master_stopped_for_half_a_minute_is_lost_and_used_again,
+    a_master_stopped_for_a_minute_is_lost_and_used_again,
     a_master_stopped_for_eight_seconds_is_held,
     a_master_that_is_killed_is_lost_at_once_and_found_again,
     a_master_that_leaves_has_everybody_back_one_after_the_other,
@@ -98,7 +98,7 @@ fn a_master_stopped_for_eight_seconds_is_held() -> String {
     format!("held, {} late heartbeat(s)", agent.count("Heartbeat failed"))
 }
 
-fn a_master_stopped_for_half_a_minute_is_lost_and_used_again() -> String {
+fn a_master_stopped_for_a_minute_is_lost_and_used_again() -> String {
     let site = Site::new();
     let agents = [1, 2].map(|n| site.agent(&site.host(n), &format!("a{n}"), &[]));
     let (began, start) = (Instant::now(), now());
@@ -110,7 +110,7 @@ fn a_master_stopped_for_half_a_minute_is_lost_and_used_again() -> String {
         let after = found.last().unwrap().as_secs_f64();
         assert!((14.5..=20.5).contains(&after), "{after}");
     }
-    lasts_until(began + Duration::from_secs(30));
+    lasts_until(began + Duration::from_secs(60));
     site.master.signal(libc::SIGCONT);
     let up = now();
     let mut back = Vec::new();
@@ -119,8 +119,8 @@ fn a_master_stopped_for_half_a_minute_is_lost_and_used_again() -> String {
         site.until_status(&agent.name, "Active");
         assert_eq!(agent.count("Lost connection"), 1);
     }
-    // max_delay and connection.timeout bound it in general; after half a minute the wait is still short.
-    assert!(back.iter().max().unwrap() <= &Duration::from_secs(15), "{back:?}");
+    // max_delay and connection.timeout bound it in general; after a minute the third wait, of 20 s, is under way.
+    assert!(back.iter().max().unwrap() <= &Duration::from_secs(21), "{back:?}");
     lasts(Duration::from_secs(1));
     for agent in &agents {
         assert_eq!(site.get(&agent.name)["status"], "Active");

@@ -18,6 +18,7 @@ mod boxes;
 mod cable;
 mod ends;
 mod identities;
+mod liars;
 mod masters;
 mod names;
 mod pauses;
@@ -35,5 +36,6 @@ fn main() {
         stores::CASES,
         identities::CASES,
         masters::CASES,
+        liars::CASES,
     ]);
 }

@@ -14,17 +14,17 @@ use std::{
 };
 
 cases![
-    an_agent_that_slept_for_half_a_minute_is_lost_and_soon_back,
+    an_agent_that_slept_for_a_minute_is_lost_and_soon_back,
     an_agent_that_slept_for_eight_seconds_is_held,
     clocks_that_jump_by_a_day_change_nothing,
 ];
 
-fn an_agent_that_slept_for_half_a_minute_is_lost_and_soon_back() -> String {
+fn an_agent_that_slept_for_a_minute_is_lost_and_soon_back() -> String {
     let site = Site::new();
     let agent = site.agent(&site.host(1), "lady", &[]);
     let (began, start) = (Instant::now(), now());
     agent.running.signal(libc::SIGSTOP);
-    lasts_until(began + Duration::from_secs(30));
+    lasts_until(began + Duration::from_secs(60));
     let row = site.get("lady");
     assert_eq!((&row["status"], &row["reason"]), (&"Inactive".into(), &"heartbeat_timeout".into()), "{row}");
     let found = since(start, stamp(row["since"].as_str().unwrap()));
