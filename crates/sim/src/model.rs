@@ -36,6 +36,9 @@ struct Truth {
     stopped: bool,
     shutting_down: bool,
     beat: u64,
+    acked: u64,
+    /// Since the last answer the way is another: nothing was tried over it, so a loss has no wait.
+    rerouted: bool,
 }
 
 /// Every history of `depth` inputs.
@@ -121,6 +124,13 @@ fn give(node: &mut Node, input: Input) -> Result<(), String> {
     let old = matches!(&input, Input::Reply { session, .. } if session.0 != node.truth.session);
     let before = (node.link.state(), node.link.poll_timeout());
     node.truth.shutting_down |= matches!(input, Input::Shutdown);
+    match &input {
+        Input::RouteChanged => node.truth.rerouted |= before.0 == Phase::Active,
+        Input::Reply { reply: Reply::Ack { seq, .. }, .. } if !old && *seq > node.truth.acked => {
+            (node.truth.acked, node.truth.rerouted) = (*seq, false);
+        }
+        _ => {}
+    }
     node.link.handle(node.now, input);
     let mut silent = true;
     while let Some(output) = node.link.poll_output() {
@@ -155,6 +165,7 @@ fn judge(node: &mut Node, output: &Output) -> Result<(), String> {
                 return Err(format!("a second connection, or not the next number: {truth:?}"));
             }
             (truth.session, truth.open, truth.beat) = (session.0, true, 0);
+            (truth.acked, truth.rerouted) = (0, false);
         }
         Output::Close { session, how } => {
             if !truth.open || session.0 != truth.session {
@@ -194,8 +205,12 @@ fn judge_report(now: Duration, truth: &mut Truth, report: &Report) -> Result<(),
             truth.waits = 0;
         }
         Report::Lost { reason, wait, .. } | Report::AttemptFailed { reason, wait, .. } => {
-            let at_once = matches!(reason, LossReason::UnknownAgent | LossReason::NetworkChanged) && wait.is_zero();
-            if at_once {
+            let at_once = match reason {
+                LossReason::UnknownAgent | LossReason::NetworkChanged => true,
+                LossReason::HeartbeatTimeout => truth.rerouted,
+                _ => false,
+            };
+            if at_once && wait.is_zero() {
                 return Ok(());
             }
             if *reason == LossReason::MasterGoodbye {
