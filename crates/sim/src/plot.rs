@@ -46,8 +46,11 @@ fn panel(svg: &mut String, top: f64, title: &str, runs: &[&(Storm, Outcome)]) {
         line(svg, 22.0, y(part) + 4.0, &format!("{:.0} %", part * 100.0));
         line(svg, x(longest * part) - 10.0, bottom + 16.0, &format!("{:.0} s", longest * part));
     }
+    let mut jitters: Vec<f64> = runs.iter().map(|(storm, _)| storm.jitter).collect();
+    jitters.dedup();
     for (index, (storm, outcome)) in runs.iter().enumerate() {
-        let colour = COLOURS[(index / 3) % COLOURS.len()];
+        let place = jitters.iter().position(|jitter| *jitter == storm.jitter).expect("one of them");
+        let colour = COLOURS[place % COLOURS.len()];
         let dashes = match storm.master {
             Master::Paced => "",
             Master::Clairvoyant => " stroke-dasharray=\"7 3\"",

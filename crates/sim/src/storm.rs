@@ -28,6 +28,8 @@ pub enum Master {
 }
 
 impl Master {
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Clairvoyant, Self::Paced];
+
     pub fn word(self) -> &'static str {
         match self {
             Self::Plain => "as they come",
@@ -258,11 +260,11 @@ impl Running {
 }
 
 /// The runs that the plot and the table show.
-pub fn all(links: usize, capacity: u32) -> Vec<(Storm, Outcome)> {
+pub fn all(links: usize, capacity: u32, masters: &[Master]) -> Vec<(Storm, Outcome)> {
     let mut runs = Vec::new();
     for outage in [3, 60, 3_600].map(Duration::from_secs) {
         for jitter in [0.0, 0.2, 1.0] {
-            for master in [Master::Plain, Master::Clairvoyant, Master::Paced] {
+            for &master in masters {
                 let storm = Storm { links, outage, jitter, master, capacity };
                 let outcome = storm.run(1);
                 println!("{}", row(&storm, &outcome));
