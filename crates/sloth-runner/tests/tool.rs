@@ -7,6 +7,7 @@ use proto::{AgentRow, EventRow, OutputStream};
 use scripted::{Master, Script};
 use serde_json::{Value, json};
 use std::{
+    os::fd::{FromRawFd, OwnedFd},
     process::{Output, Stdio},
     time::Duration,
 };
@@ -225,6 +226,44 @@ async fn several_agents_have_their_names_before_each_line_and_a_summary() {
     let (code, out, said) = run(&master, "agent run --label site=b -- ls").await;
     assert_eq!((code, out.as_str()), (1, "lady | one\nlady | two\n"), "one that is found by label is several, too");
     assert_eq!(said, "1/1 done: 1 exited 3 (lady)\n");
+}
+
+/// A terminal: the end that a person sees, and the one that the program has.
+fn terminal() -> (std::fs::File, std::fs::File) {
+    let (mut ours, mut theirs) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: the two numbers are locals, and the rest may be null.
+    assert_eq!(unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, none.cast(), none.cast()) }, 0);
+    // SAFETY: openpty has just made both, and nobody else has them.
+    unsafe { (OwnedFd::from_raw_fd(ours).into(), OwnedFd::from_raw_fd(theirs).into()) }
+}
+
+#[tokio::test]
+async fn a_terminal_shows_how_many_are_done_from_the_beginning() {
+    for (stall_at, parallel, expected) in [(Some(0), 2, "0/3 done, 2 running"), (None, 1, "2/3 done, 1 running")] {
+        let script = Script { stall_at, ..fleet(Outcome::Exited(0)) };
+        let master = Master::start(script).await;
+        let (mut screen, stderr) = terminal();
+        let line = format!("agent run --all --max-parallel {parallel} -- ls");
+        let child = tool(&master.address(), &line).stderr(stderr).spawn().unwrap();
+        let (to, mut seen) = tokio::sync::mpsc::channel(64);
+        // Ends with the program: then nobody has the other end any more.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(count @ 1..) = std::io::Read::read(&mut screen, &mut buffer) {
+                let _ = to.blocking_send(String::from_utf8_lossy(&buffer[..count]).into_owned());
+            }
+        });
+        let mut text = String::new();
+        while !text.contains(expected) {
+            let more = tokio::time::timeout(Duration::from_secs(20), seen.recv()).await;
+            text += &more.ok().flatten().unwrap_or_else(|| panic!("no {expected:?} in {text:?}"));
+        }
+        if stall_at.is_some() {
+            signal(&child, libc::SIGTERM);
+        }
+        ended(child).await;
+    }
 }
 
 #[tokio::test]

@@ -149,6 +149,12 @@ async fn everywhere(
                 (at, run)
             });
         }
+        if !running.is_empty() {
+            writer.progress(match failures {
+                0 => format!("{done}/{total} done, {} running", running.len()),
+                _ => format!("{done}/{total} done, {failures} of them failed, {} running", running.len()),
+            });
+        }
         let Some(joined) = running.join_next().await else { break };
         let (at, run) = joined.expect("these tasks are not aborted, and a panic goes on");
         done += 1;
@@ -161,10 +167,6 @@ async fn everywhere(
                 stop = Some(format!("it failed on {} before (--fail-fast)", run.agent));
             }
         }
-        writer.progress(match failures {
-            0 => format!("{done}/{total} done, {} running", running.len()),
-            _ => format!("{done}/{total} done, {failures} of them failed, {} running", running.len()),
-        });
         let gone = matches!(run.ending, Ending::OutputGone { .. });
         results[at] = Some(run);
         if gone {
@@ -172,6 +174,7 @@ async fn everywhere(
             break;
         }
     }
+    writer.progress(String::new());
     results.into_iter().flatten().collect()
 }
 

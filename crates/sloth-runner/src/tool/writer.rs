@@ -52,7 +52,7 @@ impl Writer {
         let _ = self.queue.send(Part::Notice(line.into())).await;
     }
 
-    /// How far things are, for a terminal. Skipped when there is much else to write.
+    /// How far things are, for a terminal; nothing for nothing more to say. Skipped when there is much else to write.
     pub fn progress(&self, line: String) {
         let _ = self.queue.try_send(Part::Progress(line));
     }
