@@ -312,6 +312,17 @@ async fn a_terminated_tool_leaves_the_command_alone_and_says_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_terminal_is_no_standard_input_that_could_be_unfinished() {
+    let master = Master::start(endless()).await;
+    let (_screen, stdin) = terminal();
+    let mut child = tool(&master.address(), "agent run lady --id x7 -- sleep").stdin(stdin).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 4]).await.unwrap();
+    signal(&child, libc::SIGHUP);
+    let said = String::from_utf8(ended(child).await.stderr).unwrap();
+    assert_eq!(said, "sloth-runner: leaving; it goes on; to look at it: sloth-runner command logs x7 --follow\n");
+}
+
+#[tokio::test]
 async fn a_master_that_hangs_is_told_of_soon_and_said_to_have_taken_nothing_for_certain() {
     // The kernel takes the connection, and nobody reads from it.
     let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -18,7 +18,7 @@ use crate::cli::{Format, RunArgs, Status};
 use proto::{CommandSpec, GetRequest, RunStart};
 use sloth_agent::config::{describe, units::ShowDuration};
 use std::{
-    io,
+    io::{self, IsTerminal},
     os::unix::ffi::{OsStrExt, OsStringExt},
     time::Duration,
 };
@@ -53,7 +53,7 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
             if *ask_to_cancel.borrow() { INTERRUPTED } else { code }
         }
         wish = leave(&mut signals, &ask_to_cancel) => {
-            let fed = !(several || args.no_stdin || args.detach || args.queue);
+            let fed = !(several || args.no_stdin || args.detach || args.queue || io::stdin().is_terminal());
             complain(left(&id, several, fed, tool.master.met(), wish));
             if wish == Wish::Interrupt { INTERRUPTED } else { no_code }
         }
