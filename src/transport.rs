@@ -89,7 +89,7 @@ pub async fn connect(
         .await
         .map_err(|error| Failure::of(&error))?;
     let driver = tokio::spawn(connection);
-    let origin = http::Uri::builder().scheme(scheme).authority(master.to_string()).path_and_query("/").build();
+    let origin = http::Uri::builder().scheme(scheme).authority(master.authority()).path_and_query("/").build();
     let origin = origin.map_err(|error| Failure::protocol(format!("master address {master}: {error}")))?;
     let client = Client::with_origin(Connection { sender }, origin);
     Ok(Dialled { client, local, peer, driver, graceful, tls_failure })

@@ -58,6 +58,13 @@ impl MasterAddress {
         };
         Ok(Self { host: host.to_string(), port })
     }
+
+    /// What HTTP calls it: without the zone of a link-local address, which means something on this host alone and may
+    /// not stand in a URI.
+    pub fn authority(&self) -> String {
+        let host = self.host.split('%').next().unwrap_or_default();
+        Self { host: host.to_string(), port: self.port }.to_string()
+    }
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {
@@ -143,6 +150,16 @@ mod tests {
             ("node_1.example.com:65535", "node_1.example.com", 65535),
         ] {
             assert_eq!(MasterAddress::parse(text), Ok(MasterAddress { host: host.into(), port }), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_zone_is_for_this_host_alone() {
+        for (text, authority) in
+            [("[fe80::1%eth0]:7", "[fe80::1]:7"), ("[::1]:7", "[::1]:7"), ("node_1", "node_1:50050")]
+        {
+            assert_eq!(MasterAddress::parse(text).unwrap().authority(), authority);
+            assert!(authority.parse::<http::uri::Authority>().is_ok(), "{authority}");
         }
     }
 

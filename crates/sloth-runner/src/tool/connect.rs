@@ -1,6 +1,6 @@
 //! The connection to the master, and what it means when it fails.
 
-use super::address::Address;
+use super::{address::Address, zone::Zoned};
 use proto::fleet_client::FleetClient;
 use std::{
     error::Error,
@@ -167,17 +167,20 @@ impl Master {
         if let (number, Some(client)) = &*connection {
             return Ok((*number, client.clone()));
         }
-        let channel = Endpoint::from_shared(format!("http://{}", self.address))
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address.authority()))
             .expect("a checked address makes a URI")
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .connect()
-            .await
-            .map_err(|error| Trouble::Unreachable { address: self.address.clone(), why: cause(&error) })?;
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        let connected = match Zoned::of(&self.address) {
+            Some(zoned) => endpoint.connect_with_connector(zoned).await,
+            None => endpoint.connect().await,
+        };
+        let channel =
+            connected.map_err(|error| Trouble::Unreachable { address: self.address.clone(), why: cause(&error) })?;
         *connection = (connection.0 + 1, Some(Client::new(channel)));
         Ok((connection.0, connection.1.clone().expect("it was just made")))
     }

@@ -20,6 +20,7 @@ mod stdin;
 pub mod table;
 pub mod time;
 pub mod writer;
+mod zone;
 
 pub use agents::{list, table as agent_table};
 pub use commands::quote;

@@ -154,6 +154,13 @@ fn everything_works_over_ipv6() {
     assert_eq!(master.tool(&["agent", "run", "lady", "--", "echo", "six"]).expect(0).text(), "six\n");
     let master_address = master.address.to_string();
     assert!(agent.running.err.text().contains(&format!("registered with master at {master_address}")));
+    // With a zone, as a link-local address has one: it goes to the kernel, and to nobody else.
+    let zoned = format!("[::1%1]:{}", master.address.port());
+    let mut tool = program(master.folder.path());
+    tool.args(["--master", &zoned, "agent", "run", "lady", "--", "echo", "zone"]);
+    assert_eq!(Running::start(tool, Stdio::null()).done().expect(0).text(), "zone\n");
+    let mari = Agent::start(master.folder.path(), "mari", &zoned, &[]);
+    mari.line(&format!("Agent registered with master at {zoned}"));
     master.again();
     agent.line("Agent registered with master");
     let taken = refused(&master.path("other"), &master_address);
