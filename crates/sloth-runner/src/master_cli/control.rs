@@ -36,7 +36,7 @@ struct Status<'a> {
 
 /// Says whether a master runs: 0 if it does, 3 if not, 1 if that cannot be seen.
 pub fn status(state_dir: &Path, format: Format) -> Result<(), i32> {
-    let (running, pid) = match look(state_dir)? {
+    let (running, pid) = match look(state_dir, format)? {
         Holder::Nobody => (false, None),
         Holder::Running(pid) => (true, pid),
     };
@@ -57,11 +57,8 @@ pub fn status(state_dir: &Path, format: Format) -> Result<(), i32> {
 /// Asks the master to end, and waits until it has; 1 if none runs, or it does not end.
 pub fn stop(state_dir: &Path, format: Format) -> Result<(), i32> {
     let shown = state_dir.display();
-    let failed = |text: String| {
-        crate::tool::say(&text);
-        FAILED
-    };
-    let pid = match look(state_dir)? {
+    let failed = |text: String| failed(format, &text);
+    let pid = match look(state_dir, format)? {
         Holder::Nobody => return Err(failed(format!("no master is running (state directory {shown})"))),
         Holder::Running(None) => {
             let text = format!("a master holds {shown}, but its pid does not stand there: end it by hand");
@@ -76,7 +73,7 @@ pub fn stop(state_dir: &Path, format: Format) -> Result<(), i32> {
     }
     let until = boottime() + ENDS_WITHIN;
     while boottime() < until {
-        let message = match look(state_dir)? {
+        let message = match look(state_dir, format)? {
             Holder::Running(Some(other)) if other == pid => {
                 thread::sleep(POLL);
                 continue;
@@ -97,9 +94,16 @@ pub fn stop(state_dir: &Path, format: Format) -> Result<(), i32> {
     Err(failed(format!("the master (pid {pid}) still runs after {limit}s: `kill -KILL {pid}` ends it at once")))
 }
 
-fn look(state_dir: &Path) -> Result<Holder, i32> {
-    FileLock::holder(&lock_file(state_dir)).map_err(|error| {
-        crate::tool::say(&format!("cannot look into {}: {}", state_dir.display(), describe(&error)));
-        FAILED
-    })
+fn look(state_dir: &Path, format: Format) -> Result<Holder, i32> {
+    FileLock::holder(&lock_file(state_dir))
+        .map_err(|error| failed(format, &format!("cannot look into {}: {}", state_dir.display(), describe(&error))))
+}
+
+/// Says why: to people, and to programs that wait for a document.
+fn failed(format: Format, why: &str) -> i32 {
+    if format == Format::Json {
+        crate::tool::print(&json::error(why));
+    }
+    crate::tool::say(why);
+    FAILED
 }

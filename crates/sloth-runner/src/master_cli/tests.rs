@@ -276,6 +276,9 @@ fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
     let again = world.run(&["stop", "--state-dir", &state]);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8(again.stderr).unwrap().contains("no master is running (state directory "));
+    let again = world.run(&["stop", "-o", "json", "--state-dir", &state]);
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(document(again)["error"], format!("no master is running (state directory {state})"));
     let wal = std::fs::metadata(format!("{state}/sloth.db-wal")).map_or(0, |wal| wal.len());
     assert_eq!(wal, 0, "the database is whole in its one file");
     let log = std::fs::read_to_string(world.directory.path().join("master.log")).unwrap();

@@ -3,6 +3,7 @@
 use super::{
     Tool, complain,
     connect::{Master, PATIENCE, Trouble},
+    fail,
     follow::{GOOD, UNANSWERED_MAX},
     json, output_failed, print, say,
     signals::{Signals, Wish},
@@ -27,8 +28,7 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
         // The newest one says where the coming ones begin.
         let newest = EventsRequest { follow: false, last: 1, ..request.clone() };
         if let Err(trouble) = past(&tool.master, newest, |row| request.after_seq = row.seq).await {
-            complain(trouble);
-            return 1;
+            return failed(tool.format, follow, &trouble);
         }
     }
     if !follow {
@@ -40,8 +40,7 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
             Format::Table => text.push_str(&line(&row)),
         });
         if let Err(trouble) = shown.await {
-            complain(trouble);
-            return 1;
+            return failed(tool.format, follow, &trouble);
         }
         if tool.format == Format::Json {
             text = json::document(&rows.iter().map(json::event).collect::<Vec<_>>());
@@ -65,7 +64,11 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
         });
         let code = code.await;
         drop(writer);
-        written.finish().await.map_or_else(|error| output_failed(&error), |()| code)
+        match (written.finish().await, code) {
+            (Err(error), _) => output_failed(&error),
+            (Ok(()), Ok(code)) => code,
+            (Ok(()), Err(trouble)) => failed(tool.format, follow, &trouble),
+        }
     };
     select! {
         code = shown => code,
@@ -74,6 +77,18 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
             Wish::Leave => 1,
         },
     }
+}
+
+/// Says why there are no events, or no more; the exit code.
+fn failed(format: Format, following: bool, trouble: &Trouble) -> i32 {
+    match format {
+        Format::Json if following => {
+            print(&json::error_line(&trouble.to_string()));
+            complain(trouble);
+        }
+        _ => fail(format, &trouble.to_string()),
+    }
+    1
 }
 
 /// Past events, oldest first.
@@ -85,9 +100,15 @@ async fn past(master: &Master, request: EventsRequest, mut show: impl FnMut(Even
     Ok(())
 }
 
-/// Past and coming events, each once, over lost connections. Ends with the exit code when the master says no, cannot be
-/// reached at first, or `show` returns anything but 0.
-pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: impl AsyncFnMut(EventRow) -> i32) -> i32 {
+/// Past and coming events, each once, over lost connections. Ends with the exit code when `show` returns anything but 0.
+///
+/// # Errors
+/// The master says no, or cannot be reached at first.
+pub async fn follow_on(
+    master: &Master,
+    mut request: EventsRequest,
+    mut show: impl AsyncFnMut(EventRow) -> i32,
+) -> Result<i32, Trouble> {
     let (mut answered, mut unanswered, mut failures) = (false, 0, 0);
     loop {
         let began = Instant::now();
@@ -117,15 +138,14 @@ pub async fn follow_on(master: &Master, mut request: EventsRequest, mut show: im
             outcome
         };
         let trouble = match outcome.await {
-            Ok(Some(code)) => return code,
+            Ok(Some(code)) => return Ok(code),
             Ok(None) => master.hung_up(),
             Err(trouble) => trouble,
         };
         unanswered += u32::from(!answered);
         let refused = !answered && matches!(trouble, Trouble::Unreachable { .. });
         if refused || unanswered == UNANSWERED_MAX || !trouble.is_passing() {
-            complain(trouble);
-            return 1;
+            return Err(trouble);
         }
         if let Some(line) = master.say_lost(&trouble) {
             say(&line);

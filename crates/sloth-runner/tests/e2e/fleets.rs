@@ -81,9 +81,14 @@ fn programs_get_a_document_also_when_there_is_no_master() {
         ("agent run --all -- true", 1),
         ("agent list", 1),
         ("agent get a", 1),
+        ("agent delete a", 1),
+        ("agent stop a", 1),
+        ("agent events", 1),
+        ("agent events --follow", 1),
         ("command list", 1),
         ("command get x", 1),
         ("command logs x", 1),
+        ("command logs x --follow", 1),
         ("command cancel x", 1),
     ] {
         let args: Vec<&str> = ["-o", "json"].into_iter().chain(line.split(' ')).collect();
