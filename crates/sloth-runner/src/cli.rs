@@ -5,7 +5,7 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
 };
-use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
+use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
 
 /// Master of a fleet of agents that stay with it, and the tool to work with them
 #[derive(Debug, Parser)]
@@ -46,7 +46,23 @@ where
         let why = "-o json is for answers: what runs here, and the agent's own commands, print text alone";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
+    if let Some(key) = with_two_values(&cli.command) {
+        let why = format!("--label {key} is given two values: all labels must match, and no agent has both");
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
     Ok(cli)
+}
+
+/// The label that nobody can have. It would be looked for by its last value alone.
+fn with_two_values(command: &Command) -> Option<&str> {
+    let labels = match command {
+        Command::Agent(AgentCommand::List { label, .. }) => label,
+        Command::Agent(AgentCommand::Run(args)) => &args.label,
+        _ => return None,
+    };
+    let mut seen = HashMap::new();
+    let mut two_of = |(key, value)| seen.insert(key, value).is_some_and(|before| before != value);
+    labels.iter().map(|(key, value)| (key.as_str(), value)).find(|label| two_of(*label)).map(|(key, _)| key)
 }
 
 fn prints_text_alone(command: &Command) -> bool {
@@ -465,6 +481,8 @@ mod tests {
             "agent run a",
             "agent run a --all -- true",
             "agent run --label k=v --all -- true",
+            "agent run --label k=v --label k=w -- true",
+            "agent list --label k=v --label l=v --label k=w",
             "agent run a --shell ls -- true",
             "agent run a --id a/b -- true",
             "agent run a --id .a -- true",
@@ -483,6 +501,7 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
+        assert_eq!(run_args("agent run --label k=v --label k=v --shell ls").label.len(), 2);
         assert!(run_args("agent run --all --shell ls").command.is_empty());
         assert_eq!(
             run_args("agent run --label k=v=w --label l= -- x").label,
