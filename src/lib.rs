@@ -6,6 +6,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod descriptors;
 pub mod driver;
 pub mod health;
 pub mod logging;

@@ -7,6 +7,7 @@ use crate::{
     agent::{self, StartContext},
     config::{Config, Loaded, Shown},
     daemon::{self, Daemon},
+    descriptors,
     logging::{self, Console, OpenError, Rolling},
     reload::{self, Given, Reload},
     report::Line,
@@ -15,6 +16,9 @@ use crate::{
 };
 
 pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: &str) -> i32 {
+    if in_background {
+        descriptors::close_inherited();
+    }
     let idle = loaded.idle().join(", ");
     let Loaded { config, shown, .. } = loaded;
     let fail = |text: String| {

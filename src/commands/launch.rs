@@ -1,7 +1,7 @@
 //! Starts a command as its specification and the node's owner want it.
 
 use super::{account::Account, group::Group};
-use crate::config;
+use crate::{config, descriptors};
 use proto::CommandSpec;
 use std::{
     collections::BTreeMap,
@@ -212,7 +212,7 @@ fn become_command(identity: Option<&Identity>, dir: &CString) -> io::Result<()> 
             checked(libc::setuid(*uid), AT_USER)?;
         }
         checked(libc::chdir(dir.as_ptr()), AT_DIR)?;
-        close_others();
+        descriptors::close_on_exec();
     }
     Ok(())
 }
@@ -223,27 +223,6 @@ fn checked(result: libc::c_int, stage: i32) -> io::Result<()> {
     }
     let error = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
     Err(io::Error::from_raw_os_error(stage | error))
-}
-
-/// Descriptors that this process inherited are closed in the command; its own are anyway.
-fn close_others() {
-    const CLOSE_RANGE_CLOEXEC: libc::c_long = 4;
-    // SAFETY: marks descriptors; closes nothing before exec.
-    unsafe {
-        if libc::syscall(
-            libc::SYS_close_range,
-            3 as libc::c_long,
-            libc::c_uint::MAX as libc::c_long,
-            CLOSE_RANGE_CLOEXEC,
-        ) == 0
-        {
-            return;
-        }
-        // Before Linux 5.11.
-        for descriptor in 3..4096 {
-            libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
-        }
-    }
 }
 
 fn start_error(error: &io::Error, program: &OsStr, spec: &CommandSpec) -> String {

@@ -3,7 +3,7 @@
 //! The program starts itself again with the same command line. The child has the terminal for its messages until it
 //! listens; then its one line on standard output tells the parent so, which passes it on and ends.
 
-use sloth_agent::logging::Rolling;
+use sloth_agent::{descriptors::close_on_exec, logging::Rolling};
 use std::{
     env,
     io::{self, BufRead, BufReader, Write},
@@ -34,11 +34,14 @@ pub fn detach(log: &Rolling) {
 pub fn start_child() -> io::Result<i32> {
     let mut command = Command::new(env::current_exe()?);
     command.args(env::args_os().skip(1)).env(CHILD, "1").stdin(Stdio::null()).stdout(Stdio::piped());
-    // SAFETY: between fork and exec only setsid is called, which is async-signal-safe.
+    // SAFETY: between fork and exec only system calls are made.
     unsafe {
-        command.pre_exec(|| match libc::setsid() {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
+        command.pre_exec(|| {
+            close_on_exec();
+            match libc::setsid() {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            }
         });
     }
     let mut child = command.spawn()?;

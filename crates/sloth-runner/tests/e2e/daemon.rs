@@ -4,7 +4,7 @@ use crate::fleet::{Done, Master, Running, look, program, until};
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 use tempfile::TempDir;
 
@@ -150,4 +150,34 @@ fn a_master_in_the_background_serves_and_ends_when_it_is_asked_to() {
     master.signal(libc::SIGTERM);
     master.is_gone();
     master.has_logged("master.log", "Shutting down");
+}
+
+/// The same program, started with one more file open: the pipe of its standard output, as number 9.
+fn with_a_file_open(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 9>&1", "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.current_dir(command.get_current_dir().unwrap());
+    shell
+}
+
+#[test]
+fn what_the_starter_had_open_is_not_held_in_the_background() {
+    let folder = TempDir::new().unwrap();
+    let background = |arguments: &[&str], pid: fn(&str) -> Option<&str>| {
+        let mut command = program(folder.path());
+        command.args(arguments);
+        // All that is written to the pipe, so until nobody holds it any more.
+        let said = Running::start(with_a_file_open(&command), Stdio::null()).done().expect(0).text();
+        let pid = pid(&said).unwrap_or_else(|| panic!("{said}"));
+        Background { pid: pid.parse().unwrap(), folder: folder.path().to_owned() }
+    };
+    let master = ["master", "start", "--daemon", "--listen", "127.0.0.1:0", "--state-dir", "m"];
+    let master = background(&master, |said| Some(said.split("as process ").nth(1)?.trim()));
+    let agent = ["agent", "start", "--daemon", "--name", "kei", "--state-dir", "kei", "--master", "127.0.0.1:1"];
+    let agent = background(&agent, |said| said.split("(pid ").nth(1)?.split(')').next());
+    for process in [master, agent] {
+        assert!(look::lives(process.pid));
+        process.signal(libc::SIGTERM);
+        process.is_gone();
+    }
 }
