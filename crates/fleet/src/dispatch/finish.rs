@@ -133,7 +133,8 @@ impl<S: Clone + Eq> Dispatch<S> {
         closed.gaps.clone_from(&command.gaps);
         let whom = Whom { agent: &record.agent, agent_id: record.agent_id, epoch: 0 };
         let word = finish.outcome.word();
-        let event = out.event_about(now, "command.finished", whom, word, format!("command {id}: {word}"));
+        let message = format!("command {id}: {}", in_short(&finish.outcome));
+        let event = out.event_about(now, "command.finished", whom, word, message);
         out.store(vec![Change::PutCommand(closed), event], Then::Finished { id: id.to_owned() });
     }
 
@@ -170,5 +171,13 @@ impl<S: Clone + Eq> Dispatch<S> {
     /// The agent of an unfinished command.
     pub fn agent_of(&self, id: &str) -> Option<AgentId> {
         self.commands.get(id).map(|command| command.record.agent_id)
+    }
+}
+
+/// The word of an outcome, with its number if it has one.
+fn in_short(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Exited(number) | Outcome::Signaled(number) => format!("{} {number}", outcome.word()),
+        _ => outcome.word().to_owned(),
     }
 }

@@ -148,6 +148,7 @@ fn json_has_the_documented_fields_and_no_others() {
         let text = answer[time].as_str().unwrap();
         assert!(text.len() == "2026-01-02T03:04:05.678Z".len() && text.ends_with('Z'), "{text}");
     }
+    assert_eq!(master.events("lady", "command.finished")[0]["message"], "command x: exited 3");
     let command = master.json(&["command", "get", "x"]);
     assert_eq!(keys(&command), sorted(COMMAND));
     let (code, answer) = run("another content");
