@@ -18,7 +18,8 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::sync::{mpsc, watch};
 
 fn tool(address: &str) -> connect::Master {
-    let waits = Waits { first: Duration::from_millis(1), longest: Duration::from_millis(10) };
+    let ms = Duration::from_millis;
+    let waits = Waits { first: ms(1), longest: ms(10), quiet: ms(20) };
     connect::Master::new(Address::parse(address).unwrap(), waits)
 }
 
@@ -239,6 +240,49 @@ async fn output_that_the_master_has_lost_is_missed_once_and_said() {
     assert_eq!((ending.exit_code(), probe.stdout.as_slice()), (0, &b"abc"[..]));
     assert_eq!(probe.notices.last().unwrap(), "the last 7 bytes of output are missing on the master");
     assert_eq!(master.seen(|script| script.starts.len()), 2);
+}
+
+/// Brings the agent back as soon as it is said to be away, and goes on then.
+struct Patient<'a>(&'a Master, Vec<String>);
+
+impl Output for Patient<'_> {
+    async fn piece(&mut self, _: Piece) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    async fn notice(&mut self, line: String) {
+        self.1.push(line);
+        let mut script = self.0.script.lock().unwrap();
+        script.agents[0].status = "Active".to_owned();
+        script.stall_at = None;
+        if self.1.len() == 2 {
+            script.outcome = Some(link::Outcome::Exited(0));
+            self.0.proxy.cut();
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_command_is_told_when_its_agent_is_away_and_when_it_is_back() {
+    let lady = |status: &str| proto::AgentRow {
+        name: "lady".to_owned(),
+        status: status.to_owned(),
+        reason: "stream_closed".to_owned(),
+        since_unix_ms: 1_000,
+        ..proto::AgentRow::default()
+    };
+    let logs = Call::Logs { id: "c1".into(), follow: true };
+    for (call, status) in [(call(0, false), "Inactive"), (logs, "Stopped")] {
+        let output = vec![(OutputStream::Stdout, b"one".to_vec())];
+        let master =
+            Master::start(Script { output, stall_at: Some(0), agents: vec![lady(status)], ..Script::default() }).await;
+        let mut patient = Patient(&master, Vec::new());
+        let ending = followed(&master, call, None, &mut patient).await;
+        assert!(matches!(ending, Ending::Finished(_)), "{ending:?}");
+        let away =
+            format!("agent lady is {status} since 1970-01-01T00:00:01.000Z (stream_closed): waiting for its return");
+        assert_eq!(patient.1[..2], [away, "agent lady is back".to_owned()]);
+    }
 }
 
 #[tokio::test]

@@ -51,6 +51,13 @@ pub async fn stop(tool: &Tool, name: String) -> i32 {
     show_answer(tool.format, reply, |reply| message(tool.format, &reply.message))
 }
 
+/// How it is away, since when and why; none: it is Active.
+pub fn away(row: &AgentRow) -> Option<String> {
+    let since = rfc3339(row.since_unix_ms).unwrap_or_default();
+    let [name, status, reason] = [&row.name, &row.status, &row.reason].map(|text| printable(text));
+    (row.status != Status::Active.word()).then(|| format!("agent {name} is {status} since {since} ({reason})"))
+}
+
 /// The table of `agent list`.
 pub fn table(rows: &[AgentRow], now_unix_ms: u64) -> Table {
     let mut table = Table::new(&["NAME", "STATUS", "ADDRESS", "VERSION", "LAST HEARTBEAT", "REASON"]);

@@ -46,11 +46,13 @@ pub struct Master {
 pub struct Waits {
     pub first: Duration,
     pub longest: Duration,
+    /// When nothing comes of a command for so long, its agent is looked at.
+    pub quiet: Duration,
 }
 
 impl Default for Waits {
     fn default() -> Self {
-        Self { first: Duration::from_millis(250), longest: Duration::from_secs(5) }
+        Self { first: Duration::from_millis(250), longest: Duration::from_secs(5), quiet: Duration::from_secs(5) }
     }
 }
 

@@ -1,15 +1,19 @@
 //! One command, followed to its end over as many connections as that takes.
 
 use super::{
+    agents,
     connect::{Client, Master, PATIENCE, Trouble},
     ending::Ending,
     output::Output,
     resume::{Piece, Position, STDIN_CHUNKS, StdinWindow},
+    table::printable,
     writer::Gone,
 };
 use crate::clock::sleep;
 use bytes::Bytes;
-use proto::{CancelRequest, CommandRow, LogsRequest, RunReply, RunRequest, RunStart, run_reply, run_request};
+use proto::{
+    CancelRequest, CommandRow, GetRequest, LogsRequest, RunReply, RunRequest, RunStart, run_reply, run_request,
+};
 use std::{io, pin::Pin, time::Duration};
 use tokio::{
     select,
@@ -56,8 +60,18 @@ pub async fn follow(
 ) -> Ending {
     let position = Position::default();
     let stdin = stdin.map(|reader| Stdin { window: StdinWindow::default(), reader, may_send: false });
-    let mut follow =
-        Follow { master, call, position, stdin, output, row: None, answered: false, end_seen_at: None, gap: None };
+    let mut follow = Follow {
+        master,
+        call,
+        position,
+        stdin,
+        output,
+        row: None,
+        answered: false,
+        end_seen_at: None,
+        gap: None,
+        agent_away: false,
+    };
     follow.run(cancel).await
 }
 
@@ -74,6 +88,8 @@ struct Follow<'a, O> {
     end_seen_at: Option<Position>,
     /// A gap that may still grow: a long one comes in many pieces, and is told once.
     gap: Option<(u64, u64)>,
+    /// That the command's agent is away has been told.
+    agent_away: bool,
 }
 
 struct Stdin {
@@ -265,6 +281,7 @@ impl<O: Output> Follow<'_, O> {
                         )));
                     }
                 }
+                () = sleep(self.master.waits().quiet) => self.look_after_agent().await,
             }
         }
     }
@@ -285,6 +302,11 @@ impl<O: Output> Follow<'_, O> {
                 self.row = Some(Box::new(row));
             }
             run_reply::Kind::Output(chunk) => {
+                if self.agent_away
+                    && let Some(row) = &self.row
+                {
+                    self.tell_back(row.agent.clone()).await;
+                }
                 for piece in self.position.take(chunk) {
                     if self.show(piece).await.is_err() {
                         let stdin_unfinished = self.stdin.as_ref().is_some_and(|stdin| !stdin.window.is_finished());
@@ -301,6 +323,28 @@ impl<O: Output> Follow<'_, O> {
         }
         let row = self.row.as_ref()?;
         (row.outcome.is_some() && self.position.offset() >= row.output_bytes).then(|| self.finished())
+    }
+
+    /// Nothing has come for a while. Whoever waits is told when that is because the agent is lost, and when it is back.
+    async fn look_after_agent(&mut self) {
+        let Some(row) = &self.row else { return };
+        let name = row.agent.clone();
+        let call = self.master.call(async |mut client: Client| client.get(GetRequest { name }).await);
+        // What goes wrong here goes wrong for what is followed as well, which says so.
+        let Ok(Ok(agent)) = timeout(GOOD, call).await else { return };
+        match agents::away(&agent) {
+            Some(away) if !self.agent_away => {
+                self.agent_away = true;
+                self.output.notice(format!("{away}: waiting for its return")).await;
+            }
+            None if self.agent_away => self.tell_back(agent.name).await,
+            _ => {}
+        }
+    }
+
+    async fn tell_back(&mut self, agent: String) {
+        self.agent_away = false;
+        self.output.notice(format!("agent {} is back", printable(&agent))).await;
     }
 
     async fn show(&mut self, piece: Piece) -> Result<(), Gone> {

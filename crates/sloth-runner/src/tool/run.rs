@@ -1,7 +1,7 @@
 //! `sloth-runner agent run`: on one agent. [`super::many`] has several.
 
 use super::{
-    Tool, complain,
+    Tool, agents, complain,
     connect::Master,
     ending::{Ending, INTERRUPTED, NO_CODE, without_output},
     follow::{Call, follow},
@@ -10,11 +10,9 @@ use super::{
     say,
     signals::{Signals, Wish},
     stdin,
-    table::printable,
-    time::rfc3339,
     writer::{self, Writer},
 };
-use crate::cli::{Format, RunArgs, Status};
+use crate::cli::{Format, RunArgs};
 use proto::{CommandSpec, GetRequest, RunStart};
 use sloth_agent::config::{describe, units::ShowDuration};
 use std::{
@@ -191,13 +189,9 @@ pub async fn say_away(master: &Master, agent: &str, patience: Duration, writer: 
     let name = agent.to_owned();
     // Where this fails the run itself says why.
     let Ok(row) = master.call(async move |mut client| client.get(GetRequest { name }).await).await else { return };
-    if row.status != Status::Active.word() {
-        let since = rfc3339(row.since_unix_ms).unwrap_or_default();
-        let (status, reason) = (printable(&row.status), printable(&row.reason));
+    if let Some(away) = agents::away(&row) {
         let patience = ShowDuration(patience);
-        let line =
-            format!("agent {agent} is {status} since {since} ({reason}): waiting up to {patience} for its return");
-        writer.notice(line).await;
+        writer.notice(format!("{away}: waiting up to {patience} for its return")).await;
     }
 }
 
