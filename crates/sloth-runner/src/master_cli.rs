@@ -333,10 +333,12 @@ impl Shutdown {
 fn take_state_dir(directory: &Path) -> Result<FileLock, String> {
     let shown = directory.display();
     let fails = |what: &str, error: &io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::StorageFull => "make room there",
+            _ => "let this user write it",
+        };
         let error = describe(error);
-        format!(
-            "cannot {what} the state directory {shown}: {error}; let this user write it, or name another with --state-dir"
-        )
+        format!("cannot {what} the state directory {shown}: {error}; {remedy}, or name another with --state-dir")
     };
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| fails("make", &error))?;

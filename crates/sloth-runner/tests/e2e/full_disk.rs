@@ -1,7 +1,7 @@
 //! The master's disk is full: what it cannot keep stays with the agent.
 
-use crate::fleet::{Master, needs, until};
-use std::{ffi::CString, io, os::unix::ffi::OsStrExt, path::Path, path::PathBuf, ptr};
+use crate::fleet::{Master, Running, needs, program, until};
+use std::{ffi::CString, fs, io, os::unix::ffi::OsStrExt, path::Path, path::PathBuf, process::Stdio, ptr};
 
 /// A file system of its own, so small that it is soon full. Gone when this is dropped.
 struct SmallDisk(PathBuf);
@@ -58,4 +58,23 @@ fn output_that_a_full_disk_does_not_take_is_told_and_arrives_once_there_is_room(
     assert!(done.stdout == expected.as_bytes(), "{} bytes", done.stdout.len());
     assert_eq!(master.until_finished("big")["gaps"], serde_json::json!([]));
     assert_eq!(master.events("lady", "command.output_failed").len(), 1, "once an outage");
+}
+
+#[test]
+fn a_master_whose_state_directory_is_full_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::on(folder.path(), "16k");
+    if !needs("right to mount a file system", disk.is_some()) {
+        return;
+    }
+    assert_eq!(fs::write(folder.path().join("fill"), [0; 32 << 10]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    let state = folder.path().join("state");
+    let mut command = program(folder.path());
+    command.args(["master", "start", "--listen", "127.0.0.1:0", "--state-dir"]).arg(&state);
+    let expected = format!(
+        "cannot start the master: cannot lock the state directory {}: no space left on device; make room there, or name \
+         another with --state-dir\n",
+        state.display()
+    );
+    assert_eq!(Running::start(command, Stdio::null()).done().expect(1).stderr, expected);
 }
