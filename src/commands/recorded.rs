@@ -188,6 +188,11 @@ impl Commands {
 
     /// Writes down what has waited too long for the master.
     pub(super) fn spill(&mut self) {
+        if self.spool.is_behind() {
+            // Copies that wait for the disk have no limit of their own.
+            self.spill_at = Some(tokio::time::Instant::now() + SPILL_AFTER);
+            return;
+        }
         self.spill_at = None;
         self.pool.look_again();
         let mut later = false;

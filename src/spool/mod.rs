@@ -144,6 +144,11 @@ impl Spool {
         self.running.is_none() && self.batch.is_empty() && self.log_lines.is_empty()
     }
 
+    /// The disk is slower than what it is given: output waits for a batch that is under way.
+    pub fn is_behind(&self) -> bool {
+        self.running.is_some() && !self.batch.outputs.is_empty()
+    }
+
     /// The disk hangs.
     pub fn is_stuck(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.since.elapsed() >= STUCK_AFTER)

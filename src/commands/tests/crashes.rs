@@ -208,6 +208,37 @@ async fn a_sync_that_takes_long_delays_the_promise_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_disk_that_hangs_is_not_given_more_and_more() {
+    let disk = FaultyDisk::default();
+    let mut rig = rig_on(&disk).await.unwrap();
+    rig.run("runs", shell("while :; do echo x; sleep 0.005; done"));
+    let end = |rig: &Rig| {
+        let entry = rig.commands.entries.get("runs").filter(|entry| entry.on_disk);
+        entry.and_then(|entry| entry.held.as_ref()).map_or(0, |held| held.output_end())
+    };
+    let says_more = async |rig: &mut Rig| {
+        let before = end(rig);
+        while end(rig) == before {
+            let _ = tokio::time::timeout(Duration::from_millis(20), rig.commands.next(true)).await;
+        }
+    };
+    says_more(&mut rig).await;
+    disk.hold(true);
+    rig.run("waits", argv(["true"]));
+    for _ in 0..30 {
+        says_more(&mut rig).await;
+        rig.commands.spill();
+    }
+    let before = disk.counts().0;
+    disk.hold(false);
+    while !rig.commands.spool.is_idle() {
+        let _ = tokio::time::timeout(Duration::from_millis(20), rig.commands.next(true)).await;
+    }
+    let changes = disk.counts().0 - before;
+    assert!((1..15).contains(&changes), "{changes} changes waited for the disk");
+}
+
+#[tokio::test]
 async fn output_that_no_master_took_is_whole_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let (file, noise) = noise_file(dir.path(), 200_000, 11);
