@@ -13,9 +13,9 @@ use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, time::Du
     name = "sloth-runner",
     version,
     after_help = "\
-Exit codes: 0 done, 1 failed, 2 usage, 3 not running (`master status`, `agent status`, `agent reconnect`),
-130 after Ctrl-C. `agent run` on one agent ends with the command's own code, 128+n for signal n, 255 where there is
-no code."
+Exit codes: 0 done, 1 failed, 2 usage, 3 not running (`master status`, `agent status`,
+`agent reconnect`), 130 after Ctrl-C. `agent run` on one agent ends with the command's own code,
+128+n for signal n, 255 where there is no code."
 )]
 pub struct Cli {
     /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else localhost:50050]
@@ -463,6 +463,14 @@ mod tests {
             let cli = parse(line).unwrap();
             assert_eq!((cli.master.as_deref(), cli.output), (Some("a:1"), Format::Json), "{line}");
         }
+    }
+
+    #[test]
+    fn the_help_breaks_no_line_twice() {
+        // What is longer than clap's 100 columns is broken once more, wherever that is.
+        let after = definition().get_after_help().unwrap().to_string();
+        let longest = after.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(100), "{longest:?}");
     }
 
     #[test]
