@@ -6,7 +6,7 @@ use crate::{
     config::{self, Config, describe},
     daemon::ORPHANED,
     driver::{Driver, Identity, Keeper, Signal, Status},
-    health,
+    health, helper,
     logging::{self, Console, Rolling, utc::Utc},
     node::Disk,
     notify::Notifier,
@@ -23,13 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Helper threads, for what blocks: one may hang in a resolver, one is for the disk.
-const HELPERS: usize = 2;
-
-/// … and so long they stay after their last work.
-const HELPER_IDLE: Duration = Duration::from_secs(1);
-
-/// After the goodbye, so long for helper threads that hang.
+/// After the goodbye, so long for a helper thread that hangs.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
 
 /// What an agent is started with, beside its configuration.
@@ -62,12 +56,7 @@ pub fn run(config: Config, context: StartContext) -> i32 {
         );
         return 1;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(HELPERS)
-        .thread_keep_alive(HELPER_IDLE)
-        .build();
-    let runtime = match runtime {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             log::error!("cannot start: {}", describe(&error));
@@ -76,7 +65,7 @@ pub fn run(config: Config, context: StartContext) -> i32 {
     };
     // On a task of its own: what wakes the future of block_on goes through an eventfd each time.
     let ended = runtime.block_on(async { tokio::spawn(serve(config, context)).await });
-    runtime.shutdown_timeout(EXIT_GRACE);
+    drop(runtime);
     match ended {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
@@ -215,7 +204,7 @@ impl Files {
             while changed.changed().await.is_ok() {
                 let Kept { epoch, status, takes_pid } = changed.borrow_and_update().clone();
                 let pid_is_due = takes_pid && !std::mem::replace(&mut has_pid, takes_pid);
-                let writing = tokio::task::spawn_blocking(move || {
+                let writing = helper::spawn(move || {
                     if pid_is_due && let Err(why) = state.write_pid() {
                         log::warn!("cannot write the pid file: {why}: `stop` will not find this agent");
                     }

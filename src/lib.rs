@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod descriptors;
 pub mod driver;
 pub mod health;
+pub mod helper;
 pub mod logging;
 pub mod node;
 pub mod notify;

@@ -79,7 +79,7 @@ impl Reload {
             return false;
         }
         let given = self.given.clone();
-        self.reading = Some(tokio::task::spawn_blocking(move || given.load()));
+        self.reading = Some(crate::helper::spawn(move || given.load()));
         true
     }
 

@@ -254,7 +254,7 @@ fn said(mut text: String) -> String {
 async fn connector(tls: Tls) -> Result<tls::Connector, Failure> {
     let loading = async {
         let one_at_a_time = LOADING.acquire().await;
-        tokio::task::spawn_blocking(move || {
+        crate::helper::spawn(move || {
             let _until_read = one_at_a_time;
             tls::Connector::load(&tls)
         })

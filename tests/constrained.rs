@@ -270,6 +270,49 @@ async fn with_too_few_open_files_to_start_it_says_so() {
     assert_eq!(agent.count(expected), 1, "{:#?}", agent.log);
 }
 
+#[tokio::test]
+async fn where_a_program_has_taken_all_processes_it_waits_for_one_and_keeps_its_link() {
+    // Nobody else's, and not root, who is above such a limit.
+    let user = 1_000_000 + std::process::id();
+    let done_as = |mut command: std::process::Command| {
+        std::os::unix::process::CommandExt::gid(&mut command, user);
+        std::os::unix::process::CommandExt::uid(&mut command, user);
+        command.output().is_ok_and(|done| done.status.success())
+    };
+    let mut trial = common::program();
+    trial.arg("--version");
+    if !needs("right to become another user", done_as(trial)) {
+        return;
+    }
+    // Whoever may change it is the user itself.
+    let limit_processes = |agent: &Agent, most: &str| {
+        let mut prlimit = std::process::Command::new("prlimit");
+        prlimit.args(["--pid", &agent.pid().to_string(), &format!("--nproc={most}:")]);
+        assert!(done_as(prlimit));
+    };
+    let state = folder();
+    std::os::unix::fs::chown(state.path(), Some(user), Some(user)).expect("we are root");
+    let gate = state.path().join("gate");
+    let mut master = Master::start().await;
+    let mut agent = Agent::start_as(state, &master.address(), &[], |command| {
+        command.uid(user).gid(user);
+    });
+    let mut session = master.active(1).await;
+    session.send(run("runs", &format!("until [ -e {} ]; do sleep 0.02; done; exit 3", gate.display()))).await;
+    agent.line("Command runs started").await;
+    limit_processes(&agent, "1");
+    std::fs::write(gate, "").expect("our own folder");
+    session.send(run("comes", "exit 4")).await;
+    // The node's status, which a helper looks for, is due among them.
+    beats(&mut session, 15).await;
+    agent.line("There is no thread to be had").await;
+    limit_processes(&agent, "1000");
+    agent.line("Command comes exited with code 4").await;
+    assert_eq!(agent.count("Command runs exited with code 3"), 1);
+    beats(&mut session, 3).await;
+    was_steady(&agent);
+}
+
 const SLOW_SYNC: &str = "
 #include <unistd.h>
 int fsync(int fd) { sleep(3); return 0; }

@@ -201,7 +201,7 @@ impl Spool {
             let logged = log.as_mut().filter(|_| !lines.is_empty()).map_or(Ok(()), |log| log.write(&lines));
             Outcome { store, log, logged }
         };
-        let task = tokio::task::spawn_blocking(write);
+        let task = crate::helper::spawn(write);
         self.running = Some(Running { task, waiting: mem::take(&mut self.waiting), since: Instant::now() });
         true
     }

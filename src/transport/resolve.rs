@@ -108,7 +108,7 @@ impl Resolver {
         let (_, task) = self.pending.get_or_insert_with(|| {
             let name = (master.host.clone(), master.port);
             let look_up = move || (std::net::ToSocketAddrs::to_socket_addrs(&name).map(Iterator::collect), boottime());
-            (master.clone(), tokio::task::spawn_blocking(look_up))
+            (master.clone(), crate::helper::spawn(look_up))
         });
         let found = task.await;
         self.pending = None;

@@ -139,10 +139,13 @@ impl Agent {
         assert!(written.await.is_ok(), "{} never held {what:?}", path.display());
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("still running")
+    }
+
     pub fn signal(&self, signal: i32) {
-        let pid = self.child.id().expect("still running");
         // SAFETY: a signal to a child that has not been waited for.
-        let done = unsafe { libc::kill(pid as i32, signal) };
+        let done = unsafe { libc::kill(self.pid() as i32, signal) };
         assert_eq!(done, 0);
     }
 
