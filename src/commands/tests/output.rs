@@ -125,3 +125,28 @@ async fn a_master_that_lost_acknowledged_output_is_told_that_it_is_gone() {
     rig.commands.finished_ack("a");
     assert!(rig.commands.is_idle() && rig.commands.entries.is_empty() && rig.commands.specs == 0);
 }
+
+#[tokio::test]
+async fn a_command_that_says_nothing_for_a_day_is_heard_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("gate");
+    let line = format!("echo a; until [ -e {} ]; do sleep 0.02; done; cat; echo z; exit 4", gate.display());
+    let mut rig = Rig::new(config()).await;
+    // With an input that stays open its call does, too.
+    for (id, spec) in [("silent", shell(&line)), ("listens", with_stdin(shell(&line)))] {
+        rig.run(id, spec);
+        assert_eq!(rig.first_line(id).await, "a");
+    }
+    tokio::time::pause();
+    for _ in 0..24 {
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        let _ = tokio::time::timeout(Duration::from_secs(60), rig.commands.next(true)).await;
+    }
+    tokio::time::resume();
+    assert_eq!(rig.commands.held().iter().filter(|held| held.state() == held_command::State::Running).count(), 2);
+    fs::write(gate, "").unwrap();
+    assert_eq!(rig.text("silent").await, "a\nz\n");
+    assert_eq!(rig.outcome("silent").await, Outcome::Exited(4));
+    rig.commands.cancel("listens");
+    assert_eq!(rig.outcome("listens").await, Outcome::Cancelled);
+}
