@@ -10,6 +10,7 @@ mod control;
 mod crash;
 mod daemon;
 mod demo;
+mod every_change;
 mod fleets;
 mod full_disk;
 mod goodbye;

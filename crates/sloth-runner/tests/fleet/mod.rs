@@ -12,6 +12,7 @@ pub use running::{Done, Running};
 use proxy::Proxy;
 use serde_json::Value;
 use std::{
+    ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -40,13 +41,19 @@ pub struct Master {
     pub folder: TempDir,
     pub address: SocketAddr,
     pub running: Running,
+    /// Of its next process, beside what it inherits.
+    pub env: Env,
 }
+
+pub type Env = Vec<(&'static str, OsString)>;
 
 /// An agent in a folder of its own, below the master's.
 pub struct Agent {
     pub name: String,
     pub running: Running,
     pub state: PathBuf,
+    /// As a master's.
+    pub env: Env,
     folder: PathBuf,
     args: Vec<String>,
 }
@@ -62,15 +69,16 @@ impl Master {
 
     pub fn on(address: SocketAddr) -> Self {
         let folder = TempDir::new().unwrap();
-        let running = Self::spawn(folder.path(), address);
-        let mut master = Self { folder, address, running };
+        let running = Self::spawn(folder.path(), address, &Env::new());
+        let mut master = Self { folder, address, running, env: Env::new() };
         master.address = master.is_up();
         master
     }
 
-    fn spawn(folder: &Path, address: SocketAddr) -> Running {
+    fn spawn(folder: &Path, address: SocketAddr, env: &Env) -> Running {
         let state = folder.join("master");
         let mut command = program(folder);
+        command.envs(env.iter().map(|(key, value)| (key, value)));
         command.args(["master", "start", "--listen", &address.to_string(), "--state-dir"]).arg(state);
         Running::start(command, Stdio::null())
     }
@@ -89,7 +97,7 @@ impl Master {
     /// On the same address and database.
     pub fn again(&mut self) {
         self.running.kill();
-        self.running = Self::spawn(self.folder.path(), self.address);
+        self.running = Self::spawn(self.folder.path(), self.address, &self.env);
         self.is_up();
     }
 
@@ -176,20 +184,20 @@ impl Agent {
         let own = ["agent", "start", "--name", name, "--master", master, "--state-dir", state_dir];
         let quick = QUICK.iter().flat_map(|setting| ["--set", *setting]);
         let args: Vec<String> = own.into_iter().chain(quick).chain(args.iter().copied()).map(str::to_owned).collect();
-        let running = Self::spawn(folder, &args);
-        Self { name: name.to_owned(), running, state, folder: folder.to_owned(), args }
+        let running = Self::spawn(folder, &args, &Env::new());
+        Self { name: name.to_owned(), running, state, env: Env::new(), folder: folder.to_owned(), args }
     }
 
-    fn spawn(folder: &Path, args: &[String]) -> Running {
+    fn spawn(folder: &Path, args: &[String], env: &Env) -> Running {
         let mut command = program(folder);
-        command.args(args);
+        command.args(args).envs(env.iter().map(|(key, value)| (key, value)));
         Running::start(command, Stdio::null())
     }
 
     /// Once more, with the same command line.
     pub fn again(&mut self) {
         self.running.kill();
-        self.running = Self::spawn(&self.folder, &self.args);
+        self.running = Self::spawn(&self.folder, &self.args, &self.env);
     }
 
     /// The next line of its log with this text.
