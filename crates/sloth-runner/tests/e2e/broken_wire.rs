@@ -3,7 +3,9 @@
 use crate::fleet::{Cable, Master, Running, Wire, program, until};
 use std::{
     fs,
-    process::Stdio,
+    io::{BufWriter, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -43,11 +45,26 @@ struct Breaking {
 
 impl Breaking {
     fn start(cable: Arc<Cable>, every: Duration) -> Self {
+        Self::after(cable, move || every)
+    }
+
+    /// After times up to so long, drawn from a seed.
+    fn at_random(cable: Arc<Cable>, longest: Duration, seed: u64) -> Self {
+        let mut state = seed.max(1);
+        Self::after(cable, move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            Duration::from_millis(state % longest.as_millis() as u64)
+        })
+    }
+
+    fn after(cable: Arc<Cable>, mut pause: impl FnMut() -> Duration + Send + 'static) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let ends = over.clone();
         let thread = std::thread::spawn(move || {
             for breaks in 0.. {
-                std::thread::sleep(every);
+                std::thread::sleep(pause());
                 if ends.load(Ordering::Relaxed) {
                     return breaks;
                 }
@@ -107,6 +124,90 @@ fn fifty_megabytes_arrive_whole_over_wires_that_break_on_both_sides_of_the_maste
     // What is kept is the same.
     let kept = master.tool_started(&["command", "logs", "x"]);
     assert!(kept.out.all() == noise && kept.err.all() == noise);
+}
+
+/// Output of this size arrives with its checksum over wires on both sides of the master that break at random. How often
+/// they broke, and how long it took.
+fn arrives_whole(bytes: usize, longest: Duration, seed: u64) -> ((usize, usize), Duration) {
+    let master = Master::start();
+    let (to_agent, to_tool) = (Arc::new(Cable::to(&master)), Arc::new(Cable::to(&master)));
+    let quick = ["--set", "reconnect.initial_delay=\"20ms\"", "--set", "reconnect.max_delay=\"100ms\""];
+    let agent = crate::fleet::Agent::start(master.folder.path(), "lady", &to_agent.address(), &quick);
+    agent.line("Agent registered with master");
+    master.until_status("lady", "Active");
+    write_noise(&master.path("noise"), bytes);
+    let sum = |input: Stdio| Command::new("sha256sum").stdin(input).stdout(Stdio::piped()).spawn().unwrap();
+    let sent = sum(fs::File::open(master.path("noise")).unwrap().into());
+    let dir = master.folder.path().to_str().unwrap();
+    let began = Instant::now();
+    let mut tool = program(master.folder.path())
+        .args([
+            "--master",
+            &to_tool.address(),
+            "agent",
+            "run",
+            "lady",
+            "-n",
+            "--id",
+            "x",
+            "--dir",
+            dir,
+            "--",
+            "cat",
+            "noise",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let came = sum(tool.stdout.take().unwrap().into());
+    // The wires break once the command is known: one that its master never heard of is the tool's to ask for again.
+    until("the master has it", || (master.tool(&["command", "get", "x"]).code == 0).then_some(()));
+    let breaking = (Breaking::at_random(to_agent, longest, seed), Breaking::at_random(to_tool, longest, seed ^ 0x5555));
+    let text = |child: Child| String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    let (sent, came) = (text(sent), text(came));
+    assert!(tool.wait().unwrap().success());
+    let (took, breaks) = (began.elapsed(), (breaking.0.end(), breaking.1.end()));
+    assert_eq!(sent, came, "{bytes} bytes, seed {seed}");
+    let row = master.json(&["command", "get", "x"]);
+    assert_eq!((&row["output_bytes"], row["gaps"].as_array().map(Vec::len)), (&bytes.into(), Some(0)), "{row}");
+    (breaks, took)
+}
+
+fn write_noise(path: &Path, bytes: usize) {
+    let mut file = BufWriter::new(fs::File::create(path).unwrap());
+    let mut left = bytes;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    while left > 0 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let word = state.to_le_bytes();
+        file.write_all(&word[..left.min(8)]).unwrap();
+        left -= left.min(8);
+    }
+    file.flush().unwrap();
+}
+
+#[test]
+fn output_of_any_size_arrives_with_its_checksum_over_wires_that_break_at_random() {
+    let seed = u64::from(std::process::id());
+    let mut breaks = 0;
+    for bytes in [0, 1, 65_535, 65_536, 65_537, 16_777_217, 40_000_000] {
+        let (broke, _) = arrives_whole(bytes, Duration::from_millis(300), seed);
+        breaks += broke.0;
+    }
+    assert!(breaks > 0, "nothing was tried");
+}
+
+#[test]
+#[ignore = "takes a minute or more, and 2 GB of room"]
+fn a_gigabyte_arrives_with_its_checksum_over_wires_that_break_at_random() {
+    let seed = u64::from(std::process::id());
+    let (breaks, took) = arrives_whole(1_000_000_000, Duration::from_secs(2), seed);
+    eprintln!("seed {seed}: the wires broke {breaks:?} times in {took:?}");
+    assert!(breaks.0 >= 5 && breaks.1 >= 5, "{breaks:?}");
 }
 
 /// Standard error without the lines in which the tool tells of the wire: they stand between the bytes of the command.
