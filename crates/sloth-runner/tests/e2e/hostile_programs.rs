@@ -4,6 +4,7 @@ use crate::fleet::{Agent, Master, look, until};
 use std::{
     fs,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// What must be as before once the program is gone.
@@ -103,14 +104,55 @@ fn two_hundred_megabytes_that_nobody_reads_cost_no_memory_and_no_heartbeat() {
     before.as_before();
 }
 
+/// As a command that prints without an end does: what is beyond the master's `commands.output_keep` is counted and
+/// let go.
+#[test]
+#[ignore = "takes minutes"]
+fn ten_gigabytes_cost_no_memory_and_what_is_not_kept_is_a_gap() {
+    const BYTES: u64 = 10_000_000_000;
+    const KEPT: u64 = 1 << 30;
+    let master = Master::start();
+    let agent = master.agent("lady");
+    let before = Before::new(&master, &agent);
+    let line = format!("head -c {BYTES} /dev/zero");
+    let began = Instant::now();
+    master.tool(&["agent", "run", "lady", "--detach", "--id", "x", "--shell", &line]).expect(0);
+    let (mut agents, mut masters) = (0, 0);
+    let row = loop {
+        agents = agents.max(look::anonymous_kib(agent.running.pid()));
+        masters = masters.max(look::anonymous_kib(master.running.pid()));
+        let row = master.json(&["command", "get", "x"]);
+        if row["state"] == "finished" {
+            break row;
+        }
+        assert!(began.elapsed() < Duration::from_secs(1_800), "it does not end: {row}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    eprintln!("{:?}: the agent took {agents} KiB, the master {masters} KiB", began.elapsed());
+    assert_eq!((&row["code"], &row["output_bytes"]), (&0.into(), &BYTES.into()), "{row}");
+    assert_eq!(row["gaps"], serde_json::json!([{"offset": KEPT, "bytes": BYTES - KEPT}]));
+    assert!(agents < MEMORY_MAX_KIB && masters < MEMORY_MAX_KIB, "{agents}, {masters} KiB");
+    before.as_before();
+}
+
 #[test]
 fn a_line_of_a_hundred_megabytes_passes_through_in_pieces() {
+    a_line_passes_through_in_pieces(100_000_000);
+}
+
+#[test]
+#[ignore = "takes a minute or more, and 2 GB of room"]
+fn a_line_of_a_gigabyte_passes_through_in_pieces() {
+    a_line_passes_through_in_pieces(1_000_000_000);
+}
+
+fn a_line_passes_through_in_pieces(bytes: u64) {
     let master = Master::start();
     let agent = master.agent("lady");
     let _other = master.agent("mari");
     let before = Before::new(&master, &agent);
     // On two agents: there lines are put together, each with its name before it.
-    let line = "head -c 100000000 /dev/zero | tr '\\0' x";
+    let line = &format!("head -c {bytes} /dev/zero | tr '\\0' x");
     let mut tool = Command::new(env!("CARGO_BIN_EXE_sloth-runner"))
         .args(["--master", &master.address.to_string(), "agent", "run", "lady", "mari", "--shell", line])
         .stdin(Stdio::null())
@@ -129,7 +171,7 @@ fn a_line_of_a_hundred_megabytes_passes_through_in_pieces() {
         most = most.max(look::anonymous_kib(tool.id().cast_signed()));
     }
     assert!(tool.wait().unwrap().success());
-    assert_eq!(letters, 200_000_000);
+    assert_eq!(letters, 2 * bytes);
     assert!(most < MEMORY_MAX_KIB, "the tool took {most} KiB");
     before.as_before();
 }
