@@ -8,7 +8,12 @@ use common::{
     master::{Master, OutputCall, Session},
 };
 use proto::{Outcome, OutputAck, agent_message::Kind as Up, master_message::Kind as Down, outcome::Kind};
-use std::time::Duration;
+use sloth_agent::spool::{
+    disk::Folder,
+    format::{Change, Chunk, Content, Record},
+    store::{self, Batch, Keep, Store, Written},
+};
+use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
@@ -100,6 +105,71 @@ async fn output_passes_in_64_megabytes_of_memory() {
     agent.signal(libc::SIGTERM);
     timeout(PATIENCE, session.serve()).await.expect("the agent leaves");
     assert_eq!(agent.exit().await, 0);
+    was_steady(&agent);
+}
+
+/// Of the process, KiB: the most that it ever had in memory.
+fn peak(agent: &Agent) -> u64 {
+    let pid = agent.child.id().expect("still running");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+    peak.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn what_a_command_printed_is_held_once_while_it_is_written_to_the_disk() {
+    const OUTPUT: u64 = 14 << 20;
+    let mut master = Master::start().await;
+    let agent = Agent::start(&master.address(), &[]);
+    let mut session = master.active(1).await;
+    let before = peak(&agent);
+    // Nobody takes it, so all of it has to be on the disk before the outcome is told.
+    let outcome = outcome(&mut session, "c", &format!("head -c {OUTPUT} /dev/zero")).await;
+    assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 0));
+    let grown = (peak(&agent) - before) * 1024;
+    assert!(grown >= OUTPUT, "it was held: {grown}");
+    assert!(grown < OUTPUT / 2 * 3, "{grown} bytes for {OUTPUT} of output");
+}
+
+/// Output of an earlier agent: so many whole chunks of the largest size.
+#[derive(Debug)]
+struct Earlier;
+
+impl store::Output for Earlier {
+    fn chunk(&self, from: u64, to: u64) -> Option<Chunk> {
+        const SIZE: u64 = 64 << 10;
+        (from < to).then(|| Chunk { offset: from, content: Content::Stdout(vec![7; SIZE.min(to - from) as usize]) })
+    }
+}
+
+#[tokio::test]
+async fn the_longest_output_on_the_disk_is_taken_up_in_64_megabytes() {
+    const MEMORY: u64 = 64 << 20;
+    // Twice the limit of one command, and what a file may have beside that.
+    const OUTPUT: u64 = 33 << 20;
+    let Some(group) = MemoryGroup::new(MEMORY) else {
+        needs("right to make a control group", false);
+        return;
+    };
+    let state = folder();
+    let disk = Folder::open(&state.path().join("spool")).expect("our own folder");
+    let keep = Keep { remember_ms: 1_000_000, tombstones_max: 10 };
+    let mut opened = Store::open(Box::new(disk), keep, [1; 16], 0).expect("a new spool");
+    let written =
+        Written { id: "c".into(), output: Arc::new(Earlier), from: 0, to: OUTPUT, fresh: true, durable: true };
+    let record = |change| Record { id: "c".into(), change };
+    let records = vec![record(Change::Accepted { at_unix_ms: 1, spec: Vec::new() }), record(Change::Starting)];
+    opened.store.apply(&Batch { outputs: vec![written], records, durable: true, removed: vec![] }).expect("a disk");
+
+    let mut master = Master::start().await;
+    let mut agent = Agent::start_as(state, &master.address(), &[], |command| group.hold(command));
+    let mut session = master.session().await;
+    let register = session.register(1).await;
+    assert_eq!(register.held.iter().map(|held| held.spooled_bytes).sum::<u64>(), OUTPUT);
+    let (received, ()) = tokio::join!(async { drain(master.output().await).await }, beats(&mut session, 10));
+    assert_eq!(received, OUTPUT);
+    agent.signal(libc::SIGKILL);
+    agent.exit().await;
     was_steady(&agent);
 }
 

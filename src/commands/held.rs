@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     config::WhenFull,
-    spool::format::{Chunk, Place},
+    spool::{
+        format::{Chunk, Place},
+        store::Output,
+    },
 };
 use proto::{OutputStream, StdinChunk};
 use std::io::{self, ErrorKind};
@@ -34,10 +37,11 @@ pub struct Pool {
     pub dirtied: Notify,
 }
 
-/// What to write to a command's output file.
+/// What to write to a command's output file: what stands between these offsets.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Spill {
-    pub chunks: Vec<Chunk>,
+    pub from: u64,
+    pub to: u64,
     /// In the place of what the file holds: the master has that.
     pub fresh: bool,
 }
@@ -211,7 +215,7 @@ impl Held {
             }
         }
         // Also with nothing new to write, for what was written before was not synced.
-        let spill = file.spill(output, end).unwrap_or(Spill { chunks: Vec::new(), fresh: false });
+        let spill = file.spill(output, end).unwrap_or(Spill { from: end, to: end, fresh: false });
         (from, Place::File, Some(spill))
     }
 
@@ -312,6 +316,12 @@ impl Held {
     }
 }
 
+impl Output for Held {
+    fn chunk(&self, from: u64, to: u64) -> Option<Chunk> {
+        self.lock().output.chunk(from, to)
+    }
+}
+
 impl OutputFile {
     fn spill(&mut self, output: &OutputQueue, to: u64) -> Option<Spill> {
         let durable = output.durable();
@@ -319,11 +329,11 @@ impl OutputFile {
             return None;
         }
         let fresh = self.bytes == 0 || durable >= self.upto || self.bytes > 2 * (to - durable) + FILE_SLACK;
-        let chunks = output.chunks(if fresh { durable } else { self.upto }, to);
-        let written: u64 = chunks.iter().map(|chunk| chunk.encode().len() as u64).sum();
-        self.bytes = written + if fresh { 0 } else { self.bytes };
+        let from = if fresh { durable } else { self.upto };
+        // What the master takes before it is written is not written, so this is the most that it may be.
+        self.bytes = output.encoded(from, to) + if fresh { 0 } else { self.bytes };
         self.upto = to;
-        Some(Spill { chunks, fresh })
+        Some(Spill { from, to, fresh })
     }
 }
 

@@ -35,6 +35,12 @@ pub enum Piece {
     Gap(u64),
 }
 
+/// A piece where it lies.
+enum Span<'a> {
+    Gap(u64),
+    Data(OutputStream, &'a [u8]),
+}
+
 #[derive(Debug)]
 struct Segment {
     offset: u64,
@@ -81,21 +87,41 @@ impl OutputQueue {
 
     /// Everything between these offsets that was not released.
     pub fn chunks(&self, from: u64, to: u64) -> Vec<Chunk> {
-        let mut offset = from.max(self.durable);
+        let mut offset = from;
         let mut chunks = Vec::new();
-        while offset < to {
-            let rest = to - offset;
-            let content = match self.piece(offset, rest.min(PIECE_MAX as u64) as usize) {
-                None => break,
-                Some(Piece::Gap(gap)) => format::Content::Gap(gap.min(rest)),
-                Some(Piece::Data { stream: OutputStream::Stdout, data }) => format::Content::Stdout(data.into()),
-                Some(Piece::Data { stream: OutputStream::Stderr, data }) => format::Content::Stderr(data.into()),
-            };
-            let chunk = Chunk { offset, content };
-            offset += chunk.content.len();
+        while let Some(chunk) = self.chunk(offset, to) {
+            offset = chunk.offset + chunk.content.len();
             chunks.push(chunk);
         }
         chunks
+    }
+
+    /// What stands at `from`, or behind it where that was released; `None`: nothing below `to`.
+    pub fn chunk(&self, from: u64, to: u64) -> Option<Chunk> {
+        let offset = from.max(self.durable);
+        let rest = to.checked_sub(offset).filter(|rest| *rest > 0)?;
+        let content = match self.span(offset, rest.min(PIECE_MAX as u64) as usize)? {
+            Span::Gap(gap) => format::Content::Gap(gap.min(rest)),
+            Span::Data(OutputStream::Stdout, data) => format::Content::Stdout(data.to_vec()),
+            Span::Data(OutputStream::Stderr, data) => format::Content::Stderr(data.to_vec()),
+        };
+        Some(Chunk { offset, content })
+    }
+
+    /// Bytes that the chunks between these offsets take when they are encoded.
+    pub fn encoded(&self, from: u64, to: u64) -> u64 {
+        let (mut offset, mut bytes) = (from.max(self.durable), 0);
+        while offset < to
+            && let Some(span) = self.span(offset, (to - offset).min(PIECE_MAX as u64) as usize)
+        {
+            let (length, data) = match span {
+                Span::Gap(gap) => (gap, None),
+                Span::Data(_, data) => (data.len() as u64, Some(data.len())),
+            };
+            bytes += Chunk::encoded_len(data) as u64;
+            offset = offset.saturating_add(length);
+        }
+        bytes
     }
 
     /// The master holds everything below.
@@ -139,6 +165,13 @@ impl OutputQueue {
 
     /// What stands at `offset`, at most `max` bytes of it; `None` at the end.
     pub fn piece(&self, offset: u64, max: usize) -> Option<Piece> {
+        Some(match self.span(offset, max)? {
+            Span::Gap(gap) => Piece::Gap(gap),
+            Span::Data(stream, data) => Piece::Data { stream, data: Bytes::copy_from_slice(data) },
+        })
+    }
+
+    fn span(&self, offset: u64, max: usize) -> Option<Span<'_>> {
         if offset >= self.end {
             return None;
         }
@@ -146,15 +179,14 @@ impl OutputQueue {
         let segment = after.checked_sub(1).map(|index| &self.segments[index]);
         let Some(segment) = segment.filter(|segment| offset < segment.end()) else {
             let next = self.segments.front().map_or(self.end, |segment| segment.offset);
-            return Some(Piece::Gap(next - offset));
+            return Some(Span::Gap(next - offset));
         };
         let skipped = offset - segment.offset;
         Some(match &segment.content {
-            Content::Gap(gap) => Piece::Gap(gap - skipped),
+            Content::Gap(gap) => Span::Gap(gap - skipped),
             Content::Data { stream, data } => {
                 let rest = &data[skipped as usize..];
-                let data = Bytes::copy_from_slice(&rest[..rest.len().min(max).min(PIECE_MAX)]);
-                Piece::Data { stream: *stream, data }
+                Span::Data(*stream, &rest[..rest.len().min(max).min(PIECE_MAX)])
             }
         })
     }

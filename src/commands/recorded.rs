@@ -140,8 +140,8 @@ impl Commands {
             ledger::Record::Finished(finish) if on_disk => {
                 let held = self.entries.get(&id).and_then(|entry| entry.held.as_ref());
                 let (from, place, spill) = held.map_or((0, Place::Here(Vec::new()), None), |held| held.rest());
-                if let Some(Spill { chunks, fresh }) = spill {
-                    self.spool.write(Written { id: id.clone(), chunks, fresh, durable: true });
+                if let Some((held, spill)) = held.zip(spill) {
+                    self.spool.write(written(held, spill, true));
                 }
                 return self.spool.promise(store::finished(id, finish, from, place));
             }
@@ -196,13 +196,13 @@ impl Commands {
         self.spill_at = None;
         self.pool.look_again();
         let mut later = false;
-        for (id, entry) in &self.entries {
+        for entry in self.entries.values() {
             // What has finished is on record.
             let Some(held) = entry.held.as_ref().filter(|_| entry.on_disk && !entry.is_over()) else { continue };
             let (spill, more) = held.spill();
             later |= more;
-            if let Some(Spill { chunks, fresh }) = spill {
-                self.spool.write(Written { id: id.clone(), chunks, fresh, durable: false });
+            if let Some(spill) = spill {
+                self.spool.write(written(held, spill, false));
             }
         }
         if later && self.spool.is_on_disk() {
@@ -220,6 +220,10 @@ impl Commands {
         let spec = self.ledger.spec(id).cloned().unwrap_or_default();
         self.spool.log(&node_log::line(id, &spec, finish));
     }
+}
+
+fn written(held: &Arc<Held>, Spill { from, to, fresh }: Spill, durable: bool) -> Written {
+    Written { id: held.id.clone(), output: held.clone(), from, to, fresh, durable }
 }
 
 const IN_MEMORY: &str = "commands are held in memory from now on, and a crash of the agent loses them";

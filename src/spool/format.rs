@@ -125,6 +125,11 @@ impl Content {
 }
 
 impl Chunk {
+    /// Length of what [`Self::encode`] gives for so many bytes of output; `None`: for a gap.
+    pub fn encoded_len(data: Option<usize>) -> usize {
+        size_of::<u64>() + 1 + data.map_or(size_of::<u64>(), |data| size_of::<u32>() + data)
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut body = self.offset.to_le_bytes().to_vec();
         self.content.encode(&mut body);

@@ -16,7 +16,9 @@ use super::{
 };
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt,
     io::{self, ErrorKind},
+    sync::Arc,
 };
 
 /// About so much is written at once: output may be far more than there should be in memory a second time.
@@ -63,7 +65,7 @@ pub struct Opened {
 }
 
 /// What is to be written at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub outputs: Vec<Written>,
     pub records: Vec<Record>,
@@ -73,14 +75,23 @@ pub struct Batch {
     pub removed: Vec<String>,
 }
 
-/// Output of one command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Output of one command. It stays with whoever holds it until it is written: of what may be megabytes there is no
+/// second copy, however long the disk takes.
+#[derive(Clone, Debug)]
 pub struct Written {
     pub id: String,
-    pub chunks: Vec<Chunk>,
+    pub output: Arc<dyn Output>,
+    pub from: u64,
+    pub to: u64,
     /// In the place of what the file held.
     pub fresh: bool,
     pub durable: bool,
+}
+
+/// Where output is held.
+pub trait Output: Send + Sync + fmt::Debug {
+    /// What stands at `from`, or behind it where the master has that meanwhile; `None`: nothing below `to`.
+    fn chunk(&self, from: u64, to: u64) -> Option<Chunk>;
 }
 
 impl Batch {
@@ -242,7 +253,9 @@ impl Store {
         }
         let file = if held.is_some() { &name } else { &new };
         let mut at = held.unwrap_or(0);
-        for chunk in &written.chunks {
+        let mut from = written.from;
+        while let Some(chunk) = written.output.chunk(from, written.to) {
+            from = chunk.offset + chunk.content.len();
             frame::write(&self.spool_id, at + bytes.len() as u64, &chunk.encode(), &mut bytes);
             if bytes.len() >= WRITE_MAX {
                 self.disk.append(file, &bytes)?;
@@ -304,13 +317,13 @@ impl Store {
                 continue;
             };
             let file = self.disk.read(&name)?;
+            self.outputs.insert(id.to_owned(), file.len() as u64);
             let scan = frame::scan(Kind::Output, &file);
-            let chunks: Vec<_> = scan.bodies.iter().filter_map(|body| Chunk::decode(&file[body.clone()])).collect();
+            let chunks = chunks(file, &scan);
             let unknown = scan.bodies.len() - chunks.len();
             if let Some(what) = wrong(&scan, unknown) {
                 notices.push(format!("{name}: {what}"));
             }
-            self.outputs.insert(id.to_owned(), file.len() as u64);
             outputs.insert(id.to_owned(), chunks);
         }
         Ok(outputs)
@@ -330,6 +343,21 @@ fn records(file: &[u8], scan: &Scan) -> (Vec<Record>, usize) {
     let records: Vec<_> = scan.bodies.iter().filter_map(|body| Record::decode(&file[body.clone()])).collect();
     let unknown = scan.bodies.len() - records.len();
     (records, unknown)
+}
+
+/// The output in a file. From its end, which is given back as it is read: a box whose memory all of it fills once must
+/// be able to start again.
+fn chunks(mut file: Vec<u8>, scan: &Scan) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    for body in scan.bodies.iter().rev() {
+        chunks.extend(Chunk::decode(&file[body.clone()]));
+        file.truncate(body.start);
+        if file.capacity() - file.len() > 4 * WRITE_MAX {
+            file.shrink_to_fit();
+        }
+    }
+    chunks.reverse();
+    chunks
 }
 
 /// In words; `None`: nothing is.

@@ -7,6 +7,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     ptr,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 use tokio::process::Command;
 
@@ -134,7 +135,8 @@ pub struct MemoryGroup {
 impl MemoryGroup {
     /// None where this user may not make one.
     pub fn new(bytes: u64) -> Option<Self> {
-        let name = format!("sloth-test-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("sloth-test-{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed));
         [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")].into_iter().find_map(
             |(root, file)| {
                 let path = Path::new(root).join(&name);

@@ -32,8 +32,18 @@ fn output(offset: u64, text: &str) -> Chunk {
     Chunk { offset, content: Content::Stdout(text.as_bytes().to_vec()) }
 }
 
+#[derive(Debug)]
+struct Chunks(Vec<Chunk>);
+
+impl Output for Chunks {
+    fn chunk(&self, from: u64, to: u64) -> Option<Chunk> {
+        self.0.iter().find(|chunk| (from..to).contains(&chunk.offset)).cloned()
+    }
+}
+
 fn written(id: &str, chunks: Vec<Chunk>, fresh: bool, durable: bool) -> Written {
-    Written { id: id.to_owned(), chunks, fresh, durable }
+    let (from, to) = (chunks[0].offset, chunks.last().map_or(0, |last| last.offset + last.content.len()));
+    Written { id: id.to_owned(), output: Arc::new(Chunks(chunks)), from, to, fresh, durable }
 }
 
 fn durable(records: Vec<Record>) -> Batch {
