@@ -131,6 +131,46 @@ async fn what_a_command_printed_is_held_once_while_it_is_written_to_the_disk() {
     assert!(grown < OUTPUT / 2 * 3, "{grown} bytes for {OUTPUT} of output");
 }
 
+/// Bytes of the output files in the spool.
+fn spilled(state: &std::path::Path) -> u64 {
+    let files = std::fs::read_dir(state.join("spool")).into_iter().flatten().flatten();
+    let outputs = files.filter(|file| file.file_name().to_string_lossy().ends_with(".out"));
+    outputs.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
+#[tokio::test]
+async fn many_outputs_that_nobody_takes_fit_into_64_megabytes_also_after_a_crash() {
+    const MEMORY: u64 = 64 << 20;
+    let Some(group) = MemoryGroup::new(MEMORY) else {
+        needs("right to make a control group", false);
+        return;
+    };
+    let mut master = Master::start().await;
+    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| group.hold(command));
+    let mut session = master.active(1).await;
+    agent.line("All commands together hold 16 MiB of output, a quarter of the memory here, not 64 MiB").await;
+    for number in 0..7 {
+        session.send(run(&format!("c{number}"), &format!("head -c {} /dev/zero", 12 << 20))).await;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while spilled(agent.state.path()) < MEMORY / 4 - (1 << 20) {
+        assert!(Instant::now() < deadline, "{} bytes are written", spilled(agent.state.path()));
+        beats(&mut session, 1).await;
+    }
+    beats(&mut session, 10).await;
+    agent.signal(libc::SIGKILL);
+    agent.exit().await;
+    was_steady(&agent);
+    let mut agent = Agent::start_as(agent.state, &master.address(), &[], |command| group.hold(command));
+    let mut session = master.session().await;
+    let register = session.register(2).await;
+    assert!(register.held.iter().map(|held| held.spooled_bytes).sum::<u64>() > MEMORY / 5, "{register:?}");
+    beats(&mut session, 10).await;
+    agent.signal(libc::SIGKILL);
+    agent.exit().await;
+    was_steady(&agent);
+}
+
 /// Output of an earlier agent: so many whole chunks of the largest size.
 #[derive(Debug)]
 struct Earlier;

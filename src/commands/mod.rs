@@ -4,6 +4,7 @@ mod account;
 mod group;
 mod held;
 mod launch;
+mod memory;
 mod orphan;
 mod output;
 mod process;
@@ -129,11 +130,12 @@ impl Commands {
     fn on(config: &config::Commands, agent: &str, spool: Spool) -> Self {
         let (told, events) = mpsc::channel(EVENTS_MAX);
         process::keep_children();
+        let spool_limit = memory::bounded(config.spool_limit);
         Self {
             ledger: Ledger::new(settings::params(config)),
             launcher: Arc::new(Launcher::new(config, agent)),
             timeout: config.timeout,
-            pool: Arc::new(Pool::new(config.output_limit, config.spool_limit, config.when_full)),
+            pool: Arc::new(Pool::new(config.output_limit, spool_limit, config.when_full)),
             entries: HashMap::new(),
             specs: 0,
             session: None,
