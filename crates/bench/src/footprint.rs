@@ -24,6 +24,7 @@ pub const INTERVAL: Duration = Duration::from_secs(5);
 pub struct Agent {
     pub quiet: Quiet,
     pub calls: io::Result<Calls>,
+    pub instructions: io::Result<u64>,
     pub long: Long,
     pub burst: Burst,
 }
@@ -33,6 +34,7 @@ pub struct Floor {
     pub binary: Binary,
     pub quiet: Quiet,
     pub calls: io::Result<Calls>,
+    pub instructions: io::Result<u64>,
     pub long: Long,
 }
 
@@ -56,22 +58,26 @@ pub async fn measure(options: &Options, capture: &Capture) -> io::Result<String>
     let one = async |tls| {
         let at_rest = async {
             // Side by side, they all sleep nearly always; then what is not quiet.
-            let (quiet, calls) =
-                tokio::join!(series::quiet(agent, tls, beats, INTERVAL, capture), series::calls(agent, tls, beats));
+            let (quiet, calls, instructions) = tokio::join!(
+                series::quiet(agent, tls, beats, INTERVAL, capture),
+                series::calls(agent, tls, beats),
+                series::instructions(agent, tls, beats)
+            );
             let burst = series::burst(agent, tls).await;
-            (quiet, calls, burst)
+            (quiet, calls, instructions, burst)
         };
-        let ((quiet, calls, burst), long) = tokio::join!(at_rest, series::long(agent, tls, heartbeats));
-        Ok::<_, io::Error>(Agent { quiet: quiet?, calls, long: long?, burst: burst? })
+        let ((quiet, calls, instructions, burst), long) = tokio::join!(at_rest, series::long(agent, tls, heartbeats));
+        Ok::<_, io::Error>(Agent { quiet: quiet?, calls, instructions, long: long?, burst: burst? })
     };
     let floor = async {
         let Some(path) = options.floor.as_deref() else { return Ok(None) };
-        let (quiet, calls, long) = tokio::join!(
+        let (quiet, calls, instructions, long) = tokio::join!(
             series::quiet_floor(path, beats, INTERVAL),
             series::floor_calls(path, beats, INTERVAL),
+            series::floor_instructions(path, beats, INTERVAL),
             series::long_floor(path, heartbeats)
         );
-        Ok::<_, io::Error>(Some(Floor { binary: Binary::read(path)?, quiet: quiet?, calls, long: long? }))
+        Ok::<_, io::Error>(Some(Floor { binary: Binary::read(path)?, quiet: quiet?, calls, instructions, long: long? }))
     };
     let (plain, tls, floor) = tokio::join!(one(false), one(true), floor);
     let found = Found { binary, heartbeats, plain: plain?, tls: tls?, floor: floor? };

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `footprint` is the agent's size. What it needs beside the two programs: Linux; root, for a network of its own whose
-//! packets it counts; strace, for the system calls. What is missing becomes a row that says so.
+//! packets it counts; strace, for the system calls; valgrind, for the
+//! instructions. What is missing becomes a row that says so.
 //!
 //! `commands` is what commands cost. It needs strace.
 //!
@@ -15,10 +16,10 @@
 //! dropped connections it counts, and an open-file limit above the number of agents.
 
 mod binary;
+mod callgrind;
 mod capture;
 mod commands;
 mod footprint;
-mod instructions;
 mod process;
 mod scripted;
 mod series;

@@ -1,6 +1,6 @@
 //! A process under measurement, and what the kernel says of it.
 
-use crate::instructions::Instructions;
+use crate::callgrind;
 use std::{
     fs, io,
     path::Path,
@@ -11,8 +11,14 @@ use std::{
 /// A running program. Dropping it kills it.
 pub struct Process {
     child: Child,
-    /// Also those of threads that it starts later. None where this machine cannot count them.
-    instructions: Option<Instructions>,
+}
+
+/// How a program is run.
+#[derive(Clone, Copy, Debug)]
+pub enum Run {
+    Itself,
+    /// On callgrind: many times slower, with its instructions counted, and nothing else of it worth measuring.
+    Counted,
 }
 
 /// Memory, KiB.
@@ -32,17 +38,23 @@ pub struct Activity {
     pub wakeups: u64,
     /// Of all threads.
     pub cpu: Duration,
-    pub instructions: Option<u64>,
 }
 
 impl Process {
     /// Starts a copy of the program: what processes share of one file is divided among them in their PSS.
-    pub fn start(program: &Path, arguments: &[&str], folder: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Among others where callgrind is asked for, and missing.
+    pub fn start(run: Run, program: &Path, arguments: &[&str], folder: &Path) -> io::Result<Self> {
         let copy = folder.join("program");
         fs::copy(program, &copy)?;
         // Pages of a file that are not on the disk yet would count as the process's own dirty ones.
         fs::File::open(&copy)?.sync_all()?;
-        let child = Command::new(copy)
+        let mut command = match run {
+            Run::Itself => Command::new(copy),
+            Run::Counted => callgrind::command(&copy, folder),
+        };
+        let child = command
             .args(arguments)
             .current_dir(folder)
             .env_clear()
@@ -50,8 +62,7 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let instructions = Instructions::of(child.id());
-        Ok(Self { child, instructions })
+        Ok(Self { child })
     }
 
     pub fn pid(&self) -> u32 {
@@ -73,8 +84,7 @@ impl Process {
 
     pub fn activity(&self) -> io::Result<Activity> {
         let wakeups = field(&read(self.pid(), "status")?, "voluntary_ctxt_switches:")?;
-        let instructions = self.instructions.as_ref().and_then(Instructions::count);
-        Ok(Activity { wakeups, cpu: cpu_time(self.pid())?, instructions })
+        Ok(Activity { wakeups, cpu: cpu_time(self.pid())? })
     }
 }
 
@@ -172,7 +182,8 @@ mod tests {
     #[test]
     fn a_process_that_works_is_seen_to() {
         let folder = tempfile::tempdir().unwrap();
-        let endless = Process::start(Path::new("/bin/sh"), &["-c", "while :; do :; done"], folder.path()).unwrap();
+        let endless =
+            Process::start(Run::Itself, Path::new("/bin/sh"), &["-c", "while :; do :; done"], folder.path()).unwrap();
         let before = endless.activity().unwrap().cpu;
         while endless.activity().unwrap().cpu < before + Duration::from_millis(5) {
             std::thread::yield_now();

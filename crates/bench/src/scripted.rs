@@ -10,7 +10,7 @@ pub mod proxy;
 #[allow(dead_code, reason = "shared with the agent's tests, which use all of it")]
 pub mod tls;
 
-use crate::process::Process;
+use crate::process::{Process, Run};
 use master::{Master, Session};
 use proto::{OutputAck, agent_message::Kind as Up, master_message::Kind as Down};
 use proxy::{Proxy, Wire};
@@ -38,12 +38,16 @@ pub struct Subject {
     session: Session,
     epoch: u64,
     _authority: tls::Authority,
-    _state: TempDir,
+    state: TempDir,
 }
 
 impl Subject {
     /// Starts an agent whose parameters are the defaults, but for `settings`, and makes it Active.
     pub async fn start(agent: &Path, over_tls: bool, settings: &[&str]) -> io::Result<Self> {
+        Self::start_as(Run::Itself, agent, over_tls, settings).await
+    }
+
+    pub async fn start_as(run: Run, agent: &Path, over_tls: bool, settings: &[&str]) -> io::Result<Self> {
         let authority = tls::Authority::new();
         let mut master = match over_tls {
             true => tls::master(&authority.issue(SERVER_NAME, tls::VALID), None).await,
@@ -60,9 +64,14 @@ impl Subject {
         for setting in settings.iter().chain(trust.iter().filter(|_| over_tls)) {
             arguments.extend(["--set", setting]);
         }
-        let process = Process::start(agent, &arguments, state.path())?;
+        let process = Process::start(run, agent, &arguments, state.path())?;
         let session = master.active(1).await;
-        Ok(Self { process, master, wire, session, epoch: 1, _authority: authority, _state: state })
+        Ok(Self { process, master, wire, session, epoch: 1, _authority: authority, state })
+    }
+
+    /// Its state directory.
+    pub fn folder(&self) -> &Path {
+        self.state.path()
     }
 
     /// Where its packets go.

@@ -1,8 +1,9 @@
 //! The series of measurements, each on a process of its own.
 
 use crate::{
+    callgrind,
     capture::{Capture, Traffic},
-    process::{Activity, Memory, Process},
+    process::{Activity, Memory, Process, Run},
     scripted::{Subject, pause},
     strace::{Calls, Strace},
 };
@@ -12,8 +13,8 @@ use tempfile::TempDir;
 /// After a heartbeat, until nothing of it is under way: the agent's helper threads stay for a second.
 const SETTLED: Duration = Duration::from_millis(1_500);
 
-/// How often memory is looked at while output passes.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often memory is looked at while something passes.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The connection is down for so long.
 const OUTAGE: Duration = Duration::from_secs(20);
@@ -33,7 +34,6 @@ pub struct Quiet {
     pub cpu: Duration,
     /// From one look to the other.
     pub length: Duration,
-    pub instructions: Option<u64>,
     /// Or why packets could not be counted.
     pub traffic: Result<Traffic, String>,
 }
@@ -55,7 +55,7 @@ pub async fn quiet(agent: &Path, tls: bool, beats: u64, interval: Duration, capt
 /// The program that does nothing, over as many of its own wakes.
 pub async fn quiet_floor(floor: &Path, beats: u64, interval: Duration) -> io::Result<Quiet> {
     let folder = TempDir::new()?;
-    let process = start_floor(floor, interval, &folder)?;
+    let process = start_floor(Run::Itself, floor, interval, &folder)?;
     pause(interval * u32::try_from(FIRST_BEATS).expect("a few") + SETTLED).await;
     let (memory, threads, before) = (process.memory()?, process.threads()?, process.activity()?);
     pause(interval * u32::try_from(beats).expect("few enough to wait for")).await;
@@ -76,11 +76,31 @@ pub async fn calls(agent: &Path, tls: bool, beats: u64) -> io::Result<Calls> {
 
 pub async fn floor_calls(floor: &Path, beats: u64, interval: Duration) -> io::Result<Calls> {
     let folder = TempDir::new()?;
-    let process = start_floor(floor, interval, &folder)?;
+    let process = start_floor(Run::Itself, floor, interval, &folder)?;
     pause(interval + SETTLED).await;
     let strace = Strace::attach(process.pid())?;
     pause(interval * u32::try_from(beats).expect("few enough to wait for")).await;
     strace.detach()
+}
+
+/// Instructions of an agent at rest, over as many heartbeats.
+pub async fn instructions(agent: &Path, tls: bool, beats: u64) -> io::Result<u64> {
+    let mut subject = Subject::start_as(Run::Counted, agent, tls, &[]).await?;
+    subject.beats(FIRST_BEATS).await;
+    pause(SETTLED).await;
+    callgrind::zero(subject.process.pid(), subject.folder()).await?;
+    subject.beats(beats).await;
+    pause(SETTLED).await;
+    callgrind::count(subject.process.pid(), subject.folder()).await
+}
+
+pub async fn floor_instructions(floor: &Path, beats: u64, interval: Duration) -> io::Result<u64> {
+    let folder = TempDir::new()?;
+    let process = start_floor(Run::Counted, floor, interval, &folder)?;
+    pause(interval + SETTLED).await;
+    callgrind::zero(process.pid(), folder.path()).await?;
+    pause(interval * u32::try_from(beats).expect("few enough to wait for")).await;
+    callgrind::count(process.pid(), folder.path()).await
 }
 
 /// Memory before and after many heartbeats.
@@ -105,7 +125,7 @@ pub async fn long(agent: &Path, tls: bool, beats: u64) -> io::Result<Long> {
 
 pub async fn long_floor(floor: &Path, beats: u64) -> io::Result<Long> {
     let folder = TempDir::new()?;
-    let process = start_floor(floor, SHORT, &folder)?;
+    let process = start_floor(Run::Itself, floor, SHORT, &folder)?;
     pause(10 * SHORT).await;
     let before = process.memory()?;
     pause(SHORT * u32::try_from(beats).expect("few enough to wait for")).await;
@@ -114,8 +134,8 @@ pub async fn long_floor(floor: &Path, beats: u64) -> io::Result<Long> {
 
 /// Memory through what an agent goes through now and then. Peaks are counted anew for each.
 pub struct Burst {
+    /// Here and while output passes: the largest of many looks.
     pub handshake: Memory,
-    /// While output passes: the largest of many looks.
     pub output: Memory,
     pub output_took: Duration,
     pub after_output: Memory,
@@ -128,11 +148,11 @@ pub async fn burst(agent: &Path, tls: bool) -> io::Result<Burst> {
         Subject::start(agent, tls, &["reconnect.initial_delay=\"100ms\"", "reconnect.max_delay=\"1s\""]).await?;
     subject.beats(1).await;
     subject.process.reset_peak()?;
-    subject.reconnect().await;
-    let handshake = subject.process.memory()?;
+    let pid = subject.process.pid();
+    let (handshake, ()) = watched(pid, subject.reconnect()).await?;
     pause(SETTLED).await;
     subject.process.reset_peak()?;
-    let (output, output_took) = print(&mut subject).await?;
+    let (output, output_took) = watched(pid, subject.print(OUTPUT)).await?;
     subject.beats(1).await;
     pause(SETTLED).await;
     let after_output = subject.process.memory()?;
@@ -142,21 +162,20 @@ pub async fn burst(agent: &Path, tls: bool) -> io::Result<Burst> {
     Ok(Burst { handshake, output, output_took, after_output, after_outage: subject.process.memory()? })
 }
 
-async fn print(subject: &mut Subject) -> io::Result<(Memory, Duration)> {
+/// Memory of a process while something goes on, and what came of that.
+async fn watched<T>(pid: u32, what: impl Future<Output = T>) -> io::Result<(Memory, T)> {
     let mut largest = Memory::default();
-    let pid = subject.process.pid();
-    let printing = subject.print(OUTPUT);
-    tokio::pin!(printing);
+    tokio::pin!(what);
     loop {
         tokio::select! {
-            took = &mut printing => return Ok((largest, took)),
+            result = &mut what => return Ok((largest.max(Memory::of(pid)?), result)),
             () = pause(LOOK) => largest = largest.max(Memory::of(pid)?),
         }
     }
 }
 
-fn start_floor(floor: &Path, interval: Duration, folder: &TempDir) -> io::Result<Process> {
-    Process::start(floor, &[&interval.as_millis().to_string()], folder.path())
+fn start_floor(run: Run, floor: &Path, interval: Duration, folder: &TempDir) -> io::Result<Process> {
+    Process::start(run, floor, &[&interval.as_millis().to_string()], folder.path())
 }
 
 fn between(
@@ -175,7 +194,6 @@ fn between(
         wakeups: after.wakeups - before.wakeups,
         cpu: after.cpu - before.cpu,
         length: interval * u32::try_from(beats).expect("few enough to wait for"),
-        instructions: after.instructions.zip(before.instructions).map(|(after, before)| after - before),
         traffic,
     }
 }

@@ -61,17 +61,15 @@ fn rows(found: &Found) -> Vec<Row> {
         calls.as_ref().ok().map(|calls| calls.values().sum::<u64>() as f64 / quiet.beats as f64)
     };
     let each = |value: u64, quiet: &Quiet| value as f64 / quiet.beats as f64;
+    let carried_out = |count: &io::Result<u64>, quiet: &Quiet| count.as_ref().ok().map(|count| each(*count, quiet));
     let size = |bytes: u64| Some(bytes as f64);
     let mut rows = vec![row("binary, bytes", 0, &|_| size(found.binary.bytes), &|floor| size(floor.binary.bytes))];
     rows.extend(memory("idle", &|agent| agent.quiet.memory, &|floor| Some(floor.quiet.memory)));
-    rows.push(row(
-        "a new connection and its handshake: peak, KiB",
-        0,
-        &|agent| size(agent.burst.handshake.peak),
-        &|_| None,
-    ));
-    rows.extend(memory("while 50 MiB of output pass", &|agent| agent.burst.output, &|_| None));
-    rows.extend(memory("after it", &|agent| agent.burst.after_output, &|_| None));
+    // What it does not do changes nothing.
+    let idle = |floor: &Floor| Some(floor.quiet.memory);
+    rows.extend(memory("a new connection and its handshake", &|agent| agent.burst.handshake, &idle));
+    rows.extend(memory("while 50 MiB of output pass", &|agent| agent.burst.output, &idle));
+    rows.extend(memory("after it", &|agent| agent.burst.after_output, &idle));
     let what = format!("after {} heartbeats", number(found.heartbeats as f64, 0));
     rows.extend(memory(&what, &|agent| agent.long.after, &|floor| Some(floor.long.after)));
     let grown = |before: Memory, after: Memory| Some(after.dirty as f64 - before.dirty as f64);
@@ -81,20 +79,25 @@ fn rows(found: &Found) -> Vec<Row> {
         &|agent| grown(agent.long.before, agent.long.after),
         &|floor| grown(floor.long.before, floor.long.after),
     ));
-    rows.extend(memory("after 20 s of refused connections", &|agent| agent.burst.after_outage, &|_| None));
+    rows.extend(memory("after 20 s of refused connections", &|agent| agent.burst.after_outage, &idle));
     rows.push(quiet("threads, idle", 0, &|quiet| size(quiet.threads)));
     rows.push(quiet("wakeups a heartbeat", 2, &|quiet| Some(each(quiet.wakeups, quiet))));
     rows.push(row("system calls a heartbeat", 2, &|agent| count(&agent.calls, &agent.quiet), &|floor| {
         count(&floor.calls, &floor.quiet)
     }));
-    rows.push(quiet("instructions a heartbeat", 0, &|quiet| quiet.instructions.map(|count| each(count, quiet))));
+    rows.push(row(
+        "instructions a heartbeat, without the kernel's",
+        0,
+        &|agent| carried_out(&agent.instructions, &agent.quiet),
+        &|floor| carried_out(&floor.instructions, &floor.quiet),
+    ));
     rows.push(quiet("CPU a heartbeat, µs", 0, &|quiet| Some(quiet.cpu.as_secs_f64() * 1e6 / quiet.beats as f64)));
     rows.push(quiet("CPU, %", 4, &|quiet| Some(percent(quiet.cpu, quiet.length))));
     let traffic = |of: fn(&crate::capture::Traffic) -> u64| {
         move |agent: &Agent| agent.quiet.traffic.as_ref().ok().map(|seen| each(of(seen), &agent.quiet))
     };
-    rows.push(row("IP bytes a heartbeat with its ack", 1, &traffic(|seen| seen.bytes), &|_| None));
-    rows.push(row("packets a heartbeat with its ack", 2, &traffic(|seen| seen.packets), &|_| None));
+    rows.push(row("IP bytes a heartbeat with its ack", 1, &traffic(|seen| seen.bytes), &|_| Some(0.0)));
+    rows.push(row("packets a heartbeat with its ack", 2, &traffic(|seen| seen.packets), &|_| Some(0.0)));
     rows
 }
 
@@ -114,8 +117,8 @@ fn notes(found: &Found) -> Vec<String> {
          and has a helper thread look at the disk. Wakeups are of the main thread, CPU is of all.",
         quiet.beats
     )];
-    if quiet.instructions.is_none() {
-        notes.push("Instructions: this machine has no counter for them; CPU time stands for them.".to_owned());
+    if let Err(error) = &found.tls.instructions {
+        notes.push(format!("Instructions could not be counted: valgrind: {error}."));
     }
     if let Err(error) = &quiet.traffic {
         notes.push(format!("Bytes and packets could not be counted: {error}; that needs root."));
@@ -123,6 +126,9 @@ fn notes(found: &Found) -> Vec<String> {
     match &found.tls.calls {
         Ok(calls) => notes.push(format!("System calls over TLS, of all these heartbeats: {}.", by_name(calls))),
         Err(error) => notes.push(format!("System calls could not be counted: strace: {error}.")),
+    }
+    if found.floor.is_some() {
+        notes.push("Beside what only the agent does stands the floor's memory at rest.".to_owned());
     }
     let burst = |agent: &Agent| agent.burst.output_took.as_secs_f64();
     notes.push(format!(
