@@ -271,3 +271,67 @@ fn a_root_that_cannot_be_written_is_named() {
     assert!(said.contains("install.sh: cannot make ") && said.contains("/usr/local/bin"), "{said}");
     assert!(!root.path("etc/sloth-runner/agent.toml").exists());
 }
+
+/// Whether the machine has this program; with `SLOTH_TEST_ALL=1` it must.
+fn has(program: &str, option: &str) -> bool {
+    let there = Command::new(program).arg(option).output().is_ok();
+    assert!(there || std::env::var("SLOTH_TEST_ALL").as_deref() != Ok("1"), "SLOTH_TEST_ALL=1, and no {program}");
+    if !there {
+        eprintln!("skipped: there is no {program}");
+    }
+    there
+}
+
+#[test]
+fn a_node_with_no_other_tools_than_those_of_busybox_is_served() {
+    if !has("busybox", "--help") {
+        return;
+    }
+    let tools = tempfile::tempdir().unwrap();
+    let made = Command::new("busybox").args(["--install", "-s"]).arg(tools.path()).status().unwrap();
+    assert!(made.success());
+    for init in ["sbin/procd", "usr/lib/systemd/systemd", ""] {
+        let root = Root::with(init);
+        let before = root.names();
+        let run = |options: &[&str]| {
+            let mut command = Command::new(tools.path().join("sh"));
+            command.env_clear().env("PATH", tools.path()).arg(SCRIPT).arg("--root").arg(root.0.path()).args(options);
+            let output = command.output().unwrap();
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert!(output.status.success() && output.stderr.is_empty(), "{options:?}: {said}");
+            said
+        };
+        run(&["--binary", AGENT, "--name", "edge-7", "--master", "[fd00::1]:50050"]);
+        let installed = root.names();
+        assert!(installed.contains(&"etc/sloth-runner/agent.toml".to_owned()), "{installed:?}");
+        assert!(!run(&["--binary", AGENT]).contains("wrote"));
+        run(&["--uninstall", "--purge"]);
+        assert_eq!(root.names(), before);
+    }
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    if !has("systemd-analyze", "--version") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("cross/systemd");
+    let copy = |name: &str, to: &str| {
+        // A program that is there: that is looked at, too.
+        let unit = fs::read_to_string(units.join(name)).unwrap().replace("/usr/bin/sloth-", "/bin/true sloth-");
+        let to = folder.path().join(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::write(&to, unit).unwrap();
+        to
+    };
+    let verified = |unit: &Path| {
+        let output = Command::new("systemd-analyze").arg("verify").arg(unit).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{unit:?}: {}", text(&output.stderr));
+    };
+    let agent = copy("sloth-agent.service", "sloth-agent.service");
+    verified(&agent);
+    verified(&copy("sloth-master.service", "sloth-master.service"));
+    copy("sloth-agent-locked.conf", "sloth-agent.service.d/locked.conf");
+    verified(&agent);
+}
