@@ -30,6 +30,12 @@ fn config() -> config::Commands {
     }
 }
 
+/// The agent's name, in each test another: one that comes back after a crash ends whatever says that it is of this
+/// agent's command, and all tests call theirs `a`.
+fn agent() -> String {
+    format!("sloth-{}-{:?}", std::process::id(), thread::current().id())
+}
+
 fn shell(line: &str) -> CommandSpec {
     CommandSpec { shell: line.to_owned(), ..CommandSpec::default() }
 }

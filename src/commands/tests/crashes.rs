@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 fn open(disk: &FaultyDisk) -> Option<Commands> {
     let opened = Store::open(disk.boxed(), recorded::keep(&config()), crate::spool::random_id(), unix_ms()).ok()?;
-    Some(Commands::restored(&config(), "sloth", opened, |spool| spool))
+    Some(Commands::restored(&config(), &agent(), opened, |spool| spool))
 }
 
 async fn rig_on(disk: &FaultyDisk) -> Option<Rig> {

@@ -199,7 +199,7 @@ impl Rig {
     }
 
     pub async fn without_session(config: config::Commands) -> Self {
-        Self::with(Commands::new(&config, "sloth")).await
+        Self::with(Commands::new(&config, &agent())).await
     }
 
     /// Without a session.

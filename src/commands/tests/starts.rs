@@ -13,7 +13,8 @@ async fn a_command_runs_in_the_stated_environment() {
     let names: Vec<_> = entries.iter().map(|entry| entry.split(|byte| *byte == b'=').next().unwrap()).collect();
     let expected = "BYTES EMPTY HOME LANG LOGNAME PATH SHELL SLOTH_RUNNER_AGENT SLOTH_RUNNER_COMMAND_ID USER";
     assert_eq!(names, expected.split(' ').map(str::as_bytes).collect::<Vec<_>>());
-    for entry in [&b"LANG=de_DE"[..], b"EMPTY=", b"BYTES=\xff=\n", b"SLOTH_RUNNER_AGENT=sloth"] {
+    let agent = format!("SLOTH_RUNNER_AGENT={}", agent());
+    for entry in [&b"LANG=de_DE"[..], b"EMPTY=", b"BYTES=\xff=\n", agent.as_bytes()] {
         assert!(entries.contains(&entry), "{}", String::from_utf8_lossy(entry));
     }
 
