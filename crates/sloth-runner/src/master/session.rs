@@ -1,13 +1,14 @@
 //! A session: one stream that reads what the agent says and writes what it is told, without a task or a channel of its
 //! own.
 
+use super::join::Standing;
 use super::{
     core::{Core, rejected},
     ports::Spec,
     rows,
     wires::Outbox,
 };
-use crate::open_files;
+use crate::{access::Caller, open_files};
 use fleet::{
     Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing,
     gate::{Entry, Place},
@@ -18,7 +19,7 @@ use std::{
     error::Error,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -43,6 +44,8 @@ pub struct Session {
     outbox: Arc<Outbox>,
     inbound: Streaming<AgentMessage>,
     remote: Option<SocketAddr>,
+    /// None in plain mode.
+    standing: Option<Standing>,
     asked: bool,
     /// What it asked, while it waits for its turn.
     held: Option<(Place, Box<proto::Register>)>,
@@ -51,9 +54,16 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, remote: Option<SocketAddr>) -> Self {
+    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, caller: Option<&Caller>) -> Self {
         let (conn, outbox) = core.wires.open(core.now().monotonic);
-        Self { core, conn, outbox, inbound, remote, asked: false, held: None, end: None }
+        let standing = Standing::of(&core, caller);
+        if let (Some(security), Some(record)) = (&core.security, standing.as_ref().and_then(|s| s.record.as_ref()))
+            && security.authority.is_some()
+        {
+            outbox.renew_in_ms.store(record.renew_in_ms(security.admission.now_ms()), Ordering::Relaxed);
+        }
+        let remote = caller.and_then(|caller| caller.address);
+        Self { core, conn, outbox, inbound, remote, standing, asked: false, held: None, end: None }
     }
 
     /// Handles one message. `false`: it was the last.
@@ -128,7 +138,15 @@ impl Session {
             return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
         };
         let conn = self.conn;
-        let (register, held) = split(message, id, instance, spool_id, self.remote);
+        let (mut register, held) = split(message, id, instance, spool_id, self.remote);
+        if let Some(standing) = &self.standing {
+            let holder = self.core.read(|fleet| fleet.registry().find(&register.name));
+            if let Err((reason, message)) = standing.apply(&mut register, holder) {
+                self.outbox.push(rejected(reason, message));
+                self.outbox.close();
+                return true;
+            }
+        }
         let unknown: Vec<String> = self.core.read(|fleet| {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
             unknown.map(|held| held.id.clone()).collect()
