@@ -24,7 +24,10 @@ pub(in crate::transport) fn failure(error: &Error) -> Failure {
             "the master wants a certificate of this agent: set tls.cert_file and tls.key_file, or give it a token to join with".to_owned()
         }
         Error::AlertReceived(alert) => match refusal(*alert) {
-            Some(why) => format!("the master refuses this agent's certificate ({why}): see tls.cert_file"),
+            Some(why) => format!(
+                "the master refuses this agent's certificate ({why}): see tls.cert_file, or have it join again by a new \
+                 token"
+            ),
             None => format!("the master ended TLS ({alert:?}): its log may say why"),
         },
         other => other.to_string(),

@@ -142,7 +142,10 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+    };
+    use rustls::crypto::ring::default_provider;
 
     fn certificate(year: i32, month: u8, day: u8) -> Vec<u8> {
         let mut params = CertificateParams::new(["master.test".to_owned()]).unwrap();
@@ -177,5 +180,65 @@ mod tests {
             let _ = not_before(&other); // must end
         }
         assert_eq!(not_before(&[0x30, 0x84, 0xff, 0xff, 0xff, 0xff, 0]), None);
+    }
+
+    /// A CA that began in 2026, and a certificate of it for master.test and this use.
+    fn issued(usage: ExtendedKeyUsagePurpose) -> [CertificateDer<'static>; 2] {
+        let years = |params: &mut CertificateParams| {
+            (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2036, 1, 1));
+        };
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.distinguished_name.push(DnType::CommonName, "CA");
+        years(&mut ca);
+        let ca_key = KeyPair::generate().unwrap();
+        let ca_der = ca.self_signed(&ca_key).unwrap().der().clone();
+        let mut params = CertificateParams::new(["master.test".to_owned()]).unwrap();
+        params.extended_key_usages = vec![usage];
+        years(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        [certificate.der().clone(), ca_der]
+    }
+
+    /// What comes of this certificate and the rest of the chain, where `ca` is the one to trust.
+    fn verify(
+        ca: &CertificateDer<'_>,
+        shown: [&CertificateDer<'_>; 2],
+        name: &str,
+        now: u64,
+    ) -> Result<ServerCertVerified, Error> {
+        let pinned = Pinned::new(sha256(ca), Arc::new(default_provider()), Arc::default());
+        let rest = [shown[1].clone().into_owned()];
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        pinned.verify_server_cert(shown[0], &rest, &ServerName::try_from(name.to_owned()).unwrap(), &[], now)
+    }
+
+    const IN_2027: u64 = 1_800_000_000;
+
+    #[test]
+    fn only_the_ca_of_the_token_is_trusted() {
+        let [master, ca] = issued(ExtendedKeyUsagePurpose::ServerAuth);
+        let [others, other_ca] = issued(ExtendedKeyUsagePurpose::ServerAuth);
+        assert!(verify(&ca, [&master, &ca], "master.test", IN_2027).is_ok());
+        let unknown = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        assert_eq!(verify(&ca, [&others, &other_ca], "master.test", IN_2027).err(), Some(unknown));
+        // Anybody can show the CA's certificate: it must have signed the other one, too.
+        assert!(verify(&ca, [&others, &ca], "master.test", IN_2027).is_err());
+        assert!(verify(&ca, [&master, &ca], "other.test", IN_2027).is_err());
+    }
+
+    #[test]
+    fn an_agent_cannot_stand_in_for_the_master() {
+        let [agent, ca] = issued(ExtendedKeyUsagePurpose::ClientAuth);
+        assert!(verify(&ca, [&agent, &ca], "master.test", IN_2027).is_err());
+    }
+
+    #[test]
+    fn a_clock_at_1970_is_taken_for_the_beginning_of_the_ca_and_one_at_2100_is_told() {
+        let [master, ca] = issued(ExtendedKeyUsagePurpose::ServerAuth);
+        assert!(verify(&ca, [&master, &ca], "master.test", 0).is_ok());
+        let late = verify(&ca, [&master, &ca], "master.test", 4_102_444_800).err();
+        assert!(matches!(late, Some(Error::InvalidCertificate(CertificateError::ExpiredContext { .. }))), "{late:?}");
     }
 }

@@ -367,20 +367,4 @@ impl AsyncWrite for Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_certificate_names_one_agent_one_operator_or_nobody() {
-        let id = "00112233445566778899aabbccddeeff";
-        assert_eq!(
-            Subject::from_uri(&format!("sloth:agent:{id}")),
-            Some(Subject::Agent(fleet::id_from_hex(id).unwrap()))
-        );
-        assert_eq!(Subject::from_uri("sloth:operator:eva"), Some(Subject::Operator("eva".to_owned())));
-        assert_eq!(Subject::from_uri("sloth:viewer:a:b"), Some(Subject::Viewer("a:b".to_owned())));
-        for uri in ["sloth:agent:", "sloth:agent:00", "sloth:operator:", "sloth:root:eva", "operator:eva", "sloth:"] {
-            assert_eq!(Subject::from_uri(uri), None, "{uri}");
-        }
-    }
-}
+mod tests;
