@@ -21,7 +21,11 @@ use crate::{
 };
 use reload::Reload;
 use sloth_agent::{
-    config::{Log, Surroundings, describe, reader::Problems, units::ShowSize},
+    config::{
+        Log, Surroundings, describe,
+        reader::{Origin, Problem, Problems},
+        units::ShowSize,
+    },
     logging::{self, Rolling},
 };
 use std::{
@@ -192,7 +196,7 @@ fn load_or_say(sources: &Sources) -> Result<Loaded, i32> {
 }
 
 fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
-    let loaded = args.config.try_load(None, args.insecure).map_err(|problems| {
+    let loaded = args.config.try_load(None, args.insecure).and_then(with_usable_files).map_err(|problems| {
         eprintln!("{problems}");
         if format == Format::Json {
             print!("{}", answers::problems(&problems));
@@ -221,6 +225,16 @@ fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
         config.store.display()
     );
     Ok(())
+}
+
+/// What a start would find in the files of TLS.
+fn with_usable_files(loaded: Loaded) -> Result<Loaded, Problems> {
+    if let Some(files) = &loaded.config.tls
+        && let Err(text) = certificates(files)
+    {
+        return Err(Problems(vec![Problem { origin: Origin::Default, text }]));
+    }
+    Ok(loaded)
 }
 
 fn backup(args: BackupArgs, format: Format) -> Result<(), i32> {
@@ -292,13 +306,18 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
 
 /// What TLS needs; the database has its tables already.
 fn secure(files: &TlsFiles, database: &Path) -> Result<Arc<Security>, String> {
-    let acceptor = Arc::new(tls::Acceptor::new(files.clone())?);
+    let (acceptor, authority) = certificates(files)?;
+    let admission = Admission::open(database, clock::unix_ms)?;
+    Ok(Arc::new(Security { acceptor: Arc::new(acceptor), authority, admission }))
+}
+
+fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), String> {
+    let acceptor = tls::Acceptor::new(files.clone())?;
     let authority = match (&files.ca_file, &files.ca_key_file) {
         (Some(ca), Some(key)) => Some(Authority::load(ca, key, files.agent_life)?),
         _ => None,
     };
-    let admission = Admission::open(database, clock::unix_ms)?;
-    Ok(Arc::new(Security { acceptor, authority, admission }))
+    Ok((acceptor, authority))
 }
 
 /// The line that scripts wait for, with the real port.

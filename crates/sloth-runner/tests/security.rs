@@ -3,7 +3,11 @@
 mod secured;
 
 use secured::{Master, program, run};
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 #[tokio::test]
 async fn an_agent_joins_by_the_printed_command_and_needs_the_token_no_more() {
@@ -28,6 +32,25 @@ async fn an_agent_joins_by_the_printed_command_and_needs_the_token_no_more() {
     assert_eq!((done.code, done.out.as_str()), (0, "again\n"), "{}", done.err);
     let events = master.tool("agent events").await.out;
     assert!(events.contains("agent.joined") && events.contains("by operator with token "), "{events}");
+
+    // Of all that was written nothing holds a secret, but for the files that are there to hold it.
+    let said = [agent.log.seen.join("\n"), master.log.seen.join("\n"), events].concat();
+    agent.kill().await;
+    let join = fs::read_to_string(master.file("join.token")).unwrap();
+    for token in [master.operator(), join.trim().to_owned()] {
+        let secret = token.rsplit('.').next().unwrap();
+        assert!(secret.len() > 40 && !said.contains(secret));
+        let holds = |path: &Path| fs::read(path).unwrap().windows(secret.len()).any(|part| part == secret.as_bytes());
+        let all = [files(state.path()), files(master.directory.path())].concat();
+        let holding: Vec<_> = all.into_iter().filter(|path| holds(path)).collect();
+        assert!(holding.len() == 1 && holding[0].extension().is_some_and(|end| end == "token"), "{holding:?}");
+    }
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 #[tokio::test]
@@ -163,4 +186,24 @@ async fn a_certificate_renewed_on_disk_is_used_for_the_next_connections() {
         assert!(attempt < 200, "{}", done.err);
     }
     master.log.line("TLS: the files have changed and are used from now on").await;
+}
+
+#[tokio::test]
+async fn files_of_tls_that_cannot_be_used_are_found_by_check() {
+    let master = Master::start(&[]).await;
+    let check = || {
+        let mut check = program();
+        check.args(["master", "check", "--config"]).arg(master.file("master.toml"));
+        check
+    };
+    assert_eq!(run(check()).await.code, 0);
+    fs::copy(master.file("ca.key"), master.file("master.key")).unwrap();
+    let done = run(check()).await;
+    assert!(done.code == 2 && done.err.contains("which does not go with tls.key_file"), "{}", done.err);
+    assert_eq!(done.out, "", "it is not valid");
+    let mut check = check();
+    check.args(["-o", "json"]);
+    let done = run(check).await;
+    let said: serde_json::Value = serde_json::from_str(&done.out).expect("one document");
+    assert!(done.code == 2 && said["valid"] == false && said["problems"][0].as_str().unwrap().contains("tls.key_file"));
 }

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     task::JoinSet,
     time::timeout,
 };
@@ -42,6 +42,10 @@ pub const HANDSHAKES_MAX: usize = 1_024;
 
 /// Of one handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a peer to hear why its handshake failed, and to close; and how much it may still say until then, bytes.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+const FAREWELL_MAX: usize = 64 << 10;
 
 /// Files are looked at for changes at most this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -151,11 +155,12 @@ impl Acceptor {
 
     async fn accept(self: Arc<Self>, stream: listen::Connection) -> Option<Connection> {
         let address = peer_address(&stream);
-        let accepting = tokio_rustls::TlsAcceptor::from(self.config()).accept(stream);
+        let accepting = tokio_rustls::TlsAcceptor::from(self.config()).accept(stream).into_fallible();
         let stream = match timeout(HANDSHAKE_TIMEOUT, accepting).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
+            Ok(Err((error, stream))) => {
                 log::debug!("TLS with {address} failed: {error}");
+                let _ = timeout(FAREWELL_TIMEOUT, farewell(stream)).await;
                 return None;
             }
             Err(_) => {
@@ -170,6 +175,20 @@ impl Acceptor {
         let peer = Peer { address, identity, exported };
         Some(Connection { peer, stream: Wire::Tls(Box::new(stream)) })
     }
+}
+
+/// Closing with bytes unread resets the connection, and the alert that says what is wrong would be lost with it.
+async fn farewell(mut stream: listen::Connection) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    let mut left = FAREWELL_MAX;
+    while left > 0 {
+        match stream.read(&mut rest).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
 }
 
 fn peer_address(stream: &listen::Connection) -> SocketAddr {

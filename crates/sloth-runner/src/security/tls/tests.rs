@@ -9,7 +9,6 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio::io::AsyncReadExt;
 use tokio_stream::StreamExt;
 
 #[test]
@@ -74,8 +73,8 @@ async fn who_says_nothing_holds_up_nobody() {
     assert_eq!(connection.connect_info().identity, None);
     let exported = client.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None).unwrap();
     assert_eq!(connection.connect_info().exported, Some(exported), "both ends know it");
-    tokio::io::AsyncWriteExt::write_all(&mut connection, b"hello").await.unwrap();
-    tokio::io::AsyncWriteExt::flush(&mut connection).await.unwrap();
+    connection.write_all(b"hello").await.unwrap();
+    connection.flush().await.unwrap();
     let mut heard = [0; 5];
     client.read_exact(&mut heard).await.unwrap();
     assert_eq!(&heard, b"hello");
