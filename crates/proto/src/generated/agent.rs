@@ -1377,6 +1377,7 @@ pub mod fleet_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// What the operators' tool calls. Whatever grows with the fleet or with time is streamed.
+    /// With TLS each call carries `authorization: Bearer TOKEN` of an operator or a viewer, or comes with a certificate of one.
     /// Errors: NOT_FOUND (no such agent, no such command), FAILED_PRECONDITION (the agent is away, is Active, …),
     /// ALREADY_EXISTS (that command id has other content), INVALID_ARGUMENT. The message is for people.
     #[derive(Debug, Clone)]
@@ -1823,6 +1824,7 @@ pub mod fleet_server {
         >;
     }
     /// What the operators' tool calls. Whatever grows with the fleet or with time is streamed.
+    /// With TLS each call carries `authorization: Bearer TOKEN` of an operator or a viewer, or comes with a certificate of one.
     /// Errors: NOT_FOUND (no such agent, no such command), FAILED_PRECONDITION (the agent is away, is Active, …),
     /// ALREADY_EXISTS (that command id has other content), INVALID_ARGUMENT. The message is for people.
     #[derive(Debug)]
