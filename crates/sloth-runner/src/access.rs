@@ -5,6 +5,7 @@ use crate::security::{
     tls::{Peer, Subject},
 };
 use http::{Request, Response, header::AUTHORIZATION};
+use http_body_util::Limited;
 use sloth_agent::token::Token;
 use std::{
     fmt,
@@ -12,9 +13,16 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use tonic::{Status, body::Body};
 use tower_service::Service;
+
+/// What somebody who has shown nothing may send in one call, bytes: a request to join has some 400.
+const UNKNOWN_MAX: usize = 16 << 10;
+
+/// … and for how long one of his calls may take.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// As what somebody calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,7 +152,8 @@ impl Guard {
         Self { security }
     }
 
-    fn admit(&self, request: &mut Request<Body>) -> Result<(), Status> {
+    /// As whom the caller is admitted; none in plain mode.
+    fn admit(&self, request: &mut Request<Body>) -> Result<Option<Who>, Status> {
         let bearer = match request.headers().get(AUTHORIZATION) {
             None => None,
             Some(value) => {
@@ -153,11 +162,12 @@ impl Guard {
             }
         };
         let caller = caller(self.security.as_deref(), request.extensions().get(), bearer)?;
-        if let Some(who) = caller.who {
+        let who = caller.who;
+        if let Some(who) = who {
             decide(request.uri().path(), who)?;
         }
         request.extensions_mut().insert(caller);
-        Ok(())
+        Ok(who)
     }
 }
 
@@ -191,10 +201,20 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         match self.guard.admit(&mut request) {
-            Ok(()) => Box::pin(self.inner.call(request)),
+            Ok(Some(Anonymous)) => {
+                let request = request.map(|body| Body::new(Limited::new(body, UNKNOWN_MAX)));
+                Box::pin(in_time(self.inner.call(request)))
+            }
+            Ok(_) => Box::pin(self.inner.call(request)),
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         }
     }
+}
+
+/// The answer, or that it took too long.
+async fn in_time<E>(answer: impl Future<Output = Result<Response<Body>, E>>) -> Result<Response<Body>, E> {
+    let late = || Status::deadline_exceeded("the request did not come within 10 s").into_http();
+    tokio::time::timeout(UNKNOWN_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(late()))
 }
 
 #[cfg(test)]
@@ -244,6 +264,14 @@ mod tests {
             let look = call.strip_prefix("/agent.Fleet/").is_some_and(|name| looks.contains(&name));
             assert_eq!(decide(&call, Viewer).is_ok(), look, "{call}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_shown_nothing_cannot_take_his_time() {
+        let start = tokio::time::Instant::now();
+        let answer = in_time(std::future::pending::<Result<_, std::convert::Infallible>>()).await.unwrap();
+        assert_eq!(start.elapsed(), UNKNOWN_TIMEOUT);
+        assert_eq!(answer.headers()["grpc-status"], "4", "deadline exceeded");
     }
 
     #[test]

@@ -258,3 +258,16 @@ async fn an_agent_acts_as_itself_alone() {
     assert_eq!(client.join(join).await.unwrap_err().code(), Code::InvalidArgument, "without a proof");
     assert!(master.tool("agent run lady -- true").await.code == 0, "the agent itself stays");
 }
+
+#[tokio::test]
+async fn who_has_shown_nothing_cannot_send_much() {
+    let master = Master::start(&[]).await;
+    let nobody = Credential { name: "none", certificate: None, bearer: None, who: None };
+    let mut client = AgentRegistryClient::new(nobody.channel(&master).await.unwrap());
+    let large = proto::JoinRequest { name: "x".repeat(20 << 10), agent_id: vec![1; 16], ..Default::default() };
+    let status = client.join(large).await.unwrap_err();
+    assert!(!status.message().contains("the name is"), "all of it was read: {status}");
+    let small = proto::JoinRequest { name: "x".repeat(10 << 10), agent_id: vec![1; 16], ..Default::default() };
+    let status = client.join(small).await.unwrap_err();
+    assert!(status.message().contains("the name is"), "{status}");
+}
