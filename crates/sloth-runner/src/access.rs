@@ -24,6 +24,10 @@ const UNKNOWN_MAX: usize = 16 << 10;
 /// … and for how long one of his calls may take.
 const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What an agent hears that an operator has deleted.
+pub const REVOKED: &str =
+    "this agent's certificate is revoked: an operator deleted it; to have it back, start it with a new token";
+
 /// As what somebody calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
@@ -124,10 +128,7 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
     match &identity.subject {
         Subject::Agent(id) => {
             if security.admission.certificate(&identity.fingerprint).is_some_and(|known| known.revoked) {
-                return Err(Status::unauthenticated(
-                    "this agent's certificate is revoked: an operator deleted it; to have it back, start it with a new \
-                     token",
-                ));
+                return Err(Status::unauthenticated(REVOKED));
             }
             let caller = of(Some(Agent), format!("agent {}", fleet::hex(id)));
             Ok(Caller { agent: Some((*id, identity.fingerprint)), ..caller })

@@ -117,6 +117,8 @@ pub async fn blocking<R: Send + 'static>(
 #[derive(Clone, Debug)]
 pub struct Standing {
     pub agent_id: [u8; 16],
+    /// Of the certificate.
+    fingerprint: [u8; 32],
     /// None for one that was made elsewhere, and is new here.
     pub record: Option<CertificateRecord>,
 }
@@ -136,7 +138,13 @@ impl Standing {
                 }
             });
         }
-        Some(Self { agent_id, record })
+        Some(Self { agent_id, fingerprint, record })
+    }
+
+    /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.
+    pub fn is_revoked(&self, core: &Core) -> bool {
+        let record = core.security.as_ref().and_then(|security| security.admission.certificate(&self.fingerprint));
+        record.is_some_and(|record| record.revoked)
     }
 
     /// Gives the registration what the token has bound, or says why it may not be.
@@ -170,5 +178,67 @@ impl Standing {
             register.labels.extend(record.labels.clone());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        access::{REVOKED, Who},
+        master::{
+            Options,
+            clock::{BootClock, Clock},
+            ports::memory::{MemoryOutputs, MemoryStore},
+            session::enter,
+        },
+        security::testing,
+    };
+    use fleet::{Register, Timing};
+    use proto::master_message::Kind;
+    use std::{task::Poll, time::Duration};
+
+    const ID: [u8; 16] = [1; 16];
+    const S: Duration = Duration::from_secs(1);
+
+    fn register() -> Register {
+        Register {
+            id: ID,
+            instance: [2; 16],
+            spool_id: [3; 16],
+            highest_epoch: 0,
+            name: "lady".to_owned(),
+            host: String::new(),
+            version: String::new(),
+            address: String::new(),
+            labels: [].into(),
+            timing: Timing { interval: 5 * S, timeout: 5 * S, max_failures: 3, interval_max: 60 * S },
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_deleted_while_it_waits_for_its_turn_is_not_registered() {
+        let (_folder, security) = testing::security();
+        let options = Options { security: Some(security.clone()), ..Options::named("test") };
+        let fleet = fleet::Fleet::new(BootClock.now(), Vec::new(), Vec::new(), 1);
+        let (store, outputs) = (Arc::new(MemoryStore::default()), Arc::new(MemoryOutputs::default()));
+        let core = Arc::new(Core::new(fleet, 1, store, outputs, Box::new(BootClock), options, S));
+        let fingerprint = [7; 32];
+        security.admission.note(&fingerprint, ID).unwrap();
+        let who = Caller { who: Some(Who::Agent), name: String::new(), address: None, agent: Some((ID, fingerprint)) };
+        let standing = Standing::of(&core, Some(&who));
+        assert!(standing.as_ref().is_some_and(|standing| standing.record.is_some()));
+        security.admission.refuse_agent(&ID);
+        let (conn, outbox) = core.wires.open(core.now().monotonic);
+        enter(&core, &outbox, standing.as_ref(), conn, register(), Vec::new());
+        assert_eq!(core.read(|fleet| fleet.registry().find("lady")), None);
+        let first = std::future::poll_fn(|context| Poll::Ready(outbox.poll_next(context))).await;
+        let Poll::Ready(Some(message)) = first else { panic!("it is told nothing: {first:?}") };
+        let Some(Kind::Rejected(rejected)) = message.kind else { panic!("{message:?}") };
+        assert_eq!(rejected.message, REVOKED);
+        // The same without a deletion is let in.
+        let (conn, outbox) = core.wires.open(core.now().monotonic);
+        enter(&core, &outbox, None, conn, register(), Vec::new());
+        assert_eq!(core.read(|fleet| fleet.registry().find("lady")), Some(ID));
     }
 }

@@ -8,7 +8,10 @@ use super::{
     rows,
     wires::Outbox,
 };
-use crate::{access::Caller, open_files};
+use crate::{
+    access::{Caller, REVOKED},
+    open_files,
+};
 use fleet::{
     Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing,
     gate::{Entry, Place},
@@ -151,8 +154,9 @@ impl Session {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
             unknown.map(|held| held.id.clone()).collect()
         });
+        let standing = self.standing.clone();
         if unknown.is_empty() {
-            self.core.decide(|fleet, now| fleet.register(now, conn, register, held));
+            enter(&self.core, &self.outbox, standing.as_ref(), conn, register, held);
             return true;
         }
         // Commands that only the store may know: looked up first. The stream may be dropped meanwhile, so the
@@ -167,7 +171,7 @@ impl Session {
                 }
             };
             if core.wires.connection(conn).is_some() {
-                core.decide(|fleet, now| fleet.register(now, conn, register, held));
+                enter(&core, &outbox, standing.as_ref(), conn, register, held);
                 if core.wires.connection(conn).is_none() {
                     core.decide(|fleet, now| fleet.closed(now, conn, LossReason::StreamClosed, gone()));
                 }
@@ -257,6 +261,29 @@ impl Drop for Session {
         self.core.wires.drop_connection(self.conn);
         let conn = self.conn;
         self.core.decide(|fleet, now| fleet.closed(now, conn, reason, detail));
+    }
+}
+
+/// Registers the agent, unless it was deleted while it waited.
+pub(super) fn enter(
+    core: &Arc<Core>,
+    outbox: &Outbox,
+    standing: Option<&Standing>,
+    conn: ConnId,
+    register: Register,
+    held: Vec<Held<Spec>>,
+) {
+    let admitted = core.decide(|fleet, now| {
+        // A deletion revokes and ends the session in one such step: no registration comes between.
+        let admitted = standing.is_none_or(|standing| !standing.is_revoked(core));
+        if admitted {
+            fleet.register(now, conn, register, held);
+        }
+        admitted
+    });
+    if !admitted {
+        outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
+        outbox.close();
     }
 }
 

@@ -356,8 +356,12 @@ impl Admission {
     pub fn revoke_agent(&self, agent_id: &[u8; 16]) -> Result<(), String> {
         self.refuse_agent(agent_id);
         let now_ms = signed(self.now_ms());
-        let revoke = "UPDATE certificates SET revoked_ms = ?2 WHERE agent_id = ?1 AND revoked_ms IS NULL";
-        self.write(|connection| connection.execute(revoke, params![agent_id, now_ms]))
+        self.write(|connection| {
+            // Nor does its key make a use of a token that is used up.
+            connection.execute("DELETE FROM joins WHERE agent_id = ?1", [agent_id])?;
+            let revoke = "UPDATE certificates SET revoked_ms = ?2 WHERE agent_id = ?1 AND revoked_ms IS NULL";
+            connection.execute(revoke, params![agent_id, now_ms])
+        })
     }
 
     fn record(

@@ -2,6 +2,8 @@
 
 pub mod admission;
 pub mod pki;
+#[cfg(test)]
+pub mod testing;
 pub mod tls;
 
 use admission::Admission;

@@ -150,6 +150,16 @@ fn revoking_an_agent_ends_all_of_its_certificates_and_no_others() {
 }
 
 #[test]
+fn a_deleted_agent_does_not_come_back_by_its_key_and_a_token_that_is_used_up() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (token, _) = admission.create([1; 32], NewToken { uses: Some(1), ..new(Role::Agent) }).unwrap();
+    admission.admit(&token, &applicant(1), || issued(1)).unwrap();
+    admission.revoke_agent(&[1; 16]).unwrap();
+    assert_eq!(refusal(admission.admit(&token, &applicant(1), || issued(2))), Refused::UsedUp);
+}
+
+#[test]
 fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
     let record = CertificateRecord {
         agent_id: [1; 16],

@@ -1,5 +1,8 @@
 use super::*;
-use crate::{listen, security::pki};
+use crate::{
+    listen,
+    security::{pki, testing::files},
+};
 use rustls::ClientConfig;
 use std::{
     fs::Permissions,
@@ -7,7 +10,6 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
     task::Wake,
 };
-use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 
@@ -20,28 +22,6 @@ fn a_certificate_names_one_agent_one_operator_or_nobody() {
     for uri in ["sloth:agent:", "sloth:agent:00", "sloth:operator:", "sloth:root:eva", "operator:eva", "sloth:"] {
         assert_eq!(Subject::from_uri(uri), None, "{uri}");
     }
-}
-
-/// Files of a master called localhost.
-fn files() -> (TempDir, TlsFiles) {
-    let folder = tempfile::tempdir().unwrap();
-    let made = pki::make(&["localhost".to_owned()], clock::unix_ms()).unwrap();
-    for (name, text) in
-        [("ca.pem", &made.ca), ("ca.key", &made.ca_key), ("m.pem", &made.certificate), ("m.key", &made.key)]
-    {
-        fs::write(folder.path().join(name), text).unwrap();
-        fs::set_permissions(folder.path().join(name), Permissions::from_mode(0o600)).unwrap();
-    }
-    let path = |name: &str| folder.path().join(name);
-    let files = TlsFiles {
-        cert_file: path("m.pem"),
-        key_file: path("m.key"),
-        ca_file: Some(path("ca.pem")),
-        ca_key_file: Some(path("ca.key")),
-        client_ca_file: None,
-        agent_life: Duration::from_secs(3600),
-    };
-    (folder, files)
 }
 
 fn secured(files: TlsFiles) -> (Secured, SocketAddr) {
