@@ -125,8 +125,12 @@ fn a_session_is_kept_unless_it_rests_on_what_changed() {
         assert!(renewed(&["master=a", told]), "{told}");
     }
     let with = |text: &str| Config { token: Some(Secret(text.to_owned())), ..old.clone() };
-    assert!(needs_a_new_session(&old, &with("one"), "a:50050") && needs_a_new_session(&with("one"), &with("b"), "a:50050"));
-    assert!(!needs_a_new_session(&with("one"), &old, "a:50050") && !needs_a_new_session(&with("b"), &with("b"), "a:50050"));
+    assert!(
+        needs_a_new_session(&old, &with("one"), "a:50050") && needs_a_new_session(&with("one"), &with("b"), "a:50050")
+    );
+    assert!(
+        !needs_a_new_session(&with("one"), &old, "a:50050") && !needs_a_new_session(&with("b"), &with("b"), "a:50050")
+    );
 }
 
 #[test]

@@ -95,13 +95,14 @@ fn definition() -> clap::Command {
         };
         options.iter().fold(command, |command, id| hidden(command, id))
     }
-    Cli::command()
-        .mut_subcommand("demo", |demo| without(&["master", "token", "ca", "output"], demo))
-        .mut_subcommand("master", |master| {
+    Cli::command().mut_subcommand("demo", |demo| without(&["master", "token", "ca", "output"], demo)).mut_subcommand(
+        "master",
+        |master| {
             without(&["master", "token", "ca"], master)
                 .mut_subcommand("start", |start| without(&["output"], start))
                 .mut_subcommand("init", |init| without(&["output"], init))
-        })
+        },
+    )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

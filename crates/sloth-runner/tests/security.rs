@@ -31,7 +31,10 @@ async fn an_agent_joins_by_the_printed_command_and_needs_the_token_no_more() {
     let done = master.tool("agent run lady --wait 20s -- echo again").await;
     assert_eq!((done.code, done.out.as_str()), (0, "again\n"), "{}", done.err);
     let events = master.tool("agent events").await.out;
-    assert!(events.contains("agent.joined") && events.contains("by operator with token "), "{events}");
+    let id =
+        sloth_agent::token::Token::parse(fs::read_to_string(master.file("join.token")).unwrap().trim()).unwrap().id();
+    assert!(events.contains("agent.joined") && events.contains(&format!("by token {id}, asked for by ")), "{events}");
+    assert!(events.contains("by operator with token "), "{events}");
 
     // Of all that was written nothing holds a secret, but for the files that are there to hold it.
     let said = [agent.log.seen.join("\n"), master.log.seen.join("\n"), events].concat();

@@ -48,7 +48,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
     let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
     let present = caller.and_then(|caller| caller.agent);
     let name = request.name.clone();
-    let (what, done) = if request.token.is_empty() {
+    let (what, by, done) = if request.token.is_empty() {
         let Some((id, fingerprint)) = present else {
             return Err(Status::unauthenticated("neither a token nor a certificate"));
         };
@@ -60,10 +60,12 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
             let record = security.admission.renew(&fingerprint, &issued).map_err(Status::unauthenticated)?;
             Ok((issued, record))
         };
-        ("agent.renewed", blocking(&security, renew).await)
+        ("agent.renewed", "by the one before".to_owned(), blocking(&security, renew).await)
     } else {
         let token = Token::parse(&request.token).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
-        ("agent.joined", blocking(&security, move |security| admit(security, &token, agent_id, &request)).await)
+        let by = format!("by token {}", token.id());
+        let admit = move |security: &Security| admit(security, &token, agent_id, &request);
+        ("agent.joined", by, blocking(&security, admit).await)
     };
     let (issued, record) = match done {
         Ok(done) => done,
@@ -72,7 +74,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
             return Err(status);
         }
     };
-    let message = format!("{name} was given a certificate; asked for by {from}");
+    let message = format!("{name} was given a certificate {by}, asked for by {from}");
     core.decide(|fleet, now| fleet.note(now, what, &name, agent_id, message));
     Ok(JoinReply {
         certificate: issued.der,
