@@ -4,6 +4,7 @@ use crate::{
     clock::BootClock,
     commands::Commands,
     config::{self, Config, describe},
+    credentials::Credentials,
     daemon::ORPHANED,
     driver::{Driver, Identity, Keeper, Signal, Status},
     health, helper,
@@ -122,11 +123,18 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
         host: crate::config::host_name(),
     };
     let commands = Commands::open(&config.commands, &config.name, state.path(), !state.is_memory());
+    let directory = (!state.is_memory()).then(|| state.path().to_path_buf());
+    let credentials = Credentials::new(directory.as_deref(), state.agent_id(), &config.name);
     let (keeper, writer) = Files::new(&config.name, state, console);
     let orphaned = tokio::spawn(outlive(supervisor, signal(SignalKind::from_raw(ORPHANED))?, keeper.kept.clone()));
     let keeper = Box::new(Files { log, ..keeper });
     let driver = Driver::new(config, identity, BootClock::new()?, keeper, commands, active);
-    driver.with_manager(Notifier::from_environment()).with_reload(reload).run(signals).await;
+    driver
+        .with_credentials(credentials)
+        .with_manager(Notifier::from_environment())
+        .with_reload(reload)
+        .run(signals)
+        .await;
     orphaned.abort();
     // It ends once the newest is written.
     let _ = tokio::time::timeout(EXIT_GRACE, writer).await;

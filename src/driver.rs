@@ -9,6 +9,7 @@ use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
     config::{self, Config, Loaded},
+    credentials::Credentials,
     node::{Disk, Node},
     notify::Notifier,
     reload::Reload,
@@ -111,6 +112,7 @@ pub struct Driver<C> {
     draining: Option<Duration>,
     manager: Notifier,
     reload: Option<Reload>,
+    credentials: Arc<Credentials>,
 }
 
 enum Event {
@@ -150,6 +152,7 @@ impl<C: Clock> Driver<C> {
             skipped: Vec::new(),
         };
         let watch = watch_for(&config);
+        let credentials = Arc::new(Credentials::new(None, identity.agent_id, &config.name));
         Self {
             link: Link::new(params(&config), seed),
             node: Node::new(),
@@ -169,7 +172,13 @@ impl<C: Clock> Driver<C> {
             draining: None,
             manager: Notifier::default(),
             reload: None,
+            credentials,
         }
+    }
+
+    /// Where the certificate is that it is given, if it joins by a token. Default: in memory.
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { credentials: Arc::new(credentials), ..self }
     }
 
     /// Tells this service manager how the agent stands. Default: none.
@@ -338,6 +347,12 @@ impl<C: Clock> Driver<C> {
         self.keeper.keep_epoch(registered.epoch);
         let interval = (registered.interval_ms > 0).then(|| Duration::from_millis(registered.interval_ms));
         self.reply(Reply::Registered { interval });
+        if registered.certificate_renew_in_ms > 0
+            && let Some(session) = &mut self.session
+        {
+            let after = Duration::from_millis(registered.certificate_renew_in_ms);
+            session.renew(self.credentials.clone(), after);
+        }
         if self.link.state() == Phase::Registered
             && let Some(client) = self.session.as_ref().and_then(Session::client)
         {

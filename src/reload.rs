@@ -186,10 +186,11 @@ pub fn merged(running: &Config, mut new: Config) -> Config {
 }
 
 /// Whether the session rests on what has changed: the master was told it, or it is with a master, or by means, that
-/// are not configured any more. `present` is the master's address.
+/// are not configured any more. `present` is the master's address. A token that is no longer there has done its work.
 pub fn needs_a_new_session(old: &Config, new: &Config, present: &str) -> bool {
     !new.masters.iter().any(|master| master.to_string() == present)
         || old.tls != new.tls
+        || (new.token.is_some() && old.token != new.token)
         || old.labels != new.labels
         || old.heartbeat != new.heartbeat
         || old.listen.report_address != new.listen.report_address

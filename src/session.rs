@@ -2,8 +2,9 @@
 //! an [`Event`]; nothing is decided here.
 
 use crate::{
-    config::{MasterAddress, Tls},
-    transport::{self, Client, Dialled, Failure, Resolver, tls},
+    config::MasterAddress,
+    credentials::{Credentials, Means},
+    transport::{self, Client, Dialled, Failure, Resolver},
 };
 use futures_core::Stream;
 use link::{LossReason, Reply, Session as Number};
@@ -16,8 +17,9 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Mutex, Semaphore, mpsc},
-    time::{Instant, timeout, timeout_at},
+    sync::{Mutex, mpsc},
+    task::AbortHandle,
+    time::{Instant, timeout_at},
 };
 use tonic::{Status, Streaming};
 
@@ -30,12 +32,6 @@ const RESERVED: usize = OUTBOX / 4;
 
 /// After a stream ended, so long for the connection itself to say why.
 const VERDICT_GRACE: Duration = Duration::from_millis(50);
-
-/// A file on a disk that hangs holds one helper thread and no more: later attempts wait for that one.
-static LOADING: Semaphore = Semaphore::const_new(1);
-
-/// So long they wait. Below the default of `connection.timeout`, so that the disk is named as the cause.
-const LOADING_MAX: Duration = Duration::from_secs(8);
 
 /// Of what a master says to people so much is kept, characters: it goes into the log and the status file.
 const SAID_MAX: usize = 300;
@@ -65,6 +61,7 @@ pub struct Session {
     /// The receiving half, until the call takes it.
     outgoing: Option<Outgoing>,
     dialled: Option<Dialled>,
+    renewal: Option<AbortHandle>,
 }
 
 enum Stage {
@@ -88,15 +85,20 @@ impl Session {
         master: MasterAddress,
         resolver: Arc<Mutex<Resolver>>,
         user_timeout: Duration,
-        tls: Option<Tls>,
+        means: Means,
     ) -> Self {
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let dialling = async move {
-            let connector = match tls {
-                Some(tls) => Some(connector(tls).await?),
-                None => None,
-            };
             let mut resolver = resolver.lock().await;
+            let mut joined = None;
+            let joining = async |connector| {
+                let dialled = transport::connect(&master, &mut resolver, user_timeout, Some(&connector)).await?;
+                joined = Some(dialled.peer);
+                Ok(dialled)
+            };
+            let connector = means.connector(joining).await?;
+            // A master answered there: else this address would be the last to be tried now.
+            joined.into_iter().for_each(|peer| resolver.served(peer));
             transport::connect(&master, &mut resolver, user_timeout, connector.as_ref()).await
         };
         Self {
@@ -105,6 +107,20 @@ impl Session {
             outbox,
             outgoing: Some(Outgoing(outgoing)),
             dialled: None,
+            renewal: None,
+        }
+    }
+
+    /// Renews the agent's certificate over this connection, for as long as the session lasts.
+    pub fn renew(&mut self, credentials: Arc<Credentials>, after: Duration) {
+        let Some((client, exported)) =
+            self.dialled.as_ref().and_then(|dialled| Some((dialled.client.clone(), dialled.exported?)))
+        else {
+            return;
+        };
+        let renewal = tokio::spawn(credentials.renew(client, exported, after)).abort_handle();
+        if let Some(earlier) = self.renewal.replace(renewal) {
+            earlier.abort();
         }
     }
 
@@ -194,8 +210,11 @@ impl Session {
     }
 
     /// Sends what is queued, closes the stream and the connection, within two seconds.
-    pub async fn close_gracefully(self) {
-        let Self { outbox, stage, dialled, .. } = self;
+    pub async fn close_gracefully(mut self) {
+        // It holds the connection open.
+        self.end_renewal();
+        let outbox = std::mem::replace(&mut self.outbox, mpsc::channel(1).0);
+        let (stage, dialled) = (std::mem::replace(&mut self.stage, Stage::Ended), self.dialled.take());
         drop(outbox);
         if let Stage::Open(mut stream) = stage {
             // The master ends its side when it has read the goodbye.
@@ -206,6 +225,12 @@ impl Session {
         }
         if let Some(dialled) = dialled {
             dialled.close_gracefully().await;
+        }
+    }
+
+    fn end_renewal(&mut self) {
+        if let Some(renewal) = self.renewal.take() {
+            renewal.abort();
         }
     }
 
@@ -242,33 +267,18 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end_renewal();
+    }
+}
+
 fn said(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(SAID_MAX) {
         text.replace_range(end.., "…");
         text.shrink_to_fit();
     }
     text
-}
-
-/// Read anew for each attempt: what was renewed on disk is used without a restart.
-async fn connector(tls: Tls) -> Result<tls::Connector, Failure> {
-    let loading = async {
-        let one_at_a_time = LOADING.acquire().await;
-        crate::helper::spawn(move || {
-            let _until_read = one_at_a_time;
-            tls::Connector::load(&tls)
-        })
-        .await
-    };
-    let unusable = match timeout(LOADING_MAX, loading).await {
-        Ok(Ok(Ok(connector))) => return Ok(connector),
-        Ok(Ok(Err(unusable))) => unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect(),
-        Ok(Err(error)) => vec![error.to_string()],
-        Err(_) => {
-            vec![format!("the files of tls.* could not be read within {}s: their disk hangs", LOADING_MAX.as_secs())]
-        }
-    };
-    Err(Failure::new(LossReason::Tls, unusable.join("; ")))
 }
 
 /// The stream that the call reads its messages from.

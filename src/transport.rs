@@ -50,6 +50,10 @@ pub struct Dialled {
     pub local: SocketAddr,
     pub peer: SocketAddr,
     driver: JoinHandle<Result<(), hyper::Error>>,
+    /// What TLS exports for [`joining`]; none without TLS.
+    ///
+    /// [`joining`]: crate::joining
+    pub exported: Option<crate::joining::Exported>,
     graceful: Arc<AtomicBool>,
     tls_failure: Arc<OnceLock<Failure>>,
 }
@@ -74,9 +78,11 @@ pub async fn connect(
     let graceful = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(tcp, graceful.clone()).map_err(Failure::io)?;
     let tls_failure: Arc<OnceLock<Failure>> = Arc::default();
+    let mut exported = None;
     let (scheme, stream) = match tls {
         Some(tls) => {
-            let stream = Box::new(tls.connect(&master.host, socket).await?);
+            let stream = Box::new(tls.connect(master.host_without_zone(), socket).await?);
+            exported = stream.get_ref().1.export_keying_material([0; 32], crate::joining::EXPORTER_LABEL, None).ok();
             ("https", Stream::Tls(stream, Arc::clone(&tls_failure)))
         }
         None => ("http", Stream::Plain(socket, Some(Arc::clone(&tls_failure)))),
@@ -92,7 +98,7 @@ pub async fn connect(
     let origin = http::Uri::builder().scheme(scheme).authority(master.authority()).path_and_query("/").build();
     let origin = origin.map_err(|error| Failure::protocol(format!("master address {master}: {error}")))?;
     let client = Client::with_origin(Connection { sender }, origin);
-    Ok(Dialled { client, local, peer, driver, graceful, tls_failure })
+    Ok(Dialled { client, local, peer, exported, driver, graceful, tls_failure })
 }
 
 impl Dialled {

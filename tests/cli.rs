@@ -152,7 +152,6 @@ Set, with everything else at its default:
   master = [::1]:6000         SLOTH_RUNNER_MASTER_ADDR
   name = node7                agent.toml:1
   state_dir = /state          --state-dir
-Without an effect in this version: auth.token
 "
     );
 }

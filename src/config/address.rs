@@ -62,8 +62,12 @@ impl MasterAddress {
     /// What HTTP calls it: without the zone of a link-local address, which means something on this host alone and may
     /// not stand in a URI.
     pub fn authority(&self) -> String {
-        let host = self.host.split('%').next().unwrap_or_default();
-        Self { host: host.to_string(), port: self.port }.to_string()
+        Self { host: self.host_without_zone().to_string(), port: self.port }.to_string()
+    }
+
+    /// As a certificate may name it.
+    pub fn host_without_zone(&self) -> &str {
+        self.host.split('%').next().unwrap_or_default()
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::{
     layers::describe,
     load::{Loaded, Sources, Surroundings, Whereabouts, host_name, load, temporary_folder, whereabouts},
     reader::{Problems, Shown},
-    settings::log as read_log,
+    settings::{check_label, log as read_log},
 };
 
 /// The whole configuration of an agent, checked.

@@ -3,6 +3,7 @@
 use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path};
 
 use super::{Secret, layers::describe};
+use crate::token::{Malformed, Token};
 
 /// Longest token, in bytes: the ones that masters make have some hundred.
 const TOKEN_MAX: usize = 4096;
@@ -18,6 +19,9 @@ pub(super) fn check_token(text: &str) -> Result<Secret, String> {
     }
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("holds spaces or characters that no token has: copy it again".into());
+    }
+    if let Err(Malformed::Damaged) = Token::parse(text) {
+        return Err(Malformed::Damaged.to_string());
     }
     Ok(Secret(text.to_string()))
 }

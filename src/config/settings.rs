@@ -90,7 +90,11 @@ fn masters(reader: &mut Reader) -> Vec<MasterAddress> {
     }
 }
 
-fn check_label(key: &str, value: &str) -> Result<(), String> {
+/// Whether agents may have this label.
+///
+/// # Errors
+/// Reads after "label key is value, ".
+pub fn check_label(key: &str, value: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
     if key.is_empty() || key.len() > LABEL_KEY_MAX || !key.chars().all(allowed) {
         return Err(format!(

@@ -1,7 +1,7 @@
 //! How a master is reached, and what it is told of this agent.
 
 use super::{Driver, millis};
-use crate::{clock::Clock, config::Config, session::Session};
+use crate::{clock::Clock, config::Config, credentials::Means, session::Session};
 use link::Params;
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ impl<C: Clock> Driver<C> {
         let heartbeat = &self.config.heartbeat;
         let verdict = heartbeat.interval + heartbeat.timeout * heartbeat.max_failures;
         let user_timeout = verdict + USER_TIMEOUT_MARGIN;
-        Session::dial(session, address, self.resolver.clone(), user_timeout, self.config.tls.clone())
+        let (tls, token) = (self.config.tls.clone(), self.config.token.clone());
+        let means = Means { tls, token, credentials: self.credentials.clone() };
+        Session::dial(session, address, self.resolver.clone(), user_timeout, means)
     }
 
     /// The session's address is the one to begin with next time.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::Secret;
 use std::fs;
 
 fn loaded(settings: &[&str]) -> Loaded {
@@ -123,6 +124,13 @@ fn a_session_is_kept_unless_it_rests_on_what_changed() {
     for told in ["heartbeat.interval=4s", "heartbeat.max_failures=4", "labels.a=1", "listen.report_address=h"] {
         assert!(renewed(&["master=a", told]), "{told}");
     }
+    let with = |text: &str| Config { token: Some(Secret(text.to_owned())), ..old.clone() };
+    assert!(
+        needs_a_new_session(&old, &with("one"), "a:50050") && needs_a_new_session(&with("one"), &with("b"), "a:50050")
+    );
+    assert!(
+        !needs_a_new_session(&with("one"), &old, "a:50050") && !needs_a_new_session(&with("b"), &with("b"), "a:50050")
+    );
 }
 
 #[test]

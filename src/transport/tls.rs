@@ -2,18 +2,32 @@
 
 mod errors;
 mod files;
+mod pin;
 mod time;
 
 pub(super) use errors::{failure, is_a_record, spoken_in_the_clear};
 pub use files::Unusable;
+pub use pin::not_before;
+pub use rustls::sign::CertifiedKey;
 
 use super::{Failure, socket::Socket};
 use crate::config::Tls;
 use link::LossReason;
-use rustls::{ClientConfig, RootCertStore, crypto::ring, sign::SingleCertAndKey, version::TLS13};
-use rustls_pki_types::ServerName;
-use std::sync::Arc;
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    client::WantsClientCert,
+    crypto::{CryptoProvider, ring},
+    sign::SingleCertAndKey,
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, ServerName};
+use std::sync::{Arc, OnceLock};
 use tokio_rustls::client::TlsStream;
+
+/// What a failed handshake means, for people.
+pub fn explain(error: &std::io::Error) -> String {
+    errors::of_handshake(error).detail
+}
 
 /// Makes sessions of TLS. Clones share the configuration.
 #[derive(Clone)]
@@ -40,18 +54,36 @@ impl Connector {
         if !unusable.is_empty() {
             return Err(unusable);
         }
-        let builder = ClientConfig::builder_with_details(provider, Arc::new(time::Judge))
-            .with_protocol_versions(&[&TLS13])
-            .expect("the provider has suites of TLS 1.3")
-            .with_root_certificates(roots);
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        // A session is made once in hours: tickets would be memory without a use.
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { config: Arc::new(config), server_name })
+        let builder = builder(provider).with_root_certificates(roots);
+        Ok(Self { config: Arc::new(finish(builder, identity)), server_name })
+    }
+
+    /// Trusts the CA with this fingerprint and no other, and shows this identity. `ca` is set once the CA was seen and
+    /// the master's certificate found good.
+    ///
+    /// # Errors
+    /// `server_name` is none that a certificate can have.
+    pub fn pinned(
+        fingerprint: [u8; 32],
+        identity: Option<CertifiedKey>,
+        server_name: Option<&str>,
+        ca: Arc<OnceLock<CertificateDer<'static>>>,
+    ) -> Result<Self, Vec<Unusable>> {
+        let provider = Arc::new(ring::default_provider());
+        let mut unusable = Vec::new();
+        let tls = Tls { server_name: server_name.map(str::to_owned), ca_file: None, cert_file: None, key_file: None };
+        let server_name = self::server_name(&tls, &mut unusable);
+        if !unusable.is_empty() {
+            return Err(unusable);
+        }
+        let verifier = Arc::new(pin::Pinned::new(fingerprint, provider.clone(), ca));
+        let builder = builder(provider).dangerous().with_custom_certificate_verifier(verifier);
+        Ok(Self { config: Arc::new(finish(builder, identity)), server_name })
+    }
+
+    /// For connections that are made elsewhere.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.config.clone()
     }
 
     /// The handshake. Has no time limit of its own.
@@ -73,6 +105,23 @@ impl Connector {
             _ => Err(errors::not_http2()),
         }
     }
+}
+
+fn builder(provider: Arc<CryptoProvider>) -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_details(provider, Arc::new(time::Judge))
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has suites of TLS 1.3")
+}
+
+fn finish(builder: ConfigBuilder<ClientConfig, WantsClientCert>, identity: Option<CertifiedKey>) -> ClientConfig {
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A session is made once in hours: tickets would be memory without a use.
+    config.resumption = rustls::client::Resumption::disabled();
+    config
 }
 
 fn server_name(tls: &Tls, unusable: &mut Vec<Unusable>) -> Option<ServerName<'static>> {

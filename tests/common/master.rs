@@ -192,6 +192,10 @@ impl AgentRegistry for Handler {
         Ok(Response::new(Replies(replies)))
     }
 
+    async fn join(&self, _: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
+        Err(Status::unimplemented("no tokens here"))
+    }
+
     async fn send_output(
         &self,
         request: Request<Streaming<OutputMessage>>,

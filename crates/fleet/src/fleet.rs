@@ -206,6 +206,12 @@ impl<S: Clone + Eq> Fleet<S> {
         self.registry.delete(now, agent, force, ticket, &mut self.out)
     }
 
+    /// Records that something happened that changes nothing here: who did what, for people.
+    pub fn note(&mut self, now: Now, kind: &str, agent: &str, agent_id: AgentId, message: String) {
+        let event = self.out.event_about(now, kind, crate::effect::Whom { agent, agent_id, epoch: 0 }, "", message);
+        self.out.store(vec![event], Then::Nothing);
+    }
+
     /// See [`Registry::retire`].
     pub fn retire(&mut self) {
         self.registry.retire();

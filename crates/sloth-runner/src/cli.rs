@@ -21,6 +21,12 @@ pub struct Cli {
     /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else localhost:50050]
     #[arg(long, global = true, value_name = "HOST[:PORT]")]
     pub master: Option<String>,
+    /// A token of the master's for an operator or a viewer; says which CA to trust, too [default: $SLOTH_RUNNER_TOKEN]
+    #[arg(long, global = true, value_name = "TOKEN", hide_short_help = true)]
+    pub token: Option<String>,
+    /// The CA of the master's certificate, in PEM [default: $SLOTH_RUNNER_CA, else the one that the token names]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub ca: Option<String>,
     /// How to print: tables for people or JSON for programs
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub output: Format,
@@ -38,8 +44,9 @@ where
 {
     let mut command = definition();
     let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(words)?)?;
-    if cli.master.is_some() && matches!(cli.command, Command::Master(_) | Command::Demo) {
-        let why = "--master says which master to talk to, and means nothing to what runs here";
+    let to_a_master = cli.master.is_some() || cli.token.is_some() || cli.ca.is_some();
+    if to_a_master && matches!(cli.command, Command::Master(_) | Command::Demo) {
+        let why = "--master, --token and --ca say how to talk to a master, and mean nothing to what runs here";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
     if cli.output == Format::Json && prints_text_alone(&cli.command) {
@@ -70,7 +77,7 @@ fn prints_text_alone(command: &Command) -> bool {
     matches!(
         command,
         Command::Demo
-            | Command::Master(MasterCommand::Start(_))
+            | Command::Master(MasterCommand::Start(_) | MasterCommand::Init(_))
             | Command::Agent(Start { .. } | Status { .. } | Check { .. })
     )
 }
@@ -79,7 +86,7 @@ fn prints_text_alone(command: &Command) -> bool {
 fn definition() -> clap::Command {
     fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
         let hidden = |command: clap::Command, id: &'static str| match id {
-            "master" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
+            "master" | "token" | "ca" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
             _ => {
                 let format = clap::builder::EnumValueParser::<Format>::new();
                 let arg = clap::Arg::new(id).short('o').long(id).global(true).hide(true);
@@ -88,11 +95,14 @@ fn definition() -> clap::Command {
         };
         options.iter().fold(command, |command, id| hidden(command, id))
     }
-    Cli::command()
-        .mut_subcommand("demo", |demo| without(&["master", "output"], demo))
-        .mut_subcommand("master", |master| {
-            without(&["master"], master).mut_subcommand("start", |start| without(&["output"], start))
-        })
+    Cli::command().mut_subcommand("demo", |demo| without(&["master", "token", "ca", "output"], demo)).mut_subcommand(
+        "master",
+        |master| {
+            without(&["master", "token", "ca"], master)
+                .mut_subcommand("start", |start| without(&["output"], start))
+                .mut_subcommand("init", |init| without(&["output"], init))
+        },
+    )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,6 +124,58 @@ pub enum Command {
     /// Commands that were given to agents
     #[command(subcommand)]
     Command(CommandCommand),
+    /// Tokens, which let agents join and people in
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it: it is shown this once
+    Create {
+        /// What it is for
+        #[arg(long, value_enum, default_value_t = TokenRole::Agent)]
+        role: TokenRole,
+        /// How long it is good (30m, 24h) [default: an agent's 24h, others until they are revoked]
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        ttl: Option<Duration>,
+        /// How many agents may join with it [default: any number]
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+        uses: Option<u32>,
+        /// Of an agent: it must have this name, and may take it over; else: whom the token is for
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Give agents that join with it this label
+        #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+        label: Vec<(String, String)>,
+    },
+    /// List tokens, newest first; their secrets are kept nowhere
+    List,
+    /// Let nobody in with it any more; agents that have joined stay (`agent delete` ends them)
+    Revoke {
+        /// As `token list` shows it
+        id: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenRole {
+    /// Lets agents join
+    Agent,
+    /// May do everything that this tool does
+    Operator,
+    /// May only look
+    Viewer,
+}
+
+impl TokenRole {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+            Self::Viewer => "viewer",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! The master of a fleet of agents, and the operator's tool.
 
+pub mod access;
 pub mod cli;
 pub mod clock;
 mod dashes;
@@ -10,6 +11,7 @@ pub mod master_cli;
 pub mod master_config;
 mod open_files;
 pub mod outputs;
+pub mod security;
 pub mod store;
 pub mod tool;
 
@@ -40,15 +42,17 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
             return error.exit_code();
         }
     };
+    let access = tool::Access { master: cli.master, token: cli.token, ca: cli.ca };
     match cli.command {
         cli::Command::Demo => demo::run(),
         cli::Command::Master(command) => master_cli::run(command, cli.output),
-        cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, cli.master),
-        cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, cli.master),
-        cli::Command::Agent(cli::AgentCommand::Reconnect { args }) => agent_with("reconnect", args, cli.master),
-        cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, cli.master),
-        cli::Command::Agent(command) => tool::agent(cli.master, cli.output, command),
-        cli::Command::Command(command) => tool::command(cli.master, cli.output, command),
+        cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, access),
+        cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, access),
+        cli::Command::Agent(cli::AgentCommand::Reconnect { args }) => agent_with("reconnect", args, access),
+        cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, access),
+        cli::Command::Agent(command) => tool::agent(access, cli.output, command),
+        cli::Command::Command(command) => tool::command(access, cli.output, command),
+        cli::Command::Token(command) => tool::token(access, cli.output, command),
     }
 }
 
@@ -63,10 +67,12 @@ fn concerns_this_node(words: &[OsString]) -> bool {
     word.to_str().is_some_and(sloth_agent::cli::knows) && (word != "stop" || rest.iter().any(which))
 }
 
-fn agent_with(word: &str, mut args: Vec<OsString>, master: Option<String>) -> i32 {
+/// What stood before the word `agent` goes to the agent under its own names for it.
+fn agent_with(word: &str, mut args: Vec<OsString>, access: tool::Access) -> i32 {
     args.insert(0, word.into());
-    if let Some(master) = master {
-        args.extend(["--master".into(), master.into()]);
+    let ca = access.ca.map(|file| format!("tls.ca_file={file}"));
+    for (flag, value) in [("--master", access.master), ("--token", access.token), ("--set", ca)] {
+        args.extend(value.into_iter().flat_map(|value| [flag.into(), value.into()]));
     }
     agent_here(args)
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod control;
 mod daemon;
+mod init;
 mod reload;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,17 @@ use crate::{
     master_config::{Loaded, MasterConfig, Sources, load},
     open_files,
     outputs::FileOutputs,
+    security::{Security, TlsFiles, admission::Admission, pki::Authority, tls},
     store::{self, Environment, FileLock, LockError, SqliteStore},
     tool::json,
 };
 use reload::Reload;
 use sloth_agent::{
-    config::{Log, Surroundings, describe, reader::Problems, units::ShowSize},
+    config::{
+        Log, Surroundings, describe,
+        reader::{Origin, Problem, Problems},
+        units::ShowSize,
+    },
     logging::{self, Rolling},
 };
 use std::{
@@ -54,6 +60,8 @@ pub enum MasterCommand {
     Status(ControlArgs),
     /// Say whether the configuration is right, and what it sets
     Check(CheckArgs),
+    /// Make what a master needs that other hosts reach: certificates, a configuration, and a token for agents
+    Init(init::InitArgs),
     /// Copy the database while the master runs
     Backup(BackupArgs),
 }
@@ -147,6 +155,7 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
         MasterCommand::Stop(args) => args.config.state_dir().and_then(|path| control::stop(&path, format)),
         MasterCommand::Status(args) => args.config.state_dir().and_then(|path| control::status(&path, format)),
         MasterCommand::Check(args) => check(args, format),
+        MasterCommand::Init(args) => init::init(args),
         MasterCommand::Backup(args) => backup(args, format),
     };
     done.err().unwrap_or(0)
@@ -187,7 +196,7 @@ fn load_or_say(sources: &Sources) -> Result<Loaded, i32> {
 }
 
 fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
-    let loaded = args.config.try_load(None, args.insecure).map_err(|problems| {
+    let loaded = args.config.try_load(None, args.insecure).and_then(with_usable_files).map_err(|problems| {
         eprintln!("{problems}");
         if format == Format::Json {
             print!("{}", answers::problems(&problems));
@@ -216,6 +225,16 @@ fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
         config.store.display()
     );
     Ok(())
+}
+
+/// What a start would find in the files of TLS.
+fn with_usable_files(loaded: Loaded) -> Result<Loaded, Problems> {
+    if let Some(files) = &loaded.config.tls
+        && let Err(text) = certificates(files)
+    {
+        return Err(Problems(vec![Problem { origin: Origin::Default, text }]));
+    }
+    Ok(loaded)
 }
 
 fn backup(args: BackupArgs, format: Format) -> Result<(), i32> {
@@ -254,6 +273,7 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
     let (store, snapshot) =
         SqliteStore::open(&config.store, config.history, environment).map_err(|error| error.to_string())?;
 
+    let security = config.tls.as_ref().map(|files| secure(files, &config.store)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no threads, or no timers: {error}"))?;
     let served = runtime.block_on(async {
@@ -262,7 +282,7 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
         // Before the line that says it is up: who reads it may send a signal.
         let signals = Shutdown::listen().and_then(|shutdown| reload.listen().map(|()| shutdown));
         let shutdown = signals.map_err(|error| format!("no signals: {error}"))?;
-        if !address.ip().to_canonical().is_loopback() {
+        if security.is_none() && !address.ip().to_canonical().is_loopback() {
             log::warn!("Neither TLS nor tokens on {address}: whoever reaches it can run commands on every agent");
         }
         say_started(address, &config.state_dir);
@@ -274,6 +294,7 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             name: sloth_agent::config::host_name(),
             registrations_per_second: config.registrations_per_second,
             heartbeats_per_second: config.heartbeats_per_second,
+            security,
         };
         let served = master::serve(listener, Arc::new(store), outputs, snapshot, options, shutdown.wait()).await;
         served.map_err(|error| format!("the server failed: {error}"))
@@ -281,6 +302,22 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
     // The store ends with its last owner, after what waits there is written; a blocking reader that hangs is left.
     runtime.shutdown_timeout(BLOCKING_GRACE);
     served
+}
+
+/// What TLS needs; the database has its tables already.
+fn secure(files: &TlsFiles, database: &Path) -> Result<Arc<Security>, String> {
+    let (acceptor, authority) = certificates(files)?;
+    let admission = Admission::open(database, clock::unix_ms)?;
+    Ok(Arc::new(Security { acceptor: Arc::new(acceptor), authority, admission }))
+}
+
+fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), String> {
+    let acceptor = tls::Acceptor::new(files.clone())?;
+    let authority = match (&files.ca_file, &files.ca_key_file) {
+        (Some(ca), Some(key)) => Some(Authority::load(ca, key, files.agent_life)?),
+        _ => None,
+    };
+    Ok((acceptor, authority))
 }
 
 /// The line that scripts wait for, with the real port.

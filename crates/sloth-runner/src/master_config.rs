@@ -6,11 +6,12 @@ mod tests;
 use crate::{
     master::{HEARTBEATS_PER_SECOND_DEFAULT, REGISTRATIONS_PER_SECOND_DEFAULT},
     outputs::OUTPUT_KEEP_DEFAULT,
+    security::TlsFiles,
     store::History,
 };
 use sloth_agent::config::{
     Log, Surroundings, read_log,
-    reader::{Layers, Origin, Problems, Reader, Shown},
+    reader::{Layers, Problems, Reader, Shown},
 };
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -29,8 +30,10 @@ const FILES: [&str; 2] = ["master.toml", "/etc/sloth-runner/master.toml"];
 /// The whole configuration of a master, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MasterConfig {
-    /// Default `127.0.0.1:50050`. Another than a loopback address only with `--insecure`. Port 0 takes a free one.
+    /// Default `127.0.0.1:50050`. Another than a loopback address only with TLS, or `--insecure`. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Default: none, in the clear.
+    pub tls: Option<TlsFiles>,
     /// Absolute. Default: `/var/lib/sloth-runner/master` as root, else `$XDG_STATE_HOME/sloth-runner/master`.
     pub state_dir: PathBuf,
     /// The database. Absolute. Default: `sloth.db` in the state directory.
@@ -104,8 +107,8 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
     const MIB: u64 = 1 << 20;
     let defaults = History::default();
 
-    let listen = listen(reader, insecure);
-    no_tls(reader);
+    let tls = tls(reader);
+    let listen = listen(reader, insecure || tls.is_some());
     let state_dir = reader.path("state_dir").value.unwrap_or_else(|| surroundings.default_state_dir("master"));
     let store = reader.path("store").value.unwrap_or_else(|| state_dir.join("sloth.db"));
     let http = reader.string("http.listen", check_http);
@@ -115,6 +118,7 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
     let idle = [(http.key, http.is_default()), (webhook.key, webhook.is_default())];
     let config = MasterConfig {
         listen,
+        tls,
         state_dir,
         store,
         http_listen: http.value.unwrap_or(Some(HTTP_LISTEN_DEFAULT)),
@@ -137,31 +141,51 @@ fn listen(reader: &mut Reader, insecure: bool) -> SocketAddr {
     let address = listen.value.unwrap_or(LISTEN_DEFAULT);
     if !insecure && !address.ip().to_canonical().is_loopback() {
         let text = format!(
-            "listen is {address}, which other hosts can reach, and this version has neither TLS nor tokens: whoever \
-             reaches it can run commands on every agent; add --insecure to accept that, or listen on {LISTEN_DEFAULT}"
+            "listen is {address}, which other hosts can reach, and there is no TLS: whoever reaches it could run \
+             commands on every agent; run `sloth-runner master init --dir DIR` once and start with its master.toml, or \
+             listen on {LISTEN_DEFAULT}, or add --insecure to accept that"
         );
         reader.problem(&listen.origin, text);
     }
     address
 }
 
-/// Until there is TLS a configuration that wants it is refused: never silently in the clear.
-fn no_tls(reader: &mut Reader) {
-    let enabled = reader.boolean("tls.enabled", false);
-    let mut wanted: Vec<(&str, Origin)> = Vec::new();
-    if enabled.value {
-        wanted.push((enabled.key, enabled.origin));
-    }
-    for key in ["tls.ca_file", "tls.cert_file", "tls.key_file"] {
-        let file = reader.path(key);
-        if !file.is_default() {
-            wanted.push((key, file.origin));
+/// None: in the clear.
+fn tls(reader: &mut Reader) -> Option<TlsFiles> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let enabled = reader.optional_boolean("tls.enabled");
+    let [cert, key, ca, ca_key, client_ca] =
+        ["tls.cert_file", "tls.key_file", "tls.ca_file", "tls.ca_key_file", "tls.client_ca_file"]
+            .map(|key| reader.path(key));
+    let agent_life = reader.duration("tls.agent_life", 90 * DAY, Duration::from_secs(1)..=3650 * DAY);
+    let files = [&cert, &key, &ca, &ca_key, &client_ca];
+    let given = files.into_iter().find(|file| !file.is_default());
+    match (enabled.value, given) {
+        (Some(false), Some(file)) => {
+            let text = format!("tls.enabled is false, but {} is given: remove one of them", file.key);
+            reader.problem(&enabled.origin, text);
+            return None;
         }
+        (Some(false) | None, None) => return None,
+        _ => {}
     }
-    for (key, origin) in wanted {
-        let text = format!("{key} asks for TLS, which this version does not speak: remove it, and see --insecure");
-        reader.problem(&origin, text);
+    let origin = given.map_or(&enabled.origin, |file| &file.origin);
+    for missing in [&cert, &key].into_iter().filter(|file| file.is_default()) {
+        let text =
+            format!("TLS is asked for without {}: name it; `sloth-runner master init` makes all of it", missing.key);
+        reader.problem(origin, text);
     }
+    if !ca_key.is_default() && ca.is_default() {
+        reader.problem(&ca_key.origin, "tls.ca_key_file is given without tls.ca_file: give both, or neither".into());
+    }
+    Some(TlsFiles {
+        cert_file: cert.value?,
+        key_file: key.value?,
+        ca_file: ca.value,
+        ca_key_file: ca_key.value,
+        client_ca_file: client_ca.value,
+        agent_life: agent_life.value,
+    })
 }
 
 fn check_listen(text: &str) -> Result<SocketAddr, String> {

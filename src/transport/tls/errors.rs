@@ -21,10 +21,13 @@ pub(in crate::transport) fn failure(error: &Error) -> Failure {
             format!("the master does not speak TLS 1.3 as this agent does ({error})")
         }
         Error::AlertReceived(Alert::CertificateRequired) => {
-            "the master wants a certificate of this agent: set tls.cert_file and tls.key_file".to_owned()
+            "the master wants a certificate of this agent: set tls.cert_file and tls.key_file, or give it a token to join with".to_owned()
         }
         Error::AlertReceived(alert) => match refusal(*alert) {
-            Some(why) => format!("the master refuses this agent's certificate ({why}): see tls.cert_file"),
+            Some(why) => format!(
+                "the master refuses this agent's certificate ({why}): see tls.cert_file, or have it join again by a new \
+                 token"
+            ),
             None => format!("the master ended TLS ({alert:?}): its log may say why"),
         },
         other => other.to_string(),
@@ -59,7 +62,7 @@ pub(in crate::transport) fn is_a_record(bytes: &[u8]) -> bool {
 
 /// A master that answers in TLS what was not asked in TLS.
 pub(in crate::transport) fn spoken_in_the_clear() -> Failure {
-    let text = "the master speaks TLS, and this agent is not told to: set tls.ca_file, or tls.enabled to true";
+    let text = "the master speaks TLS, and this agent is not told to: set tls.ca_file, give it a token to join with, or set tls.enabled to true";
     Failure::new(LossReason::Tls, text)
 }
 
@@ -100,6 +103,11 @@ fn certificate_text(error: &CertificateError) -> String {
             expected.to_str(),
             names(presented)
         ),
+        // What the pin says.
+        Kind::ApplicationVerificationFailure => "the master shows another CA than the one that the token names: it is \
+             not the master that made the token, or somebody stands between (nothing was told it): check the address, \
+             or get a token of this master"
+            .to_owned(),
         other => format!("the master's certificate cannot be used: {other}"),
     }
 }

@@ -24,6 +24,11 @@ impl TimeProvider for Judge {
     }
 }
 
+/// The later of a moment and another that has passed.
+pub(super) fn latest_of(now: UnixTime, passed: Duration) -> UnixTime {
+    UnixTime::since_unix_epoch(latest(Duration::from_secs(now.as_secs()), &[passed]))
+}
+
 /// The system's clock, unless one of the `passed` moments is later: then that clock is behind.
 fn latest(system: Duration, passed: &[Duration]) -> Duration {
     passed.iter().copied().fold(system, Duration::max)

@@ -4,6 +4,7 @@ use link::{Input, Link, LossReason, Output, Params, Reply, Report};
 use proto::{Heartbeat, ProbeAnswer, Register, agent_message::Kind as Up};
 use sloth_agent::{
     config::MasterAddress,
+    credentials::{Credentials, Means},
     session::{Event, Session},
     transport::Resolver,
 };
@@ -60,6 +61,7 @@ struct Agent {
     register: Register,
     master: MasterAddress,
     resolver: Arc<Mutex<Resolver>>,
+    means: Means,
     session: Option<Session>,
     /// Counted among the Active.
     active: bool,
@@ -86,7 +88,10 @@ async fn agent(fleet: Fleet, number: usize, run: Arc<[u8]>, master: SocketAddr) 
         ..Register::default()
     };
     let master = MasterAddress { host: master.ip().to_string(), port: master.port() };
-    let mut agent = Agent { fleet, register, master, resolver: Arc::default(), session: None, active: false };
+    // In the clear.
+    let means = Means { tls: None, token: None, credentials: Arc::new(Credentials::new(None, id, "")) };
+    let resolver = Arc::default();
+    let mut agent = Agent { fleet, register, master, resolver, means, session: None, active: false };
     let mut link = Link::new(params, number as u64);
     let start = Instant::now();
     link.handle(start.elapsed(), Input::Start);
@@ -130,7 +135,8 @@ impl Agent {
             Output::Dial { session, .. } => {
                 self.fleet.0.borrow_mut().dials += 1;
                 let patience = Duration::from_secs(25);
-                self.session = Some(Session::dial(session, self.master.clone(), self.resolver.clone(), patience, None));
+                let (master, resolver) = (self.master.clone(), self.resolver.clone());
+                self.session = Some(Session::dial(session, master, resolver, patience, self.means.clone()));
             }
             Output::Register { will_wait, .. } => {
                 let will_wait_ms = u64::try_from(will_wait.as_millis()).expect("ten seconds");

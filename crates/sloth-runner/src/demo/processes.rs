@@ -59,7 +59,9 @@ impl Processes {
         let log = OpenOptions::new().create(true).append(true).open(self.folder.join(format!("{name}.log")))?;
         let mut command = Command::new(&self.program);
         command.args(args).current_dir(&self.folder).kill_on_drop(true).process_group(0);
-        command.env_remove("SLOTH_RUNNER_MASTER_ADDR").env_remove("SLOTH_RUNNER_TOKEN");
+        for variable in ["SLOTH_RUNNER_MASTER_ADDR", "SLOTH_RUNNER_TOKEN", "SLOTH_RUNNER_CA"] {
+            command.env_remove(variable);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let parent = std::process::id();
         // SAFETY: prctl and getppid are system calls without memory of ours, allowed between fork and exec.

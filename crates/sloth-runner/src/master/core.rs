@@ -12,6 +12,7 @@ use super::{
     rows,
     wires::Wires,
 };
+use crate::{access::Caller, security::Security};
 use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
@@ -21,7 +22,7 @@ use proto::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -35,6 +36,8 @@ pub struct Core {
     pub outputs: Arc<dyn Outputs>,
     clock: Box<dyn Clock>,
     name: String,
+    /// None in plain mode.
+    pub security: Option<Arc<Security>>,
     /// The unfinished commands that somebody deals with.
     hubs: Mutex<HashMap<String, Arc<Hub>>>,
     /// Requests that wait for the store.
@@ -91,6 +94,7 @@ impl Core {
             outputs,
             clock,
             name: options.name,
+            security: options.security,
             stdin_grace,
             hubs: Mutex::default(),
             tickets: Mutex::default(),
@@ -98,6 +102,14 @@ impl Core {
             events: watch::Sender::new(next_event_seq.saturating_sub(1)),
             rearm: Notify::new(),
             ending: watch::Sender::new(false),
+        }
+    }
+
+    /// Records who did what. In plain mode nobody can be told from anybody, and nothing is recorded.
+    pub fn audit(self: &Arc<Self>, caller: Option<&Caller>, kind: &str, agent: (&str, AgentId), what: &str) {
+        if let Some(caller) = caller.filter(|caller| caller.who.is_some()) {
+            let message = format!("{what}, by {caller}");
+            self.decide(|fleet, now| fleet.note(now, kind, agent.0, agent.1, message));
         }
     }
 
@@ -319,6 +331,7 @@ impl Core {
                         master_version: env!("CARGO_PKG_VERSION").to_owned(),
                         interval_ms: millis(interval),
                         time_unix_ms: self.clock.now().unix_ms,
+                        certificate_renew_in_ms: outbox.renew_in_ms.load(Ordering::Relaxed),
                     }));
                 }
             }

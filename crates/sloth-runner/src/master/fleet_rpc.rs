@@ -4,13 +4,15 @@ mod events;
 mod follow;
 mod list;
 mod run;
+mod tokens;
 
-use super::{core::Core, ports::Record, rows};
+use super::{core::Core, join::blocking, ports::Record, rows};
+use crate::access::Caller;
 use fleet::{AgentId, Cancelled, CommandState, DeleteRefused};
 use proto::{
-    AgentRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventsReply, EventsRequest, GetCommandRequest,
-    GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest, LogsRequest, RunReply, RunRequest, StopReply,
-    StopRequest,
+    AgentRow, CancelRequest, CommandRow, CreateTokenReply, CreateTokenRequest, DeleteReply, DeleteRequest, EventsReply,
+    EventsRequest, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest, ListTokensReply,
+    ListTokensRequest, LogsRequest, RevokeTokenReply, RevokeTokenRequest, RunReply, RunRequest, StopReply, StopRequest,
 };
 use sloth_agent::logging::utc::Utc;
 use std::{sync::Arc, time::Duration};
@@ -52,10 +54,18 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let DeleteRequest { name, force } = request.into_inner();
         let id = self.find(&name)?;
         let (ticket, answer) = self.core.ticket();
-        let asked = self.core.decide(|fleet, now| fleet.delete(now, id, force, ticket));
+        let asked = self.core.decide(|fleet, now| {
+            let asked = fleet.delete(now, id, force, ticket);
+            if let (Ok(()), Some(security)) = (&asked, &self.core.security) {
+                // Before its session is closed: it would be back at once.
+                security.admission.refuse_agent(&id);
+            }
+            asked
+        });
         if let Err(refused) = asked {
             self.core.drop_ticket(ticket);
             return Err(match refused {
@@ -65,6 +75,14 @@ impl proto::fleet_server::Fleet for FleetService {
                 )),
             });
         }
+        if let Some(security) = &self.core.security {
+            let revoke = move |security: &crate::security::Security| {
+                let revoked = security.admission.revoke_agent(&id);
+                revoked.map_err(|error| Status::internal(format!("its certificate is not revoked: {error}")))
+            };
+            blocking(security, revoke).await?;
+            self.core.audit(caller.as_ref(), "audit.delete", (&name, id), "agent deleted, its certificates revoked");
+        }
         match answer.await {
             Ok(Ok(())) => Ok(Response::new(DeleteReply { message: format!("agent {name} deleted") })),
             Ok(Err(error)) => Err(Status::internal(format!("the master cannot record the deletion: {error}"))),
@@ -73,9 +91,11 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let name = request.into_inner().name;
         let id = self.find(&name)?;
         if self.core.decide(|fleet, _| fleet.stop(id, "stopped by an operator".to_owned())) {
+            self.core.audit(caller.as_ref(), "audit.stop", (&name, id), "agent asked to shut down");
             return Ok(Response::new(StopReply { message: format!("agent {name} was asked to shut down") }));
         }
         let view = self.core.read(|fleet| fleet.registry().view(id)).ok_or_else(|| no_agent(&name))?;
@@ -91,7 +111,8 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn run(&self, request: Request<Streaming<RunRequest>>) -> Result<Response<Self::RunStream>, Status> {
-        let receiver = run::start(self.core.clone(), request.into_inner()).await?;
+        let caller = request.extensions().get::<Caller>().cloned();
+        let receiver = run::start(self.core.clone(), request.into_inner(), caller).await?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -124,13 +145,50 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let id = request.into_inner().id;
         let asked = self.core.decide(|fleet, _| fleet.cancel(&id));
         if asked == Cancelled::Asked {
+            let agent = self.core.read(|fleet| fleet.dispatch().agent_of(&id)).unwrap_or_default();
+            let name = self.core.read(|fleet| fleet.registry().view(agent).map(|view| view.record.name.clone()));
+            let what = format!("command {id} cancelled");
+            self.core.audit(caller.as_ref(), "audit.cancel", (&name.unwrap_or_default(), agent), &what);
             log::info!("command {id}: cancellation asked by an operator");
         }
         let record = record(&self.core, &id).await?;
         Ok(Response::new(row(&self.core, &record)))
+    }
+
+    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
+        let security = tokens::security(&self.core)?;
+        let caller = request.extensions().get::<Caller>().cloned();
+        let reply = tokens::create(&security, request.into_inner()).await?;
+        if let Some(row) = &reply.row {
+            let what = format!("token {} of role {} created", row.id, row.role);
+            self.core.audit(caller.as_ref(), "audit.token_created", ("", AgentId::default()), &what);
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Result<Response<ListTokensReply>, Status> {
+        let admission = &tokens::security(&self.core)?.admission;
+        let (now_ms, tokens) = (admission.now_ms(), admission.tokens());
+        Ok(Response::new(ListTokensReply { tokens: tokens.iter().map(|token| tokens::row(token, now_ms)).collect() }))
+    }
+
+    async fn revoke_token(&self, request: Request<RevokeTokenRequest>) -> Result<Response<RevokeTokenReply>, Status> {
+        let security = tokens::security(&self.core)?;
+        let caller = request.extensions().get::<Caller>().cloned();
+        let id = request.into_inner().id;
+        let unknown = Status::not_found(format!("no token {id:?}: `sloth-runner token list` shows all"));
+        let what = format!("token {id} revoked");
+        let revoked = blocking(&security, move |security| {
+            let failed = |error| Status::internal(format!("the token is not revoked: {error}"));
+            security.admission.revoke_token(&id).map_err(failed)
+        });
+        let record = revoked.await?.ok_or(unknown)?;
+        self.core.audit(caller.as_ref(), "audit.token_revoked", ("", AgentId::default()), &what);
+        Ok(Response::new(RevokeTokenReply { row: Some(tokens::row(&record, security.admission.now_ms())) }))
     }
 }
 

@@ -5,6 +5,7 @@ mod core;
 mod entrance;
 mod fleet_rpc;
 mod hub;
+mod join;
 mod orphans;
 mod output;
 pub mod ports;
@@ -17,11 +18,16 @@ mod timer;
 mod wires;
 
 use self::core::Core;
-use crate::listen::Incoming;
+use crate::{
+    access::{Caller, Guard},
+    listen::Incoming,
+    security::{Security, tls::Secured},
+};
 use clock::{BootClock, Clock};
 use ports::{Outputs, Snapshot, Store};
 use proto::{
-    AgentMessage, Goodbye, OutputAck, OutputMessage, agent_registry_server, fleet_server, master_message::Kind,
+    AgentMessage, Goodbye, JoinReply, JoinRequest, OutputAck, OutputMessage, agent_registry_server, fleet_server,
+    master_message::Kind,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -36,6 +42,8 @@ pub struct Options {
     pub registrations_per_second: u32,
     /// Of the whole fleet; above it agents are asked to beat less often. At least 1.
     pub heartbeats_per_second: u32,
+    /// None: in the clear, and everybody may do everything.
+    pub security: Option<Arc<Security>>,
 }
 
 impl Options {
@@ -45,6 +53,7 @@ impl Options {
             name: name.to_owned(),
             registrations_per_second: REGISTRATIONS_PER_SECOND_DEFAULT,
             heartbeats_per_second: HEARTBEATS_PER_SECOND_DEFAULT,
+            security: None,
         }
     }
 }
@@ -96,11 +105,14 @@ async fn serve_core(
     let entrance = tokio::spawn(entrance::run(core.clone()));
     let ending = core.clone();
     let signal = async move { ending.ended().await };
+    let incoming = Incoming::new(listener, crate::open_files::connections_max());
+    let acceptor = core.security.as_ref().map(|security| security.acceptor.clone());
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(None)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .layer(Guard::new(core.security.clone()))
         .add_service(
             agent_registry_server::AgentRegistryServer::new(AgentService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),
@@ -109,7 +121,7 @@ async fn serve_core(
             fleet_server::FleetServer::new(fleet_rpc::FleetService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),
         )
-        .serve_with_incoming_shutdown(Incoming::new(listener, crate::open_files::connections_max()), signal);
+        .serve_with_incoming_shutdown(Secured::new(incoming, acceptor), signal);
     tokio::pin!(server);
     let result = tokio::select! {
         result = &mut server => result,
@@ -186,8 +198,8 @@ impl agent_registry_server::AgentRegistry for AgentService {
         if *self.core.ending.borrow() {
             return Err(Status::unavailable("the master is shutting down"));
         }
-        let remote = request.remote_addr();
-        Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), remote)))
+        let caller = request.extensions().get::<Caller>().cloned();
+        Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), caller.as_ref())))
     }
 
     async fn send_output(
@@ -195,5 +207,9 @@ impl agent_registry_server::AgentRegistry for AgentService {
         request: Request<Streaming<OutputMessage>>,
     ) -> Result<Response<Self::SendOutputStream>, Status> {
         Ok(Response::new(ReceiverStream::new(output::receive(&self.core, request).await?)))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        join::answer(&self.core, request).await.map(Response::new)
     }
 }

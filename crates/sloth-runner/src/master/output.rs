@@ -1,6 +1,7 @@
 //! `SendOutput`: the output of one command arrives, its standard input leaves.
 
 use super::{core::Core, hub::Hub, orphans, ports::OutputLog, ports::Piece};
+use crate::access::Caller;
 use fleet::SessionId;
 use proto::{OutputAck, OutputMessage};
 use std::{
@@ -35,6 +36,10 @@ pub async fn receive(
     let (Some(agent), Some(epoch)) = (agent, epoch) else {
         return Err(Status::invalid_argument("sloth-agent-id must be 32 hex digits, and sloth-epoch a number"));
     };
+    let other = |caller: &Caller| caller.agent.is_some_and(|(id, _)| id != agent);
+    if request.extensions().get().is_some_and(other) {
+        return Err(Status::permission_denied("sloth-agent-id is not the one of the certificate"));
+    }
     let session = SessionId { agent, epoch };
     let id = text("sloth-command-id").to_owned();
     if !core.read(|fleet| fleet.registry().is_live(session)) {

@@ -1,13 +1,17 @@
 //! A session: one stream that reads what the agent says and writes what it is told, without a task or a channel of its
 //! own.
 
+use super::join::Standing;
 use super::{
     core::{Core, rejected},
     ports::Spec,
     rows,
     wires::Outbox,
 };
-use crate::open_files;
+use crate::{
+    access::{Caller, REVOKED},
+    open_files,
+};
 use fleet::{
     Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing,
     gate::{Entry, Place},
@@ -18,7 +22,7 @@ use std::{
     error::Error,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -43,6 +47,8 @@ pub struct Session {
     outbox: Arc<Outbox>,
     inbound: Streaming<AgentMessage>,
     remote: Option<SocketAddr>,
+    /// None in plain mode.
+    standing: Option<Standing>,
     asked: bool,
     /// What it asked, while it waits for its turn.
     held: Option<(Place, Box<proto::Register>)>,
@@ -51,9 +57,16 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, remote: Option<SocketAddr>) -> Self {
+    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, caller: Option<&Caller>) -> Self {
         let (conn, outbox) = core.wires.open(core.now().monotonic);
-        Self { core, conn, outbox, inbound, remote, asked: false, held: None, end: None }
+        let standing = Standing::of(&core, caller);
+        if let (Some(security), Some(record)) = (&core.security, standing.as_ref().and_then(|s| s.record.as_ref()))
+            && security.authority.is_some()
+        {
+            outbox.renew_in_ms.store(record.renew_in_ms(security.admission.now_ms()), Ordering::Relaxed);
+        }
+        let remote = caller.and_then(|caller| caller.address);
+        Self { core, conn, outbox, inbound, remote, standing, asked: false, held: None, end: None }
     }
 
     /// Handles one message. `false`: it was the last.
@@ -128,13 +141,22 @@ impl Session {
             return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
         };
         let conn = self.conn;
-        let (register, held) = split(message, id, instance, spool_id, self.remote);
+        let (mut register, held) = split(message, id, instance, spool_id, self.remote);
+        if let Some(standing) = &self.standing {
+            let holder = self.core.read(|fleet| fleet.registry().find(&register.name));
+            if let Err((reason, message)) = standing.apply(&mut register, holder) {
+                self.outbox.push(rejected(reason, message));
+                self.outbox.close();
+                return true;
+            }
+        }
         let unknown: Vec<String> = self.core.read(|fleet| {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
             unknown.map(|held| held.id.clone()).collect()
         });
+        let standing = self.standing.clone();
         if unknown.is_empty() {
-            self.core.decide(|fleet, now| fleet.register(now, conn, register, held));
+            enter(&self.core, &self.outbox, standing.as_ref(), conn, register, held);
             return true;
         }
         // Commands that only the store may know: looked up first. The stream may be dropped meanwhile, so the
@@ -149,7 +171,7 @@ impl Session {
                 }
             };
             if core.wires.connection(conn).is_some() {
-                core.decide(|fleet, now| fleet.register(now, conn, register, held));
+                enter(&core, &outbox, standing.as_ref(), conn, register, held);
                 if core.wires.connection(conn).is_none() {
                     core.decide(|fleet, now| fleet.closed(now, conn, LossReason::StreamClosed, gone()));
                 }
@@ -239,6 +261,29 @@ impl Drop for Session {
         self.core.wires.drop_connection(self.conn);
         let conn = self.conn;
         self.core.decide(|fleet, now| fleet.closed(now, conn, reason, detail));
+    }
+}
+
+/// Registers the agent, unless it was deleted while it waited.
+pub(super) fn enter(
+    core: &Arc<Core>,
+    outbox: &Outbox,
+    standing: Option<&Standing>,
+    conn: ConnId,
+    register: Register,
+    held: Vec<Held<Spec>>,
+) {
+    let admitted = core.decide(|fleet, now| {
+        // A deletion revokes and ends the session in one such step: no registration comes between.
+        let admitted = standing.is_none_or(|standing| !standing.is_revoked(core));
+        if admitted {
+            fleet.register(now, conn, register, held);
+        }
+        admitted
+    });
+    if !admitted {
+        outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
+        outbox.close();
     }
 }
 

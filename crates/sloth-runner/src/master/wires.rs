@@ -4,7 +4,7 @@ use fleet::{AgentId, ConnId, SessionId};
 use proto::{MasterMessage, RetryLater, master_message::Kind};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -20,6 +20,8 @@ pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Outbox {
     /// Set once the connection is registered.
     session: OnceLock<SessionId>,
+    /// When its agent is to ask for the next certificate; 0: never.
+    pub renew_in_ms: AtomicU64,
     queue: Mutex<Queue>,
 }
 

@@ -76,7 +76,10 @@ fn the_shipped_file_names_every_key_there_is_and_no_other() {
     }
     assert_eq!(named, reader.known().map(str::to_owned).collect());
     let problems = reader.finish().unwrap_err().to_string();
-    assert!(problems.lines().all(|line| line.contains("asks for TLS")), "{problems}");
+    assert!(
+        problems.lines().all(|line| line.contains("tls.enabled is false, but tls.cert_file is given")),
+        "{problems}"
+    );
 }
 
 #[test]
@@ -109,12 +112,36 @@ fn other_hosts_reach_the_master_only_where_that_is_said_out_loud() {
 }
 
 #[test]
-fn tls_is_refused_and_not_left_out() {
-    let problems = load_text("[tls]\nenabled = true\ncert_file = \"x\"").unwrap_err();
-    assert_eq!(problems.len(), 2);
-    assert!(problems[0].starts_with("master.toml:2: tls.enabled asks for TLS, which this version"), "{problems:?}");
-    assert!(problems[1].starts_with("master.toml:3: tls.cert_file asks for TLS"), "{problems:?}");
-    load_text("[tls]\nenabled = false").unwrap();
+fn tls_is_whole_or_refused() {
+    for (text, problem) in [
+        (
+            "enabled = true",
+            "master.toml:2: TLS is asked for without tls.cert_file: name it; `sloth-runner master init`",
+        ),
+        ("cert_file = \"/c\"", "master.toml:2: TLS is asked for without tls.key_file: name it"),
+        (
+            "cert_file = \"/c\"\nkey_file = \"/k\"\nca_key_file = \"/a\"",
+            "master.toml:4: tls.ca_key_file is given without",
+        ),
+        ("enabled = false\ncert_file = \"/c\"", "master.toml:2: tls.enabled is false, but tls.cert_file is given"),
+    ] {
+        let problems = load_text(&format!("[tls]\n{text}")).unwrap_err();
+        assert!(problems[0].starts_with(problem), "{problems:?}");
+    }
+    assert_eq!(load_text("[tls]\nenabled = false").unwrap().0.tls, None);
+}
+
+#[test]
+fn with_tls_other_hosts_may_be_let_in() {
+    let files = "[tls]\ncert_file = \"/c\"\nkey_file = \"/k\"\nagent_life = \"1h\"";
+    let config = load_text(&format!("listen = \"0.0.0.0:1\"\n{files}")).unwrap().0;
+    let tls = config.tls.expect("it is on");
+    assert_eq!((tls.cert_file.to_str(), tls.agent_life), (Some("/c"), Duration::from_secs(3600)));
+    let problems = load_text("listen = \"0.0.0.0:1\"").unwrap_err();
+    assert!(
+        problems[0].contains("there is no TLS: whoever reaches it could run commands on every agent"),
+        "{problems:?}"
+    );
 }
 
 #[test]

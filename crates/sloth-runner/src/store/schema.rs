@@ -7,7 +7,7 @@ use rusqlite::Connection;
 const APPLICATION: i64 = 0x736c_7468;
 
 /// Each step leads from its index to the next version. Steps are never changed, only added.
-const STEPS: [&str; 3] = ["
+const STEPS: [&str; 4] = ["
     CREATE TABLE agents (
         id BLOB NOT NULL PRIMARY KEY,
         name TEXT NOT NULL,
@@ -65,6 +65,37 @@ const STEPS: [&str; 3] = ["
     ALTER TABLE commands ADD COLUMN stdin_end INTEGER;  -- NULL while it is not known
 ", "
     ALTER TABLE commands ADD COLUMN expires_ms INTEGER; -- NULL: never
+", "
+    CREATE TABLE tokens (
+        id TEXT NOT NULL PRIMARY KEY,
+        hash BLOB NOT NULL UNIQUE,       -- SHA-256 of the secret, which is kept nowhere
+        role TEXT NOT NULL,
+        name TEXT NOT NULL,
+        labels TEXT NOT NULL,            -- JSON object
+        created_ms INTEGER NOT NULL,
+        expires_ms INTEGER,              -- NULL: never
+        uses_left INTEGER CHECK (uses_left >= 0),  -- NULL: any number
+        revoked_ms INTEGER
+    ) STRICT, WITHOUT ROWID;
+
+    -- Who has used which token: the same key again is the same use.
+    CREATE TABLE joins (
+        token TEXT NOT NULL,
+        key_hash BLOB NOT NULL,
+        agent_id BLOB NOT NULL,
+        PRIMARY KEY (token, key_hash)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE certificates (
+        fingerprint BLOB NOT NULL PRIMARY KEY,
+        agent_id BLOB NOT NULL,
+        name TEXT NOT NULL,
+        labels TEXT NOT NULL,            -- JSON object
+        issued_ms INTEGER NOT NULL,      -- 0: by another authority
+        expires_ms INTEGER NOT NULL,
+        revoked_ms INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX certificates_by_agent ON certificates (agent_id);
 "];
 
 /// The version that this program writes.

@@ -1,6 +1,10 @@
 //! The connection to the master, and what it means when it fails.
 
-use super::{address::Address, zone::Zoned};
+use super::{
+    address::Address,
+    credential::{Bearer, Credential, Mistrust},
+    zone::Zoned,
+};
 use proto::fleet_client::FleetClient;
 use std::{
     error::Error,
@@ -11,10 +15,11 @@ use std::{
 use tokio::sync::Mutex;
 use tonic::{
     Code, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
-pub type Client = FleetClient<Channel>;
+pub type Client = FleetClient<InterceptedService<Channel, Bearer>>;
 
 /// For the TCP connection alone: a master that is there answers in a fraction of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +37,7 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 pub struct Master {
     address: Address,
     waits: Waits,
+    credential: Credential,
     /// Counted, so that of many calls that lose it together only the first closes it.
     connection: Mutex<(u64, Option<Client>)>,
     away: AtomicBool,
@@ -73,6 +79,8 @@ pub enum Trouble {
     Lost { address: Address, why: String, met: bool },
     /// What answers is no master: it breaks the rules of HTTP/2.
     Foreign { address: Address },
+    /// TLS does not come about: nothing was asked, and nothing shown.
+    Mistrusted { address: Address, why: String },
     /// The master said no.
     Answer { code: Code, message: String },
 }
@@ -80,13 +88,13 @@ pub enum Trouble {
 impl Trouble {
     /// Another attempt may help.
     pub fn is_passing(&self) -> bool {
-        !matches!(self, Self::Answer { .. } | Self::Foreign { .. })
+        !matches!(self, Self::Answer { .. } | Self::Foreign { .. } | Self::Mistrusted { .. })
     }
 
     /// The bare cause, without whom it concerns.
     pub fn why(&self) -> &str {
         match self {
-            Self::Unreachable { why, .. } | Self::Lost { why, .. } => why,
+            Self::Unreachable { why, .. } | Self::Lost { why, .. } | Self::Mistrusted { why, .. } => why,
             Self::Answer { message, .. } => message,
             Self::Foreign { .. } => "it does not speak gRPC",
         }
@@ -115,16 +123,19 @@ impl fmt::Display for Trouble {
                 "cannot talk to the master at {address}: it does not speak gRPC; is it another service's port, or one \
                  with TLS?"
             ),
+            Self::Mistrusted { address, why } => write!(f, "no TLS with the master at {address}: {why}"),
             Self::Answer { message, .. } => f.write_str(message),
         }
     }
 }
 
 impl Master {
+    /// In the clear, unless [`Master::with`] says otherwise.
     pub fn new(address: Address, waits: Waits) -> Self {
         Self {
             address,
             waits,
+            credential: Credential::default(),
             connection: Mutex::new((0, None)),
             away: AtomicBool::new(false),
             met: AtomicBool::new(false),
@@ -153,6 +164,11 @@ impl Master {
         answer.await
     }
 
+    /// By this, whom to trust and what to show.
+    pub fn with(self, credential: Credential) -> Self {
+        Self { credential, ..self }
+    }
+
     pub fn waits(&self) -> Waits {
         self.waits
     }
@@ -177,13 +193,16 @@ impl Master {
             .keep_alive_timeout(KEEPALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let connected = match Zoned::of(&self.address) {
-            Some(zoned) => endpoint.connect_with_connector(zoned).await,
-            None => endpoint.connect().await,
+        let connected = match (self.credential.dialler(&self.address), Zoned::of(&self.address)) {
+            (Some(dialler), _) => endpoint.connect_with_connector(dialler).await,
+            (None, Some(zoned)) => endpoint.connect_with_connector(zoned).await,
+            (None, None) => endpoint.connect().await,
         };
-        let channel =
-            connected.map_err(|error| Trouble::Unreachable { address: self.address.clone(), why: cause(&error) })?;
-        *connection = (connection.0 + 1, Some(Client::new(channel)));
+        let channel = connected.map_err(|error| match mistrust(&error) {
+            Some(why) => Trouble::Mistrusted { address: self.address.clone(), why },
+            None => Trouble::Unreachable { address: self.address.clone(), why: cause(&error) },
+        })?;
+        *connection = (connection.0 + 1, Some(FleetClient::with_interceptor(channel, self.credential.bearer())));
         Ok((connection.0, connection.1.clone().expect("it was just made")))
     }
 
@@ -269,6 +288,19 @@ impl Master {
         self.met.store(true, Ordering::Relaxed);
         self.away.swap(false, Ordering::Relaxed).then(|| "back with the master".to_owned())
     }
+}
+
+/// What TLS found, if that is why there is no connection.
+fn mistrust(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(Mistrust(why)) = io.and_then(|inner| inner.downcast_ref()) {
+            return Some(why.clone());
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// What was received is no HTTP/2. The library shows this in its text alone; "received" instead of "detected" would be

@@ -4,6 +4,7 @@ pub mod address;
 mod agents;
 mod commands;
 pub mod connect;
+mod credential;
 pub mod duration;
 pub mod ending;
 mod events;
@@ -19,14 +20,16 @@ pub mod signals;
 mod stdin;
 pub mod table;
 pub mod time;
+mod tokens;
 pub mod writer;
 mod zone;
 
 pub use agents::{list, table as agent_table};
 pub use commands::quote;
 
-use crate::cli::{AgentCommand, CommandCommand, Format};
+use crate::cli::{AgentCommand, CommandCommand, Format, TokenCommand};
 use connect::{Master, Trouble, Waits};
+use credential::Credential;
 use sloth_agent::config::describe;
 use std::{
     io::{self, IsTerminal, Write},
@@ -40,9 +43,17 @@ struct Tool {
     colours: bool,
 }
 
-/// Runs `sloth-runner agent …` and returns the exit code. `master` is the flag.
-pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i32 {
-    with_tool(master, format, async |tool| match command {
+/// The flags that say which master, and how to talk to it.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    pub master: Option<String>,
+    pub token: Option<String>,
+    pub ca: Option<String>,
+}
+
+/// Runs `sloth-runner agent …` and returns the exit code.
+pub fn agent(access: Access, format: Format, command: AgentCommand) -> i32 {
+    with_tool(access, format, async |tool| match command {
         AgentCommand::Start { .. }
         | AgentCommand::Status { .. }
         | AgentCommand::Reconnect { .. }
@@ -58,9 +69,9 @@ pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i
     })
 }
 
-/// Runs `sloth-runner command …` and returns the exit code. `master` is the flag.
-pub fn command(master: Option<String>, format: Format, command: CommandCommand) -> i32 {
-    with_tool(master, format, async |tool| match command {
+/// Runs `sloth-runner command …` and returns the exit code.
+pub fn command(access: Access, format: Format, command: CommandCommand) -> i32 {
+    with_tool(access, format, async |tool| match command {
         CommandCommand::List { agent, state, outcome, since, before, limit } => {
             let request = commands::wanted(agent, state, outcome, since, before, limit);
             commands::show_list(tool, request).await
@@ -69,6 +80,11 @@ pub fn command(master: Option<String>, format: Format, command: CommandCommand) 
         CommandCommand::Logs { id, follow } => commands::logs(tool, id, follow).await,
         CommandCommand::Cancel { id } => commands::cancel(tool, id).await,
     })
+}
+
+/// Runs `sloth-runner token …` and returns the exit code.
+pub fn token(access: Access, format: Format, command: TokenCommand) -> i32 {
+    with_tool(access, format, async |tool| tokens::token(tool, command).await)
 }
 
 /// Colours are for terminals, and for those who don't refuse them.
@@ -87,10 +103,19 @@ fn complain(what: impl std::fmt::Display) {
     say(&format!("sloth-runner: {what}"));
 }
 
-fn with_tool(master: Option<String>, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
+fn with_tool(access: Access, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
     let variable = std::env::var(address::VARIABLE).ok();
-    let address = match address::choose(master.as_deref(), variable.as_deref()) {
+    let address = match address::choose(access.master.as_deref(), variable.as_deref()) {
         Ok(address) => address,
+        Err(why) => {
+            complain(why);
+            return 2;
+        }
+    };
+    let variable = |name| std::env::var(name).ok();
+    let token = [access.token, variable(credential::TOKEN_VARIABLE)];
+    let credential = match Credential::choose(token, [access.ca, variable(credential::CA_VARIABLE)]) {
+        Ok(credential) => credential,
         Err(why) => {
             complain(why);
             return 2;
@@ -103,7 +128,7 @@ fn with_tool(master: Option<String>, format: Format, body: impl AsyncFnOnce(&Too
             return 1;
         }
     };
-    let master = Arc::new(Master::new(address, Waits::default()));
+    let master = Arc::new(Master::new(address, Waits::default()).with(credential));
     let tool = Tool { master, format, colours: wants_colours(&io::stdout()) };
     let code = runtime.block_on(body(&tool));
     // A name that is still being resolved is not waited for.

@@ -229,6 +229,27 @@ impl Fleet for Master {
         row.map(Response::new).ok_or_else(|| Status::not_found(format!("no agent is called {name}")))
     }
 
+    async fn create_token(
+        &self,
+        _: Request<proto::CreateTokenRequest>,
+    ) -> Result<Response<proto::CreateTokenReply>, Status> {
+        Err(Status::unimplemented("no tokens here"))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<proto::ListTokensRequest>,
+    ) -> Result<Response<proto::ListTokensReply>, Status> {
+        Err(Status::unimplemented("no tokens here"))
+    }
+
+    async fn revoke_token(
+        &self,
+        _: Request<proto::RevokeTokenRequest>,
+    ) -> Result<Response<proto::RevokeTokenReply>, Status> {
+        Err(Status::unimplemented("no tokens here"))
+    }
+
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
         let request = request.into_inner();
         if !request.force {

@@ -1,6 +1,7 @@
 //! `Run`: start or attach, follow, feed standard input, cancel.
 
 use super::{REPLIES_MAX, Replies, absence, follow, no_agent, stored};
+use crate::access::Caller;
 use crate::master::{
     core::{Core, Queueing},
     hub::Hub,
@@ -34,6 +35,7 @@ const EXPIRES_MAX_MS: u64 = 366 * 86_400_000;
 pub async fn start(
     core: Arc<Core>,
     mut requests: Streaming<RunRequest>,
+    caller: Option<Caller>,
 ) -> Result<mpsc::Receiver<Result<RunReply, Status>>, Status> {
     let start = match timeout(START_TIMEOUT, requests.message()).await {
         Ok(Ok(Some(RunRequest { kind: Some(Kind::Start(start)) }))) => start,
@@ -58,12 +60,24 @@ pub async fn start(
     if let follow::Target::Unfinished(hub) = &target {
         recorded(hub).await?;
     }
+    if let Some(agent) = core.read(|fleet| fleet.dispatch().agent_of(&start.id)) {
+        let what = format!("command {} given or attached to: {}", start.id, in_words(&spec));
+        core.audit(caller.as_ref(), "audit.run", (&start.agent, agent), &what);
+    }
     let (sender, receiver) = mpsc::channel(REPLIES_MAX);
     if let follow::Target::Unfinished(hub) = &target {
         tokio::spawn(listen(core.clone(), hub.clone(), spec.stdin, requests, sender.clone()));
     }
     tokio::spawn(async move { follow::send(core, target, start.from_offset, true, sender).await });
     Ok(receiver)
+}
+
+/// The program alone: its arguments may hold what is nobody else's business.
+fn in_words(spec: &proto::CommandSpec) -> String {
+    match spec.argv.first() {
+        Some(program) => String::from_utf8_lossy(program).chars().take(200).collect(),
+        None => "a line for the shell".to_owned(),
+    }
 }
 
 async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, Status> {

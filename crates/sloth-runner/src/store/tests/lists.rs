@@ -1,6 +1,7 @@
 //! What is found of commands, and databases of earlier versions.
 
 use super::*;
+use crate::security::admission::Admission;
 
 #[test]
 fn commands_are_found_by_outcome_and_by_the_time_they_were_asked_for() {
@@ -39,8 +40,16 @@ fn commands_are_found_by_outcome_and_by_the_time_they_were_asked_for() {
     assert!(find(None, u64::MAX).is_empty());
 }
 
+/// What undoes each step after the first, the newest first.
+const UNDONE: [(i64, &str); 3] = [
+    (4, "DROP TABLE tokens; DROP TABLE joins; DROP TABLE certificates"),
+    (3, "ALTER TABLE commands DROP COLUMN expires_ms"),
+    (2, "ALTER TABLE commands DROP COLUMN stdin_end; DROP INDEX events_by_name"),
+];
+
 #[test]
 fn a_database_of_every_earlier_version_is_brought_to_this_one() {
+    assert_eq!(UNDONE[0].0, schema::VERSION);
     for version in 1..schema::VERSION {
         let world = World::new();
         let (store, _) = world.open();
@@ -48,15 +57,15 @@ fn a_database_of_every_earlier_version_is_brought_to_this_one() {
         drop(store);
         // As that version left it: without what came later.
         let database = Connection::open(world.path()).unwrap();
-        database.execute_batch("ALTER TABLE commands DROP COLUMN expires_ms").unwrap();
-        if version < 2 {
-            let older = "ALTER TABLE commands DROP COLUMN stdin_end; DROP INDEX events_by_name";
-            database.execute_batch(older).unwrap();
+        for (_, undo) in UNDONE.iter().filter(|(step, _)| *step > version) {
+            database.execute_batch(undo).unwrap();
         }
         database.pragma_update(None, "user_version", version).unwrap();
         drop(database);
         let (_store, snapshot) = world.open();
         assert_eq!(ids(&snapshot.commands), ["waits"], "version {version}");
-        assert_eq!(snapshot.commands[0].expires_unix_ms, None);
+        assert_eq!(snapshot.commands[0].expires_unix_ms.is_some(), version >= 3, "version {version}");
+        let admission = Admission::open(&world.path(), || 0).expect("its tables are there");
+        assert!(admission.tokens().is_empty());
     }
 }

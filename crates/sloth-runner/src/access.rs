@@ -1,0 +1,284 @@
+//! Who may call what: one table, looked at before anything of a call is read.
+
+use crate::security::{
+    Role, Security,
+    tls::{Peer, Subject},
+};
+use http::{Request, Response, header::AUTHORIZATION};
+use http_body_util::Limited;
+use sloth_agent::token::Token;
+use std::{
+    fmt,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tonic::{Status, body::Body};
+use tower_service::Service;
+
+/// What somebody who has shown nothing may send in one call, bytes: a request to join has some 400.
+const UNKNOWN_MAX: usize = 16 << 10;
+
+/// … and for how long one of his calls may take.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What an agent hears that an operator has deleted.
+pub const REVOKED: &str =
+    "this agent's certificate is revoked: an operator deleted it; to have it back, start it with a new token";
+
+/// As what somebody calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// Shows nothing.
+    Anonymous,
+    Agent,
+    Operator,
+    Viewer,
+}
+
+use Who::{Agent, Anonymous, Operator, Viewer};
+
+/// Every call that there is, and who may make it. What is not here nobody may.
+pub const TABLE: [(&str, &[Who]); 16] = [
+    ("/agent.AgentRegistry/Connect", &[Agent]),
+    ("/agent.AgentRegistry/SendOutput", &[Agent]),
+    // With a token in the message, or to renew.
+    ("/agent.AgentRegistry/Join", &[Anonymous, Agent]),
+    ("/agent.Fleet/List", &[Operator, Viewer]),
+    ("/agent.Fleet/Get", &[Operator, Viewer]),
+    ("/agent.Fleet/Delete", &[Operator]),
+    ("/agent.Fleet/Stop", &[Operator]),
+    ("/agent.Fleet/Events", &[Operator, Viewer]),
+    ("/agent.Fleet/Run", &[Operator]),
+    ("/agent.Fleet/Logs", &[Operator, Viewer]),
+    ("/agent.Fleet/ListCommands", &[Operator, Viewer]),
+    ("/agent.Fleet/GetCommand", &[Operator, Viewer]),
+    ("/agent.Fleet/Cancel", &[Operator]),
+    ("/agent.Fleet/CreateToken", &[Operator]),
+    ("/agent.Fleet/ListTokens", &[Operator]),
+    ("/agent.Fleet/RevokeToken", &[Operator]),
+];
+
+/// Whether somebody may make this call.
+///
+/// # Errors
+/// What to answer.
+pub fn decide(path: &str, who: Who) -> Result<(), Status> {
+    let call = || path.rsplit('/').next().unwrap_or_default();
+    let Some((_, allowed)) = TABLE.iter().find(|(known, _)| *known == path) else {
+        // In the words of a server that has no such call, so that older tools say the right thing.
+        return Err(Status::unimplemented(format!("there is no call {path}")));
+    };
+    match who {
+        who if allowed.contains(&who) => Ok(()),
+        Anonymous if allowed.contains(&Agent) => Err(Status::unauthenticated(
+            "this master wants a certificate of the agent: start it with a token (`sloth-runner token create` on the \
+             master's side makes one)",
+        )),
+        Anonymous => Err(Status::unauthenticated(
+            "this master wants to know who calls: give an operator's or a viewer's token with --token or \
+             SLOTH_RUNNER_TOKEN",
+        )),
+        Agent => Err(Status::permission_denied(format!("an agent's certificate does not serve for {}", call()))),
+        Viewer => Err(Status::permission_denied(format!("a viewer may only look: {} wants an operator", call()))),
+        Operator => Err(Status::permission_denied(format!("an operator cannot call {}: it is for agents", call()))),
+    }
+}
+
+/// Who makes a call. An extension of every request that gets through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// None in plain mode: nobody can be told from anybody.
+    pub who: Option<Who>,
+    /// For people: a token's id and name, or what a certificate says.
+    pub name: String,
+    pub address: Option<SocketAddr>,
+    /// Of an agent: which, and the hash of its certificate.
+    pub agent: Option<([u8; 16], [u8; 32])>,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.name.is_empty() { "somebody" } else { &self.name })?;
+        self.address.map_or(Ok(()), |address| write!(f, " from {address}"))
+    }
+}
+
+/// Finds out who calls.
+///
+/// # Errors
+/// What is shown is worth nothing: what to answer. Not the same as to show nothing.
+pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&str>) -> Result<Caller, Status> {
+    let address = peer.map(|peer| peer.address);
+    let of = |who, name: String| Caller { who, name, address, agent: None };
+    let Some(security) = security else { return Ok(of(None, String::new())) };
+    if let Some(text) = bearer {
+        let token = Token::parse(text).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
+        let record = security.admission.check(&token, &[Role::Operator, Role::Viewer]);
+        let record = record.map_err(|refused| Status::unauthenticated(refused.to_string()))?;
+        let who = if record.role == Role::Operator { Operator } else { Viewer };
+        let name = if record.name.is_empty() { String::new() } else { format!(" ({})", record.name) };
+        return Ok(of(Some(who), format!("{} with token {}{name}", record.role.word(), record.id)));
+    }
+    let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else {
+        return Ok(of(Some(Anonymous), "somebody without a credential".to_owned()));
+    };
+    match &identity.subject {
+        Subject::Agent(id) => {
+            if security.admission.certificate(&identity.fingerprint).is_some_and(|known| known.revoked) {
+                return Err(Status::unauthenticated(REVOKED));
+            }
+            let caller = of(Some(Agent), format!("agent {}", fleet::hex(id)));
+            Ok(Caller { agent: Some((*id, identity.fingerprint)), ..caller })
+        }
+        Subject::Operator(name) => Ok(of(Some(Operator), format!("operator {name} with a certificate"))),
+        Subject::Viewer(name) => Ok(of(Some(Viewer), format!("viewer {name} with a certificate"))),
+        Subject::Nobody => Err(Status::unauthenticated(
+            "the certificate names nobody: it needs one URI, sloth:agent:…, sloth:operator:… or sloth:viewer:…",
+        )),
+    }
+}
+
+/// Puts the table before a service.
+#[derive(Clone)]
+pub struct Guard {
+    security: Option<Arc<Security>>,
+}
+
+impl Guard {
+    /// Without security: in plain mode everybody may do everything.
+    pub fn new(security: Option<Arc<Security>>) -> Self {
+        Self { security }
+    }
+
+    /// As whom the caller is admitted; none in plain mode.
+    fn admit(&self, request: &mut Request<Body>) -> Result<Option<Who>, Status> {
+        let bearer = match request.headers().get(AUTHORIZATION) {
+            None => None,
+            Some(value) => {
+                let text = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+                Some(text.ok_or_else(|| Status::unauthenticated("authorization is not \"Bearer TOKEN\""))?)
+            }
+        };
+        let caller = caller(self.security.as_deref(), request.extensions().get(), bearer)?;
+        let who = caller.who;
+        if let Some(who) = who {
+            decide(request.uri().path(), who)?;
+        }
+        request.extensions_mut().insert(caller);
+        Ok(who)
+    }
+}
+
+impl<S> tower_layer::Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { guard: self.clone(), inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match self.guard.admit(&mut request) {
+            Ok(Some(Anonymous)) => {
+                let request = request.map(|body| Body::new(Limited::new(body, UNKNOWN_MAX)));
+                Box::pin(in_time(self.inner.call(request)))
+            }
+            Ok(_) => Box::pin(self.inner.call(request)),
+            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+        }
+    }
+}
+
+/// The answer, or that it took too long.
+async fn in_time<E>(answer: impl Future<Output = Result<Response<Body>, E>>) -> Result<Response<Body>, E> {
+    let late = || Status::deadline_exceeded("the request did not come within 10 s").into_http();
+    tokio::time::timeout(UNKNOWN_TIMEOUT, answer).await.unwrap_or_else(|_| Ok(late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Of the protocol's own file.
+    fn calls() -> BTreeSet<String> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+        let files = protox::compile(["agent.proto"], [folder]).unwrap().file;
+        let services = files.iter().flat_map(|file| file.service.iter().map(move |service| (file.package(), service)));
+        let calls = services.flat_map(|(package, service)| {
+            service.method.iter().map(move |method| format!("/{package}.{}/{}", service.name(), method.name()))
+        });
+        calls.collect()
+    }
+
+    #[test]
+    fn every_call_of_the_protocol_stands_in_the_table_once() {
+        let listed: BTreeSet<String> = TABLE.iter().map(|(path, _)| (*path).to_owned()).collect();
+        assert_eq!(listed.len(), TABLE.len(), "one stands there twice");
+        assert_eq!(listed, calls());
+    }
+
+    #[test]
+    fn only_joining_is_open_to_those_who_show_nothing() {
+        for call in calls() {
+            let allowed = decide(&call, Anonymous).is_ok();
+            assert_eq!(allowed, call == "/agent.AgentRegistry/Join", "{call}");
+        }
+    }
+
+    #[test]
+    fn agents_have_their_own_calls_and_operators_all_others() {
+        for call in calls() {
+            let of_agents = call.starts_with("/agent.AgentRegistry/");
+            assert_eq!(decide(&call, Agent).is_ok(), of_agents, "{call}");
+            assert_eq!(decide(&call, Operator).is_ok(), !of_agents, "{call}");
+        }
+    }
+
+    #[test]
+    fn a_viewer_only_looks() {
+        let looks = ["List", "Get", "Events", "Logs", "ListCommands", "GetCommand"];
+        for call in calls() {
+            let look = call.strip_prefix("/agent.Fleet/").is_some_and(|name| looks.contains(&name));
+            assert_eq!(decide(&call, Viewer).is_ok(), look, "{call}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_shown_nothing_cannot_take_his_time() {
+        let start = tokio::time::Instant::now();
+        let answer = in_time(std::future::pending::<Result<_, std::convert::Infallible>>()).await.unwrap();
+        assert_eq!(start.elapsed(), UNKNOWN_TIMEOUT);
+        assert_eq!(answer.headers()["grpc-status"], "4", "deadline exceeded");
+    }
+
+    #[test]
+    fn a_call_that_is_not_listed_is_nobodys() {
+        for who in [Anonymous, Agent, Operator, Viewer] {
+            assert!(decide("/agent.Fleet/Format", who).is_err() && decide("", who).is_err());
+        }
+    }
+}

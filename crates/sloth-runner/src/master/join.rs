@@ -1,0 +1,246 @@
+//! `Join`: a certificate for an agent, by a token or by the certificate that it has.
+
+use super::{core::Core, rows};
+use crate::{
+    access::Caller,
+    security::{
+        Security,
+        admission::{Applicant, CertificateRecord, Issued, Refused},
+        pki::Authority,
+        tls::Peer,
+    },
+};
+use proto::{JoinReply, JoinRequest};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use sloth_agent::{
+    config::check_name,
+    joining::{PUBLIC_KEY_LEN, statement},
+    token::{Token, sha256},
+};
+use std::sync::Arc;
+use tonic::{Request, Status};
+
+/// Checks what was asked, and answers it.
+///
+/// # Errors
+/// The call's: UNAUTHENTICATED where the token or the certificate does not admit, with what a person can do.
+pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<JoinReply, Status> {
+    let (peer, caller) = (request.extensions().get::<Peer>().cloned(), request.extensions().get::<Caller>().cloned());
+    let request = request.into_inner();
+    let Some(security) = core.security.clone() else {
+        return Err(Status::failed_precondition("this master runs without TLS: it has no tokens and no certificates"));
+    };
+    if security.authority.is_none() {
+        return Err(Status::failed_precondition(
+            "this master cannot make certificates: its configuration has no tls.ca_key_file",
+        ));
+    }
+    let agent_id = rows::id(&request.agent_id).ok_or_else(|| Status::invalid_argument("agent_id must be 16 bytes"))?;
+    check_name(&request.name).map_err(|rule| Status::invalid_argument(format!("the name is {rule}")))?;
+    let exported = peer.and_then(|peer| peer.exported);
+    let exported = exported.ok_or_else(|| Status::failed_precondition("certificates are given over TLS alone"))?;
+    let key = &request.public_key;
+    let statement = statement(&exported, &agent_id, key);
+    let proof = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key).verify(&statement, &request.proof);
+    if key.len() != PUBLIC_KEY_LEN || proof.is_err() {
+        return Err(Status::invalid_argument("the proof does not show that the key is the agent's"));
+    }
+    let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
+    let present = caller.and_then(|caller| caller.agent);
+    let name = request.name.clone();
+    let (what, by, done) = if request.token.is_empty() {
+        let Some((id, fingerprint)) = present else {
+            return Err(Status::unauthenticated("neither a token nor a certificate"));
+        };
+        if id != agent_id {
+            return Err(Status::permission_denied("the certificate is of another agent"));
+        }
+        let renew = move |security: &Security| {
+            let issued = issue(security, &agent_id, &request.public_key).map_err(Status::internal)?;
+            let record = security.admission.renew(&fingerprint, &issued).map_err(Status::unauthenticated)?;
+            Ok((issued, record))
+        };
+        ("agent.renewed", "by the one before".to_owned(), blocking(&security, renew).await)
+    } else {
+        let token = Token::parse(&request.token).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
+        let by = format!("by token {}", token.id());
+        let admit = move |security: &Security| admit(security, &token, agent_id, &request);
+        ("agent.joined", by, blocking(&security, admit).await)
+    };
+    let (issued, record) = match done {
+        Ok(done) => done,
+        Err(status) => {
+            log::warn!("Agent {name} does not join ({from}): {}", status.message());
+            return Err(status);
+        }
+    };
+    let message = format!("{name} was given a certificate {by}, asked for by {from}");
+    core.decide(|fleet, now| fleet.note(now, what, &name, agent_id, message));
+    Ok(JoinReply {
+        certificate: issued.der,
+        renew_in_ms: record.renew_in_ms(security.admission.now_ms()),
+        expires_unix_ms: issued.expires_ms,
+    })
+}
+
+fn admit(
+    security: &Security,
+    token: &Token,
+    agent_id: [u8; 16],
+    request: &JoinRequest,
+) -> Result<(Issued, CertificateRecord), Status> {
+    let who = Applicant { agent_id, name: &request.name, key_hash: sha256(&request.public_key) };
+    let admitted = security.admission.admit(token, &who, || issue(security, &agent_id, &request.public_key));
+    admitted.map_err(|refused| match refused {
+        Refused::Store(error) => Status::internal(format!("the master cannot record the certificate: {error}")),
+        refused => Status::unauthenticated(format!("{refused} (token {})", token.id())),
+    })
+}
+
+fn issue(security: &Security, agent_id: &[u8; 16], public_key: &[u8]) -> Result<Issued, String> {
+    let authority: &Authority = security.authority.as_ref().ok_or("this master cannot make certificates")?;
+    let (der, expires_ms) = authority.issue(agent_id, public_key, security.admission.now_ms())?;
+    Ok(Issued { fingerprint: sha256(&der), der, expires_ms })
+}
+
+/// Off the threads that serve everybody.
+pub async fn blocking<R: Send + 'static>(
+    security: &Arc<Security>,
+    work: impl FnOnce(&Security) -> Result<R, Status> + Send + 'static,
+) -> Result<R, Status> {
+    let security = security.clone();
+    match tokio::task::spawn_blocking(move || work(&security)).await {
+        Ok(result) => result,
+        Err(error) => Err(Status::internal(format!("a task of the master ended early: {error}"))),
+    }
+}
+
+/// What the certificate of a connection says of the agent that registers on it.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub agent_id: [u8; 16],
+    /// Of the certificate.
+    fingerprint: [u8; 32],
+    /// None for one that was made elsewhere, and is new here.
+    pub record: Option<CertificateRecord>,
+}
+
+impl Standing {
+    /// None in plain mode.
+    pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
+        let security = core.security.as_ref()?;
+        let (agent_id, fingerprint) = caller?.agent?;
+        let record = security.admission.certificate(&fingerprint);
+        if record.is_none() {
+            let security = security.clone();
+            // Its agent may be deleted one day.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = security.admission.note(&fingerprint, agent_id) {
+                    log::error!("A certificate could not be recorded, and so not be revoked: {error}");
+                }
+            });
+        }
+        Some(Self { agent_id, fingerprint, record })
+    }
+
+    /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.
+    pub fn is_revoked(&self, core: &Core) -> bool {
+        let record = core.security.as_ref().and_then(|security| security.admission.certificate(&self.fingerprint));
+        record.is_some_and(|record| record.revoked)
+    }
+
+    /// Gives the registration what the token has bound, or says why it may not be.
+    ///
+    /// # Errors
+    /// Reason and message of the refusal.
+    pub fn apply(
+        &self,
+        register: &mut fleet::Register,
+        holder: Option<fleet::AgentId>,
+    ) -> Result<(), (link::LossReason, String)> {
+        use link::LossReason;
+        if register.id != self.agent_id {
+            let text = "the certificate is of another agent id: is its state directory a copy?".to_owned();
+            return Err((LossReason::Unauthorized, text));
+        }
+        let bound = self.record.as_ref().map_or("", |record| &record.name);
+        let name = &register.name;
+        if !bound.is_empty() && bound != name {
+            let text = format!("the certificate is for the name {bound}, and this agent is called {name}");
+            return Err((LossReason::Unauthorized, text));
+        }
+        if bound.is_empty() && holder.is_some_and(|holder| holder != register.id) {
+            let text = format!(
+                "another agent has the name {name}: to replace it, start this one with a token made for that name \
+                 (`sloth-runner token create --name {name}`), or delete the other (`sloth-runner agent delete {name}`)"
+            );
+            return Err((LossReason::NameTaken, text));
+        }
+        if let Some(record) = &self.record {
+            register.labels.extend(record.labels.clone());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        access::{REVOKED, Who},
+        master::{
+            Options,
+            clock::{BootClock, Clock},
+            ports::memory::{MemoryOutputs, MemoryStore},
+            session::enter,
+        },
+        security::testing,
+    };
+    use fleet::{Register, Timing};
+    use proto::master_message::Kind;
+    use std::{task::Poll, time::Duration};
+
+    const ID: [u8; 16] = [1; 16];
+    const S: Duration = Duration::from_secs(1);
+
+    fn register() -> Register {
+        Register {
+            id: ID,
+            instance: [2; 16],
+            spool_id: [3; 16],
+            highest_epoch: 0,
+            name: "lady".to_owned(),
+            host: String::new(),
+            version: String::new(),
+            address: String::new(),
+            labels: [].into(),
+            timing: Timing { interval: 5 * S, timeout: 5 * S, max_failures: 3, interval_max: 60 * S },
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_deleted_while_it_waits_for_its_turn_is_not_registered() {
+        let (_folder, security) = testing::security();
+        let options = Options { security: Some(security.clone()), ..Options::named("test") };
+        let fleet = fleet::Fleet::new(BootClock.now(), Vec::new(), Vec::new(), 1);
+        let (store, outputs) = (Arc::new(MemoryStore::default()), Arc::new(MemoryOutputs::default()));
+        let core = Arc::new(Core::new(fleet, 1, store, outputs, Box::new(BootClock), options, S));
+        let fingerprint = [7; 32];
+        security.admission.note(&fingerprint, ID).unwrap();
+        let who = Caller { who: Some(Who::Agent), name: String::new(), address: None, agent: Some((ID, fingerprint)) };
+        let standing = Standing::of(&core, Some(&who));
+        assert!(standing.as_ref().is_some_and(|standing| standing.record.is_some()));
+        security.admission.refuse_agent(&ID);
+        let (conn, outbox) = core.wires.open(core.now().monotonic);
+        enter(&core, &outbox, standing.as_ref(), conn, register(), Vec::new());
+        assert_eq!(core.read(|fleet| fleet.registry().find("lady")), None);
+        let first = std::future::poll_fn(|context| Poll::Ready(outbox.poll_next(context))).await;
+        let Poll::Ready(Some(message)) = first else { panic!("it is told nothing: {first:?}") };
+        let Some(Kind::Rejected(rejected)) = message.kind else { panic!("{message:?}") };
+        assert_eq!(rejected.message, REVOKED);
+        // The same without a deletion is let in.
+        let (conn, outbox) = core.wires.open(core.now().monotonic);
+        enter(&core, &outbox, None, conn, register(), Vec::new());
+        assert_eq!(core.read(|fleet| fleet.registry().find("lady")), Some(ID));
+    }
+}

@@ -1,0 +1,62 @@
+//! Who may come in: TLS, the authority that admits agents, tokens and certificates.
+
+pub mod admission;
+pub mod pki;
+#[cfg(test)]
+pub mod testing;
+pub mod tls;
+
+use admission::Admission;
+use pki::Authority;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// What `tls` in `master.toml` names. Paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The master's certificate, and what of its chain the peers don't have.
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// The CA whose certificates agents are given. Shown to peers, which know it by its fingerprint.
+    pub ca_file: Option<PathBuf>,
+    /// Its key. Without it no agent joins by a token.
+    pub ca_key_file: Option<PathBuf>,
+    /// CAs whose client certificates are good here, too.
+    pub client_ca_file: Option<PathBuf>,
+    /// How long a certificate of an agent is good; it is renewed at two thirds of it. Default 90 days.
+    pub agent_life: Duration,
+}
+
+/// All of it, for a master that uses TLS.
+pub struct Security {
+    pub acceptor: Arc<tls::Acceptor>,
+    /// None where the configuration names no key of a CA.
+    pub authority: Option<Authority>,
+    pub admission: Admission,
+}
+
+/// What a token or a certificate makes of who shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// May act as one agent, and as no other.
+    Agent,
+    /// May do everything that the tool does.
+    Operator,
+    /// May look.
+    Viewer,
+}
+
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Agent, Self::Operator, Self::Viewer];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+            Self::Viewer => "viewer",
+        }
+    }
+
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.word() == word)
+    }
+}

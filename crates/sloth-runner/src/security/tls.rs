@@ -1,0 +1,389 @@
+//! TLS 1.3 on the master's port: handshakes that are bounded in number and time, certificates that are read again when
+//! their files change, and who is at the other end.
+
+use super::TlsFiles;
+use crate::{
+    clock,
+    listen::{self, Incoming},
+};
+use rustls::{
+    RootCertStore, ServerConfig, crypto::ring::default_provider, server::NoServerSessionStorage,
+    server::WebPkiClientVerifier, version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use sloth_agent::{
+    config::describe,
+    joining::{EXPORTER_LABEL, Exported},
+    token::sha256,
+};
+use std::{
+    fs,
+    io::{self, Read},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+/// Handshakes under way at once; more connections wait to be accepted. Each holds some 40 KiB before it is known who
+/// comes.
+pub const HANDSHAKES_MAX: usize = 1_024;
+
+/// Of one handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a peer to hear why its handshake failed, and to close; and how much it may still say until then, bytes.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+const FAREWELL_MAX: usize = 64 << 10;
+
+/// Files are looked at for changes at most this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Largest file that is read, bytes.
+const SIZE_MAX: u64 = 2 << 20;
+
+/// Who is at the other end of a connection. An extension of every request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// By its certificate, which a CA of this master's has signed and which has not expired.
+    pub identity: Option<Identity>,
+    /// What TLS exports for joining; none in the clear.
+    pub exported: Option<Exported>,
+}
+
+/// A client certificate, checked by TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub subject: Subject,
+    /// SHA-256 of the certificate.
+    pub fingerprint: [u8; 32],
+}
+
+/// Whom a certificate names, as a URI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// `sloth:agent:<32 hex digits>`.
+    Agent([u8; 16]),
+    /// `sloth:operator:<name>`.
+    Operator(String),
+    /// `sloth:viewer:<name>`.
+    Viewer(String),
+    /// None of these: it has no rights here.
+    Nobody,
+}
+
+impl Subject {
+    fn of(certificate: &CertificateDer<'_>) -> Self {
+        let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return Self::Nobody };
+        let mut found = parsed.valid_uri_names().filter_map(Self::from_uri);
+        match (found.next(), found.next()) {
+            (Some(one), None) => one,
+            // Of two, nobody knows which is meant.
+            _ => Self::Nobody,
+        }
+    }
+
+    fn from_uri(uri: &str) -> Option<Self> {
+        let (kind, name) = uri.strip_prefix("sloth:")?.split_once(':')?;
+        match kind {
+            "agent" => fleet::id_from_hex(name).map(Self::Agent),
+            "operator" if !name.is_empty() => Some(Self::Operator(name.to_owned())),
+            "viewer" if !name.is_empty() => Some(Self::Viewer(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// Makes TLS of TCP, by the newest files.
+pub struct Acceptor {
+    files: TlsFiles,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    stamps: Vec<Stamp>,
+    looked: Duration,
+}
+
+/// What tells a file from the one that was there before.
+type Stamp = Option<(u64, i64, i64, u64)>;
+
+impl Acceptor {
+    /// Reads the files. Blocks.
+    ///
+    /// # Errors
+    /// For people: the setting, the file, the rule and the remedy.
+    pub fn new(files: TlsFiles) -> Result<Self, String> {
+        let stamps = stamps(&files);
+        let config = Arc::new(load(&files)?);
+        Ok(Self { files, current: Mutex::new(Current { config, stamps, looked: clock::boottime() }) })
+    }
+
+    /// Of the files as they are now; where they cannot be used, of the last ones that could.
+    fn config(&self) -> Arc<ServerConfig> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::boottime();
+        if now.saturating_sub(current.looked) >= LOOK_EVERY {
+            current.looked = now;
+            let stamps = stamps(&self.files);
+            if stamps != current.stamps {
+                current.stamps = stamps;
+                match load(&self.files) {
+                    Ok(config) => {
+                        current.config = Arc::new(config);
+                        log::info!("TLS: the files have changed and are used from now on");
+                    }
+                    Err(error) => log::error!("TLS: the files have changed and cannot be used: {error}"),
+                }
+            }
+        }
+        current.config.clone()
+    }
+
+    async fn accept(self: Arc<Self>, stream: listen::Connection) -> Option<Connection> {
+        let address = peer_address(&stream);
+        let accepting = tokio_rustls::TlsAcceptor::from(self.config()).accept(stream).into_fallible();
+        let stream = match timeout(HANDSHAKE_TIMEOUT, accepting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err((error, stream))) => {
+                log::debug!("TLS with {address} failed: {error}");
+                let _ = timeout(FAREWELL_TIMEOUT, farewell(stream)).await;
+                return None;
+            }
+            Err(_) => {
+                log::debug!("TLS with {address} took longer than {} s", HANDSHAKE_TIMEOUT.as_secs());
+                return None;
+            }
+        };
+        let (_, session) = stream.get_ref();
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let identity = certificate.map(|der| Identity { subject: Subject::of(der), fingerprint: sha256(der) });
+        let exported = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok();
+        let peer = Peer { address, identity, exported };
+        Some(Connection { peer, stream: Wire::Tls(Box::new(stream)) })
+    }
+}
+
+/// Closing with bytes unread resets the connection, and the alert that says what is wrong would be lost with it.
+async fn farewell(mut stream: listen::Connection) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    let mut left = FAREWELL_MAX;
+    while left > 0 {
+        match stream.read(&mut rest).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
+}
+
+fn peer_address(stream: &listen::Connection) -> SocketAddr {
+    // It is gone already, which its first read says better.
+    stream.peer_addr().unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
+}
+
+fn stamps(files: &TlsFiles) -> Vec<Stamp> {
+    let all = [Some(&files.cert_file), Some(&files.key_file), files.ca_file.as_ref(), files.client_ca_file.as_ref()];
+    let stamp = |path: &std::path::PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+    };
+    all.into_iter().flatten().map(stamp).collect()
+}
+
+fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
+    let named = |key: &str, path: &Path, what: &str| format!("{key} is {}, {what}", path.display());
+    let certificates = |key: &str, path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
+        let text = read_public(path).map_err(|why| named(key, path, &why))?;
+        match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
+            Ok(found) if !found.is_empty() => Ok(found),
+            _ => Err(named(key, path, "which holds no certificate in PEM: name one that does")),
+        }
+    };
+    let provider = Arc::new(default_provider());
+    let mut chain = certificates("tls.cert_file", &files.cert_file)?;
+    let mut roots = RootCertStore::empty();
+    for (key, path) in [("tls.ca_file", &files.ca_file), ("tls.client_ca_file", &files.client_ca_file)] {
+        let Some(path) = path else { continue };
+        for certificate in certificates(key, path)? {
+            let added = roots.add(certificate.clone());
+            added.map_err(|error| named(key, path, &format!("which holds no certificate of a CA ({error})")))?;
+            if key == "tls.ca_file" && !chain.contains(&certificate) {
+                // A token names it by its fingerprint: an agent must see it.
+                chain.push(certificate);
+            }
+        }
+    }
+    let key = read_secret(&files.key_file).map_err(|why| named("tls.key_file", &files.key_file, &why))?;
+    let key = PrivateKeyDer::from_pem_slice(&key)
+        .map_err(|_| named("tls.key_file", &files.key_file, "which holds no private key in PEM: name one that does"))?;
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
+    let builder = builder.expect("the provider has suites of TLS 1.3");
+    let builder = if roots.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated();
+        builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        named("tls.cert_file", &files.cert_file, &format!("which does not go with tls.key_file ({error})"))
+    })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // Each connection is checked anew, and nothing is remembered of the ones before.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// # Errors
+/// Reads after "tls.ca_file is ca.pem, ".
+pub(super) fn read_public(path: &Path) -> Result<Vec<u8>, String> {
+    read(path).map(|(content, _)| content)
+}
+
+/// Refuses what others can read.
+///
+/// # Errors
+/// As [`read_public`].
+pub(super) fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
+    let (content, mode) = read(path)?;
+    if mode & 0o077 != 0 {
+        return Err(format!("which others can read (mode {mode:04o}): run chmod 600 {}", path.display()));
+    }
+    Ok(content)
+}
+
+fn read(path: &Path) -> Result<(Vec<u8>, u32), String> {
+    let failed = |error: io::Error| format!("which cannot be read: {}", describe(&error));
+    let file = fs::File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    let mut content = Vec::new();
+    file.take(SIZE_MAX).read_to_end(&mut content).map_err(failed)?;
+    Ok((content, mode))
+}
+
+/// A connection that may carry calls.
+pub struct Connection {
+    peer: Peer,
+    stream: Wire,
+}
+
+enum Wire {
+    Plain(listen::Connection),
+    Tls(Box<TlsStream<listen::Connection>>),
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+/// The connections of a listener, after their handshakes where there is TLS. Never ends, and never yields an error.
+pub struct Secured {
+    incoming: Incoming,
+    acceptor: Option<Arc<Acceptor>>,
+    handshakes: JoinSet<Option<Connection>>,
+}
+
+impl Secured {
+    /// Without an acceptor: in the clear.
+    pub fn new(incoming: Incoming, acceptor: Option<Arc<Acceptor>>) -> Self {
+        Self { incoming, acceptor, handshakes: JoinSet::new() }
+    }
+}
+
+impl Stream for Secured {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            match this.handshakes.poll_join_next(context) {
+                Poll::Ready(Some(Ok(Some(connection)))) => return Poll::Ready(Some(Ok(connection))),
+                Poll::Ready(Some(_)) => continue,
+                Poll::Pending if this.handshakes.len() >= HANDSHAKES_MAX => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            let Some(Ok(stream)) = ready!(Pin::new(&mut this.incoming).poll_next(context)) else {
+                return Poll::Ready(None);
+            };
+            match &this.acceptor {
+                Some(acceptor) => drop(this.handshakes.spawn(acceptor.clone().accept(stream))),
+                None => {
+                    let peer = Peer { address: peer_address(&stream), identity: None, exported: None };
+                    return Poll::Ready(Some(Ok(Connection { peer, stream: Wire::Plain(stream) })));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Wire::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Wire::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Wire::Plain(stream) => stream.is_write_vectored(),
+            Wire::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! What this agent shows a master: a certificate that it was given for a token, and renews before it ends.
+
+mod file;
+
+use crate::{
+    config::{Secret, Tls},
+    joining::{Exported, statement},
+    token::{Token, sha256},
+    transport::{Client, Dialled, Failure, classify_status, tls},
+};
+use file::Identity;
+use link::LossReason;
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use rustls_pki_types::CertificateDer;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::timeout};
+
+/// A renewal that failed is tried again after an eighth of the time that the certificate had been good for, and after
+/// this at the latest.
+const RENEW_AGAIN_MAX: Duration = Duration::from_secs(3600);
+const RENEW_AGAIN_MIN: Duration = Duration::from_secs(1);
+
+/// A file on a disk that hangs holds one helper thread and no more: later attempts wait for that one.
+static LOADING: Semaphore = Semaphore::const_new(1);
+
+/// So long they wait. Below the default of `connection.timeout`, so that the disk is named as the cause.
+const LOADING_MAX: Duration = Duration::from_secs(8);
+
+/// How a connection to a master is secured, by the configuration.
+#[derive(Clone)]
+pub struct Means {
+    pub tls: Option<Tls>,
+    pub token: Option<Secret>,
+    pub credentials: Arc<Credentials>,
+}
+
+/// The certificate of one agent, in its state directory and in memory. Where it cannot be kept, it lives in memory.
+pub struct Credentials {
+    file: Option<PathBuf>,
+    agent_id: [u8; 16],
+    name: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    identity: Option<Arc<Identity>>,
+    /// The disk was asked for it: an agent that has none does not wait for the disk at each attempt.
+    looked: bool,
+    /// Made for a token that it was not yet used for with success: an answer that was lost is asked for again with the
+    /// same key, which is no second use of the token.
+    pending: Option<(String, Key)>,
+}
+
+impl Credentials {
+    /// Those in this state directory; none: nothing is kept.
+    pub fn new(directory: Option<&Path>, agent_id: [u8; 16], name: &str) -> Self {
+        let file = directory.map(|directory| directory.join(file::NAME));
+        Self { file, agent_id, name: name.to_owned(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing is half changed by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The present certificate, read from the disk the first time.
+    ///
+    /// # Errors
+    /// The file is there and cannot be used; for people.
+    async fn identity(&self) -> Result<Option<Arc<Identity>>, Failure> {
+        let (known, looked) = {
+            let state = self.state();
+            (state.identity.clone(), state.looked)
+        };
+        let (false, Some(file)) = (looked, self.file.clone()) else { return Ok(known) };
+        let read = from_disk("the files of its certificate", move || file::read(&file)).await?;
+        let read = read.map_err(|text| Failure::new(LossReason::Unauthorized, text))?;
+        let mut state = self.state();
+        state.looked = true;
+        state.identity = state.identity.take().or(read.map(Arc::new));
+        Ok(state.identity.clone())
+    }
+
+    async fn keep(&self, identity: Identity) {
+        let identity = Arc::new(identity);
+        *self.state() = State { identity: Some(identity.clone()), looked: true, pending: None };
+        let Some(file) = self.file.clone() else { return };
+        let shown = file.display().to_string();
+        let written = crate::helper::spawn(move || file::write(&file, &identity)).await;
+        let error = match written {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => crate::config::describe(&error),
+            Err(error) => error.to_string(),
+        };
+        log::warn!(
+            "the certificate cannot be kept as {shown} ({error}): after a restart this agent needs a token again"
+        );
+    }
+
+    /// Asks for a certificate over this connection, by the token or by the certificate that the connection has.
+    async fn ask(&self, mut client: Client, exported: &Exported, token: &str, key: &Key) -> Result<Answer, Failure> {
+        let public_key = key.pair.public_key().as_ref();
+        let proof = key.pair.sign(&SystemRandom::new(), &statement(exported, &self.agent_id, public_key));
+        let request = proto::JoinRequest {
+            token: token.to_owned(),
+            agent_id: self.agent_id.to_vec(),
+            name: self.name.clone(),
+            public_key: public_key.to_vec(),
+            proof: proof.map_err(|_| no_randomness())?.as_ref().to_vec(),
+        };
+        let reply = client.join(request).await.map_err(|status| classify_status(&status))?.into_inner();
+        Ok(Answer {
+            certificate: reply.certificate.into(),
+            renew_in: (reply.renew_in_ms > 0).then(|| Duration::from_millis(reply.renew_in_ms)),
+        })
+    }
+
+    async fn join(
+        &self,
+        token: &Token,
+        means: &Means,
+        connect: impl AsyncFnOnce(tls::Connector) -> Result<Dialled, Failure>,
+    ) -> Result<(), Failure> {
+        let id = token.id();
+        let known = self.state().pending.clone().filter(|(of, _)| *of == id).map(|(_, key)| key);
+        let key = match known {
+            Some(key) => key,
+            None => Key::generate()?,
+        };
+        self.state().pending = Some((id.clone(), key.clone()));
+        let ca: Arc<OnceLock<CertificateDer<'static>>> = Arc::default();
+        let server_name = means.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        let connector = tls::Connector::pinned(token.fingerprint, None, server_name, ca.clone())
+            .map_err(|found| unusable(&found))?;
+        let dialled = connect(connector).await?;
+        let exported = dialled.exported.ok_or_else(|| Failure::protocol("TLS exports nothing"))?;
+        let answer = self.ask(dialled.client.clone(), &exported, &token.text(), &key).await?;
+        let ca = ca.get().cloned().ok_or_else(|| Failure::protocol("TLS was not checked"))?;
+        let identity = Identity::new(id, key.pkcs8.as_ref(), answer.certificate, ca).map_err(Failure::protocol)?;
+        self.keep(identity).await;
+        log::info!("Joined with token {}: this agent has a certificate and needs the token no more", token.id());
+        Ok(())
+    }
+
+    /// Renews the certificate of a session again and again. Ends when it is dropped.
+    pub async fn renew(self: Arc<Self>, client: Client, exported: Exported, mut after: Duration) {
+        loop {
+            sleep(after).await;
+            match self.renew_once(client.clone(), &exported).await {
+                Ok(next) => {
+                    log::info!("The certificate of this agent is renewed");
+                    let Some(next) = next else { return };
+                    after = next;
+                }
+                Err(failure) => {
+                    after = (after / 8).clamp(RENEW_AGAIN_MIN, RENEW_AGAIN_MAX);
+                    log::warn!("The certificate of this agent cannot be renewed: {}. Trying again", failure.detail);
+                }
+            }
+        }
+    }
+
+    async fn renew_once(&self, client: Client, exported: &Exported) -> Result<Option<Duration>, Failure> {
+        let Some(present) = self.identity().await? else { return Ok(None) };
+        let key = Key::generate()?;
+        let answer = self.ask(client, exported, "", &key).await?;
+        let token_id = present.token_id.clone();
+        let identity = Identity::new(token_id, key.pkcs8.as_ref(), answer.certificate, present.ca.clone());
+        self.keep(identity.map_err(Failure::protocol)?).await;
+        Ok(answer.renew_in)
+    }
+}
+
+impl Means {
+    /// How to connect: joins first where that is to be done, over a connection of its own. None: in the clear.
+    ///
+    /// # Errors
+    /// What cannot be used, what the master said to the token, or what the network did.
+    pub async fn connector(
+        self,
+        connect: impl AsyncFnOnce(tls::Connector) -> Result<Dialled, Failure>,
+    ) -> Result<Option<tls::Connector>, Failure> {
+        let credentials = &self.credentials;
+        let own = self.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
+        if own {
+            return configured(self.tls).await.map(Some);
+        }
+        let token = match &self.token {
+            Some(secret) => Some(Token::parse(&secret.0).map_err(|why| {
+                Failure::new(LossReason::Unauthorized, format!("the token {why}: see auth.token_file"))
+            })?),
+            None => None,
+        };
+        let mut identity = credentials.identity().await?;
+        // A token that is not the one it has joined with is meant to be used: so agents are made to join again.
+        if let Some(token) = token.filter(|token| identity.as_ref().is_none_or(|known| known.token_id != token.id())) {
+            match credentials.join(&token, &self, connect).await {
+                Err(failure) if identity.is_some() && failure.reason == LossReason::Unauthorized => {
+                    log::warn!("The new token is of no use, the certificate stays: {}", failure.detail);
+                }
+                joined => joined?,
+            }
+            identity = credentials.identity().await?;
+        }
+        match identity {
+            Some(identity) => {
+                let server_name = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+                let certified = Some(identity.certified.clone());
+                let connector = tls::Connector::pinned(sha256(&identity.ca), certified, server_name, Arc::default());
+                connector.map(Some).map_err(|found| unusable(&found))
+            }
+            None if self.tls.is_some() => configured(self.tls).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+struct Answer {
+    certificate: CertificateDer<'static>,
+    renew_in: Option<Duration>,
+}
+
+#[derive(Clone)]
+struct Key {
+    pair: Arc<EcdsaKeyPair>,
+    pkcs8: Arc<[u8]>,
+}
+
+impl Key {
+    fn generate() -> Result<Self, Failure> {
+        let (algorithm, random) = (&ECDSA_P256_SHA256_ASN1_SIGNING, SystemRandom::new());
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(|_| no_randomness())?;
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random);
+        let pair = pair.expect("what was just made is a key");
+        Ok(Self { pair: Arc::new(pair), pkcs8: pkcs8.as_ref().into() })
+    }
+}
+
+fn no_randomness() -> Failure {
+    Failure::new(LossReason::Tls, "no key can be made: the kernel gives no random numbers")
+}
+
+/// Read anew for each attempt: what was renewed on disk is used without a restart.
+async fn configured(tls: Option<Tls>) -> Result<tls::Connector, Failure> {
+    let Some(tls) = tls else { return Err(Failure::protocol("TLS is not configured")) };
+    let loaded = from_disk("the files of tls.*", move || tls::Connector::load(&tls)).await?;
+    loaded.map_err(|found| unusable(&found))
+}
+
+/// Reads on a helper thread, which one file on a disk that hangs may hold, and no second one.
+async fn from_disk<T: Send + 'static>(what: &str, read: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let reading = async {
+        let one_at_a_time = LOADING.acquire().await;
+        crate::helper::spawn(move || {
+            let _until_read = one_at_a_time;
+            read()
+        })
+        .await
+    };
+    match timeout(LOADING_MAX, reading).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(Failure::new(LossReason::Tls, error.to_string())),
+        Err(_) => {
+            let text = format!("{what} could not be read within {}s: their disk hangs", LOADING_MAX.as_secs());
+            Err(Failure::new(LossReason::Tls, text))
+        }
+    }
+}
+
+fn unusable(found: &[tls::Unusable]) -> Failure {
+    let each: Vec<_> = found.iter().map(|found| format!("{} {}", found.key, found.text)).collect();
+    Failure::new(LossReason::Tls, each.join("; "))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a renewal months away, on a task of its own; nothing is decided by it")]
+async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn files_on_a_disk_that_hangs_are_named_and_read_for_one_attempt_at_a_time() {
+        let hangs = LOADING.acquire().await;
+        let tls = Tls { ca_file: Some("/nowhere/ca.pem".into()), cert_file: None, key_file: None, server_name: None };
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials::new(Some(folder.path()), [1; 16], "lady");
+        for _ in 0..100 {
+            let failure = configured(Some(tls.clone())).await.err().expect("nothing is read");
+            assert_eq!(failure.reason, LossReason::Tls);
+            assert_eq!(failure.detail, "the files of tls.* could not be read within 8s: their disk hangs");
+            let failure = credentials.identity().await.err().expect("nothing is read");
+            assert_eq!(failure.detail, "the files of its certificate could not be read within 8s: their disk hangs");
+        }
+        drop(hangs);
+        let failure = configured(Some(tls)).await.err().expect("there is no such file");
+        assert!(
+            failure.detail.starts_with("tls.ca_file is /nowhere/ca.pem, which cannot be read"),
+            "{}",
+            failure.detail
+        );
+        assert!(credentials.identity().await.expect("the folder can be read").is_none());
+        // It is known by now that there is none, whatever the disk does.
+        let _hangs = LOADING.acquire().await;
+        assert!(credentials.identity().await.expect("it is not read").is_none());
+    }
+}

@@ -1,0 +1,175 @@
+//! The file that holds an agent's key, certificate and CA: one, so that it is replaced whole or not at all.
+
+use crate::{
+    config::describe,
+    token::{Alphabet, encode},
+};
+use rustls::{
+    crypto::ring::default_provider,
+    sign::{CertifiedKey, SigningKey},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+/// In the state directory.
+pub const NAME: &str = "identity.pem";
+
+/// What comes before the id of the token that this was given for.
+const TOKEN: &str = "Token: ";
+
+/// Largest file that is read, bytes: what is written has some two thousand.
+const SIZE_MAX: u64 = 64 << 10;
+
+/// A key and what goes with it.
+pub struct Identity {
+    /// Of the token with which the agent joined.
+    pub token_id: String,
+    pub certified: CertifiedKey,
+    pub ca: CertificateDer<'static>,
+    pkcs8: Vec<u8>,
+}
+
+impl Identity {
+    /// # Errors
+    /// Certificate and key do not go together, or are none.
+    pub fn new(
+        token_id: String,
+        pkcs8: &[u8],
+        certificate: CertificateDer<'static>,
+        ca: CertificateDer<'static>,
+    ) -> Result<Self, String> {
+        let key = PrivateKeyDer::Pkcs8(pkcs8.to_vec().into());
+        let key: Arc<dyn SigningKey> =
+            default_provider().key_provider.load_private_key(key).map_err(|error| error.to_string())?;
+        let certified = CertifiedKey::new(vec![certificate], key);
+        certified.keys_match().map_err(|_| "the certificate does not go with the key".to_owned())?;
+        Ok(Self { token_id, certified, ca, pkcs8: pkcs8.to_vec() })
+    }
+}
+
+/// None where there is no such file.
+///
+/// # Errors
+/// For people: it cannot be used, and the remedy.
+pub fn read(path: &Path) -> Result<Option<Identity>, String> {
+    let shown = path.display();
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{shown} cannot be read: {}", describe(&error))),
+    };
+    let mode = file.metadata().map_err(|error| describe(&error))?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "{shown} holds this agent's key, and others can read it (mode {mode:04o}): remove it and join with a new \
+             token; or run chmod 600 {shown}, if nobody has"
+        ));
+    }
+    let mut text = String::new();
+    let read = file.take(SIZE_MAX).read_to_string(&mut text).map_err(|error| describe(&error));
+    let parsed = read.and_then(|_| parse(&text));
+    parsed.map(Some).map_err(|error| {
+        format!("{shown} does not hold this agent's key and certificate ({error}): remove it and join with a new token")
+    })
+}
+
+/// 0600, whole, and durable before it returns.
+///
+/// # Errors
+/// The disk's; the file is as it was then.
+pub fn write(path: &Path, identity: &Identity) -> io::Result<()> {
+    let fresh = path.with_extension("pem.new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(text(identity).as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+fn text(identity: &Identity) -> String {
+    let mut text = format!("{TOKEN}{}\n", identity.token_id);
+    let certificate: &[u8] = identity.certified.cert.first().map_or(&[], |certificate| certificate);
+    for (label, der) in
+        [("PRIVATE KEY", &identity.pkcs8[..]), ("CERTIFICATE", certificate), ("CERTIFICATE", &identity.ca)]
+    {
+        text.push_str(&format!("-----BEGIN {label}-----\n"));
+        let encoded = encode(Alphabet::Pem, der);
+        for line in encoded.as_bytes().chunks(64) {
+            text.extend(line.iter().map(|byte| char::from(*byte)));
+            text.push('\n');
+        }
+        text.push_str(&format!("-----END {label}-----\n"));
+    }
+    text
+}
+
+fn parse(text: &str) -> Result<Identity, String> {
+    let token_id = text.lines().find_map(|line| line.strip_prefix(TOKEN)).unwrap_or_default();
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| "no key")?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match certificates.as_deref() {
+        Ok([certificate, ca]) => {
+            Identity::new(token_id.trim().to_owned(), key.secret_der(), certificate.clone(), ca.clone())
+        }
+        _ => Err("not two certificates".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn identity() -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["a".to_owned()]).unwrap().self_signed(&key).unwrap().der().clone();
+        Identity::new("0a1b".to_owned(), &key.serialize_der(), certificate.clone(), certificate).unwrap()
+    }
+
+    #[test]
+    fn an_identity_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        assert!(read(&path).unwrap().is_none());
+        let written = identity();
+        write(&path, &identity()).unwrap();
+        write(&path, &written).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let found = read(&path).unwrap().expect("it is there");
+        assert_eq!((found.token_id.as_str(), &found.ca, &found.pkcs8), ("0a1b", &written.ca, &written.pkcs8));
+        assert_eq!(found.certified.cert, written.certified.cert);
+    }
+
+    #[test]
+    fn one_that_others_can_read_or_that_was_cut_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        write(&path, &identity()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let said = read(&path).err().expect("refused");
+        assert!(said.contains("others can read it (mode 0640)"), "{said}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() / 2]).unwrap();
+        let said = read(&path).err().expect("refused");
+        assert!(said.contains("remove it and join with a new token"), "{said}");
+    }
+
+    #[test]
+    fn a_certificate_of_another_key_is_refused() {
+        let (one, other) = (identity(), identity());
+        let certificate = one.certified.cert[0].clone();
+        assert!(Identity::new(String::new(), &other.pkcs8, certificate.clone(), certificate).is_err());
+    }
+}
