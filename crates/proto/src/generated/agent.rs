@@ -575,6 +575,31 @@ pub struct StdinChunk {
     pub eof: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckRequest {
+    /// As it would be sent on `Connect`. `held` and `past` are not looked at.
+    #[prost(message, optional, tag = "1")]
+    pub register: ::core::option::Option<Register>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckReply {
+    /// Why it would be refused; UNSPECIFIED: it would not be.
+    #[prost(enumeration = "rejected::Reason", tag = "1")]
+    pub reason: i32,
+    /// For people: what stands behind the reason, or whose place the agent would take.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub master_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub master_version: ::prost::alloc::string::String,
+    /// The master's clock.
+    #[prost(uint64, tag = "5")]
+    pub time_unix_ms: u64,
+    /// This agent id is known here.
+    #[prost(bool, tag = "6")]
+    pub known: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRequest {
     /// all must match
     #[prost(map = "string, string", tag = "1")]
@@ -1013,6 +1038,27 @@ pub mod agent_registry_client {
                 .insert(GrpcMethod::new("agent.AgentRegistry", "SendOutput"));
             self.inner.streaming(req, path, codec).await
         }
+        /// What would become of a registration: nothing is registered, probed or written. For `sloth-agent doctor`.
+        pub async fn check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.AgentRegistry/Check",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("agent.AgentRegistry", "Check"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1056,6 +1102,11 @@ pub mod agent_registry_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::OutputMessage>>,
         ) -> std::result::Result<tonic::Response<Self::SendOutputStream>, tonic::Status>;
+        /// What would become of a registration: nothing is registered, probed or written. For `sloth-agent doctor`.
+        async fn check(
+            &self,
+            request: tonic::Request<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentRegistryServer<T> {
@@ -1225,6 +1276,50 @@ pub mod agent_registry_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.AgentRegistry/Check" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckSvc<T: AgentRegistry>(pub Arc<T>);
+                    impl<
+                        T: AgentRegistry,
+                    > tonic::server::UnaryService<super::CheckRequest> for CheckSvc<T> {
+                        type Response = super::CheckReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentRegistry>::check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
