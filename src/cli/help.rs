@@ -34,6 +34,8 @@ The connection:
 
 This process:
   --daemon                    start: go into the background, under a parent that restarts it
+  --history                   status: what became of the connection, also of an agent that does not run
+  -o, --output FORMAT         status: text or json  [default: text]
   --config FILE               Configuration  [default: ./agent.toml, else /etc/sloth-runner/agent.toml]
   --set KEY=VALUE             Any key of the configuration, such as reconnect.jitter=0; repeat for several
   --state-dir DIR             Id, pid and status  [default: /var/lib/sloth-runner/NAME as root,

@@ -4,6 +4,7 @@ mod account;
 mod group;
 mod held;
 mod launch;
+mod meter;
 mod orphan;
 mod output;
 mod process;
@@ -27,6 +28,7 @@ use link::{
     COMMAND_ID_MAX, Outcome,
     ledger::{Exit, Finish, HeldState, Input, Ledger, Output},
 };
+pub use meter::Meter;
 use process::Signal;
 use prost::Message;
 use proto::{
@@ -80,6 +82,7 @@ pub struct Commands {
     launcher: Arc<Launcher>,
     timeout: Option<Duration>,
     pool: Arc<Pool>,
+    meter: Meter,
     entries: HashMap<String, Entry>,
     /// Bytes of all held specifications.
     specs: usize,
@@ -129,11 +132,13 @@ impl Commands {
     fn on(config: &config::Commands, agent: &str, spool: Spool) -> Self {
         let (told, events) = mpsc::channel(EVENTS_MAX);
         process::keep_children();
+        let pool = Arc::new(Pool::new(config.output_limit, config.spool_limit, config.when_full));
         Self {
             ledger: Ledger::new(settings::params(config)),
             launcher: Arc::new(Launcher::new(config, agent)),
             timeout: config.timeout,
-            pool: Arc::new(Pool::new(config.output_limit, config.spool_limit, config.when_full)),
+            meter: Meter::new(pool.clone()),
+            pool,
             entries: HashMap::new(),
             specs: 0,
             session: None,
@@ -292,6 +297,11 @@ impl Commands {
         self.ledger.len()
     }
 
+    /// For those who only look.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Nothing runs, nothing waits for an acknowledgement, and what is on record is written.
     pub fn is_idle(&self) -> bool {
         self.ledger.is_empty() && self.spool.is_idle()
@@ -448,6 +458,7 @@ impl Commands {
 
     fn refuse(&mut self, id: String, reason: String) {
         let outcome = Outcome::Refused(reason);
+        self.meter.count(&outcome);
         let finish = Finish { outcome, total_bytes: 0, started_unix_ms: 0, finished_unix_ms: unix_ms() };
         self.send(Kind::CommandFinished(finished(id, finish)));
     }

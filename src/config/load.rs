@@ -98,7 +98,7 @@ pub struct Loaded {
 }
 
 /// Settings that this version reads and checks, and does nothing with.
-const IDLE: [&str; 3] = ["auth.token", "auth.token_file", "http.listen"];
+const IDLE: [&str; 2] = ["auth.token", "auth.token_file"];
 
 impl Loaded {
     /// What somebody set that has no effect in this version, for people.

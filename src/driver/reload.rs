@@ -83,6 +83,8 @@ impl<C: Clock> Driver<C> {
         self.config = config;
         self.commands.set(&self.config.commands);
         self.keeper.set_log(&self.config.log);
+        let listen = self.config.http_listen;
+        self.http.send_if_modified(|wanted| std::mem::replace(wanted, listen) != listen);
         if renew && has_session {
             self.seek_another(rests_on, params(&self.config));
             return lines;
