@@ -1,6 +1,7 @@
 //! The command line of the agent.
 
 mod check;
+mod doctor;
 mod help;
 mod history;
 mod live;
@@ -47,7 +48,7 @@ const KEYS: [(&str, &str, &str); 14] = [
 ];
 /// The other ones.
 const OTHERS: [&str; 9] = ["master", "label", "config", "set", "daemon", "output", "history", "help", "version"];
-const COMMANDS: [&str; 5] = ["start", "stop", "status", "reconnect", "check"];
+const COMMANDS: [&str; 6] = ["start", "stop", "status", "reconnect", "check", "doctor"];
 
 /// Whether this is one of the agent's commands.
 pub fn knows(word: &str) -> bool {
@@ -85,6 +86,7 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
                     start::start(loaded, given, daemon, program)
                 }),
                 Command::Check => configured(loaded, |loaded| print(&check::text(&loaded))),
+                Command::Doctor { json } => doctor::run(loaded, &sources, json),
                 Command::Stop => found(&node::Node::stop, loaded),
                 Command::Status { history: false, json } => found(&|node| node.status(json), loaded),
                 Command::Status { history: true, json } => found(&|node| history::show(node, json), loaded),
@@ -101,6 +103,7 @@ enum Command {
     Status { history: bool, json: bool },
     Reconnect,
     Check,
+    Doctor { json: bool },
 }
 
 #[derive(Debug)]
@@ -167,12 +170,13 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
             return Err(format!("--history goes with status, not with {other}"));
         }
         Some("status") => Command::Status { history, json: json.unwrap_or(false) },
-        Some(other) if json.is_some() => return Err(format!("-o goes with status, not with {other}")),
+        Some("doctor") => Command::Doctor { json: json.unwrap_or(false) },
+        Some(other) if json.is_some() => return Err(format!("-o goes with status and doctor, not with {other}")),
         Some("stop") => Command::Stop,
         Some("reconnect") => Command::Reconnect,
         Some(_) => Command::Check,
         None if first => return Ok(Parsed::Nothing),
-        None => return Err("no command: say start, stop, status, reconnect or check".into()),
+        None => return Err("no command: say start, stop, status, reconnect, check or doctor".into()),
     };
     Ok(Parsed::Command(command, sources))
 }
@@ -240,6 +244,7 @@ mod tests {
         assert_eq!((sources.assignments[0].as_str(), sources.labels[0].as_str()), ("x.y=1=2", "k=v"));
         assert_eq!(parsed("stop --state-dir=/s").unwrap().0, Command::Stop);
         assert_eq!(parsed("status --history -ojson").unwrap().0, Command::Status { history: true, json: true });
+        assert_eq!(parsed("doctor --output=text").unwrap().0, Command::Doctor { json: false });
     }
 
     #[test]
@@ -253,9 +258,9 @@ mod tests {
             ("start --name", "missing argument for option '--name'"),
             ("stop --daemon", "--daemon goes with start, not with stop"),
             ("start --daemon=yes", "unexpected argument for option '--daemon': \"yes\""),
-            ("--name x", "no command: say start, stop, status, reconnect or check"),
+            ("--name x", "no command: say start, stop, status, reconnect, check or doctor"),
             ("start --history", "--history goes with status, not with start"),
-            ("stop -o json", "-o goes with status, not with stop"),
+            ("stop -o json", "-o goes with status and doctor, not with stop"),
             ("status -o xml", "unknown output \"xml\": it is text or json"),
         ] {
             assert_eq!(parsed(line).map(|_| ()), Err(text.to_string()), "{line}");

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod descriptors;
+pub mod doctor;
 pub mod driver;
 pub mod health;
 pub mod helper;

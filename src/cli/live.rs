@@ -176,3 +176,32 @@ fn coarse(duration: Duration) -> ShowDuration {
 fn size(bytes: u64) -> String {
     ShowSize(bytes).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_process_that_does_not_expect_the_signal_is_not_sent_it() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap()
+        };
+        let (mut deaf, mut listening) = (shell("read line"), shell("trap : USR1; read line"));
+        while !listens(listening.id()) {
+            thread::sleep(POLL);
+        }
+        let fields = |pid: u32| vec![("pid".to_owned(), pid.to_string()), ("state".to_owned(), "Active".to_owned())];
+        let nowhere = Path::new("/nowhere");
+        let of = |pid: u32| fresh(nowhere, fields(pid), Some(pid));
+        assert_eq!(of(deaf.id()), fields(deaf.id()));
+        assert!(deaf.try_wait().unwrap().is_none(), "it would have ended");
+        // Somebody else's process is left alone, too.
+        assert!(!is_of(listening.id(), Some(deaf.id())) && is_of(listening.id(), Some(std::process::id())));
+        for mut child in [deaf, listening] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}

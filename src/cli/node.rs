@@ -15,6 +15,7 @@ use crate::{
     config::{
         Loaded, Problems, Sources, Surroundings, Whereabouts, check_name, describe, units::ShowDuration, whereabouts,
     },
+    doctor::Running,
     state::{Holder, Process, StateDir, start_time},
     status::{self, Field},
 };
@@ -203,6 +204,14 @@ impl Node {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What `doctor` has to know of it.
+    pub(super) fn running(&self) -> Running {
+        let Ok(Holder::Running(process)) = self.holder() else { return Running::default() };
+        let pid = process.map_or_else(String::new, |process| format!(" (pid {})", process.pid));
+        let instance = self.fields().into_iter().find(|(key, _)| key == "instance").map(|(_, value)| value);
+        Running { agent: Some(format!("{}{pid}", self.called())), instance }
     }
 
     /// The exit code of `status`, and what it prints.

@@ -43,10 +43,13 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
     match cli.command {
         cli::Command::Demo => demo::run(),
         cli::Command::Master(command) => master_cli::run(command, cli.output),
-        cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, cli.master),
-        cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, cli.master),
-        cli::Command::Agent(cli::AgentCommand::Reconnect { args }) => agent_with("reconnect", args, cli.master),
-        cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, cli.master),
+        cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, cli.master, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, cli.master, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Reconnect { args }) => {
+            agent_with("reconnect", args, cli.master, cli.output)
+        }
+        cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, cli.master, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Doctor { args }) => agent_with("doctor", args, cli.master, cli.output),
         cli::Command::Agent(command) => tool::agent(cli.master, cli.output, command),
         cli::Command::Command(command) => tool::command(cli.master, cli.output, command),
     }
@@ -63,10 +66,13 @@ fn concerns_this_node(words: &[OsString]) -> bool {
     word.to_str().is_some_and(sloth_agent::cli::knows) && (word != "stop" || rest.iter().any(which))
 }
 
-fn agent_with(word: &str, mut args: Vec<OsString>, master: Option<String>) -> i32 {
+fn agent_with(word: &str, mut args: Vec<OsString>, master: Option<String>, output: cli::Format) -> i32 {
     args.insert(0, word.into());
     if let Some(master) = master {
         args.extend(["--master".into(), master.into()]);
+    }
+    if output == cli::Format::Json {
+        args.push("--output=json".into());
     }
     agent_here(args)
 }

@@ -46,7 +46,8 @@ pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i
         AgentCommand::Start { .. }
         | AgentCommand::Status { .. }
         | AgentCommand::Reconnect { .. }
-        | AgentCommand::Check { .. } => {
+        | AgentCommand::Check { .. }
+        | AgentCommand::Doctor { .. } => {
             unreachable!("the agent has a command line of its own")
         }
         AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
