@@ -160,11 +160,11 @@ Without an effect in this version: auth.token
 #[test]
 fn settings_without_an_effect_are_named() {
     let place = Place::new();
-    let some = ["--master", "a", "--master", "b", "--set", "auth.token=x", "--set", "commands.spool=disk"];
+    let some = ["--master", "a", "--master", "b", "--token", "x", "--set", "commands.spool=disk"];
     let idle = "Without an effect in this version: auth.token";
     let out = place.run(&[["check"].as_slice(), &some].concat()).expect(0).out;
     assert!(out.ends_with(&format!("\n{idle}\n")), "{out}");
-    place.agent("start", "idle", &["--daemon", "--set", "auth.token=x"]).expect(0);
+    place.agent("start", "idle", &["--daemon", "--token", "x"]).expect(0);
     assert!(place.log("agent.log").contains("WARN  Without an effect in this version: auth.token\n"));
     let out = place.run(&["check", "--master", "a", "--set", "commands.spool=memory"]).expect(0).out;
     assert!(!out.contains("Without"), "{out}");

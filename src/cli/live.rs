@@ -188,7 +188,7 @@ mod tests {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap()
         };
-        let (mut deaf, mut listening) = (shell("read line"), shell("trap : USR1; read line"));
+        let (mut deaf, listening) = (shell("read line"), shell("trap : USR1; read line"));
         while !listens(listening.id()) {
             thread::sleep(POLL);
         }
