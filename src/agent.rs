@@ -1,13 +1,15 @@
 //! The agent as a whole: what `start` runs.
 
 use crate::{
-    clock::BootClock,
+    clock::{BootClock, boottime, unix_ms},
     commands::Commands,
     config::{self, Config, describe},
     credentials::Credentials,
     daemon::ORPHANED,
     driver::{Driver, Identity, Keeper, Signal, Status},
     health, helper,
+    history::{History, Moment},
+    http,
     logging::{self, Console, Rolling, utc::Utc},
     node::Disk,
     notify::Notifier,
@@ -17,7 +19,7 @@ use crate::{
     status::{self, Field},
 };
 use link::LossReason;
-use std::{io, net::TcpListener, time::Duration};
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal as Signals, SignalKind, signal},
     sync::{mpsc, watch},
@@ -44,7 +46,7 @@ pub struct StartContext {
 
 /// Open files of an agent with a session that keeps an epoch: 17 descriptors, the spool's journal among them, and 3 for a
 /// moment. Each command needs 3, and 8 on its way.
-const OPEN_FILES_MIN: u64 = 20;
+pub const OPEN_FILES_MIN: u64 = 20;
 
 /// Runs until a shutdown is over; the exit code.
 pub fn run(config: Config, context: StartContext) -> i32 {
@@ -100,7 +102,8 @@ pub fn bind(config: &Config) -> Result<Option<TcpListener>, String> {
     bound.map(Some).map_err(|error| format!("cannot listen on {address}: {}", remedy(&error)))
 }
 
-fn open_files_max() -> u64 {
+/// What the system allows this process.
+pub fn open_files_max() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a local.
     let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
@@ -125,16 +128,15 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
     let commands = Commands::open(&config.commands, &config.name, state.path(), !state.is_memory());
     let directory = (!state.is_memory()).then(|| state.path().to_path_buf());
     let credentials = Credentials::new(directory.as_deref(), state.agent_id(), &config.name);
+    let boot_ms = boottime().as_millis().try_into().unwrap_or(u64::MAX);
+    let history = History::start(&state.read_history(), &identity.boot_id, Moment { unix_ms: unix_ms(), boot_ms });
     let (keeper, writer) = Files::new(&config.name, state, console);
     let orphaned = tokio::spawn(outlive(supervisor, signal(SignalKind::from_raw(ORPHANED))?, keeper.kept.clone()));
-    let keeper = Box::new(Files { log, ..keeper });
+    let keeper = Box::new(Files { log, instance: state::hex(&identity.instance_id), ..keeper });
     let driver = Driver::new(config, identity, BootClock::new()?, keeper, commands, active);
-    driver
-        .with_credentials(credentials)
-        .with_manager(Notifier::from_environment())
-        .with_reload(reload)
-        .run(signals)
-        .await;
+    let driver = driver.with_credentials(credentials).with_history(history);
+    tokio::spawn(http::serve(driver.http(), driver.board()));
+    driver.with_manager(Notifier::from_environment()).with_reload(reload).run(signals).await;
     orphaned.abort();
     // It ends once the newest is written.
     let _ = tokio::time::timeout(EXIT_GRACE, writer).await;
@@ -167,6 +169,7 @@ fn watch_signals(to: &mpsc::Sender<Signal>) -> io::Result<()> {
         (SignalKind::terminate(), Signal::Shutdown),
         (SignalKind::interrupt(), Signal::Shutdown),
         (SignalKind::hangup(), Signal::Reload),
+        (SignalKind::user_defined1(), Signal::Show),
     ];
     for (kind, meaning) in wanted {
         let mut signal = signal(kind)?;
@@ -186,6 +189,8 @@ fn watch_signals(to: &mpsc::Sender<Signal>) -> io::Result<()> {
 /// The state directory, the log and the console.
 struct Files {
     name: String,
+    /// Of this process, in hex.
+    instance: String,
     console: Console,
     log: Option<Rolling>,
     kept: watch::Sender<Kept>,
@@ -198,6 +203,7 @@ struct Files {
 struct Kept {
     epoch: u64,
     status: Option<String>,
+    history: Option<Arc<str>>,
     /// The pid file is this process's from now on.
     takes_pid: bool,
 }
@@ -205,12 +211,15 @@ struct Kept {
 impl Files {
     /// With the task that writes, until everything else of this is dropped.
     fn new(name: &str, mut state: StateDir, console: Console) -> (Self, JoinHandle<()>) {
-        let (kept, mut changed) = watch::channel(Kept { epoch: state.highest_epoch(), status: None, takes_pid: false });
+        let (kept, mut changed) =
+            watch::channel(Kept { epoch: state.highest_epoch(), status: None, history: None, takes_pid: false });
         let (looked, disk) = watch::channel(Disk::default());
         let writer = tokio::spawn(async move {
-            let (mut written, mut has_pid) = (None, false);
+            let (mut written, mut written_history, mut has_pid) = (None, None::<Arc<str>>, false);
             while changed.changed().await.is_ok() {
-                let Kept { epoch, status, takes_pid } = changed.borrow_and_update().clone();
+                let Kept { epoch, status, history, takes_pid } = changed.borrow_and_update().clone();
+                let new_history = history.clone().filter(|_| history != written_history);
+                written_history = history;
                 let pid_is_due = takes_pid && !std::mem::replace(&mut has_pid, takes_pid);
                 let writing = helper::spawn(move || {
                     if pid_is_due && let Err(why) = state.write_pid() {
@@ -220,6 +229,9 @@ impl Files {
                         state.write_status(text);
                     }
                     state.keep_epoch(epoch);
+                    if let Some(text) = new_history {
+                        state.write_history(&text);
+                    }
                     let disk = Disk::of(state.path());
                     (state, status, disk)
                 });
@@ -228,7 +240,7 @@ impl Files {
                 looked.send_replace(disk);
             }
         });
-        (Self { name: name.to_owned(), console, log: None, kept, disk }, writer)
+        (Self { name: name.to_owned(), instance: String::new(), console, log: None, kept, disk }, writer)
     }
 }
 
@@ -248,6 +260,7 @@ impl Keeper for Files {
         let mut fields = vec![
             ("name", Field::Text(&self.name)),
             ("pid", Field::Number(std::process::id().into())),
+            ("instance", Field::Text(&self.instance)),
             ("state", Field::Text(status.phase.word())),
             ("since", Field::Text(&since)),
             ("master", Field::Text(&status.master)),
@@ -277,8 +290,22 @@ impl Keeper for Files {
         if !skipped.is_empty() {
             fields.push(("skipped", Field::Text(&skipped)));
         }
+        if let Some(live) = &status.live {
+            fields.push(("asked_at", Field::Seconds(live.asked_at)));
+            fields.push(("in_state", Field::Seconds(live.in_state)));
+            fields.extend(live.next_attempt_in.map(|wait| ("next_attempt_in", Field::Seconds(wait))));
+            fields.extend(live.round_trip.map(|round_trip| ("round_trip", Field::Seconds(round_trip))));
+            fields.push(("heartbeats", Field::Number(live.heartbeats)));
+            fields.push(("sessions", Field::Number(live.sessions)));
+            fields.push(("commands_held", Field::Number(live.commands_held as u64)));
+            fields.push(("spool_bytes", Field::Number(live.spool_bytes)));
+        }
         let text = status::write(&fields);
         self.kept.send_modify(|kept| kept.status = Some(text));
+    }
+
+    fn keep_history(&mut self, text: String) {
+        self.kept.send_modify(|kept| kept.history = Some(text.into()));
     }
 
     fn disk(&mut self) -> Disk {

@@ -1,7 +1,10 @@
 //! The command line of the agent.
 
 mod check;
+mod doctor;
 mod help;
+mod history;
+mod live;
 mod node;
 mod start;
 
@@ -44,8 +47,8 @@ const KEYS: [(&str, &str, &str); 14] = [
     ("connection-timeout", "--connection-timeout", "connection.timeout"),
 ];
 /// The other ones.
-const OTHERS: [&str; 7] = ["master", "label", "config", "set", "daemon", "help", "version"];
-const COMMANDS: [&str; 5] = ["start", "stop", "status", "reconnect", "check"];
+const OTHERS: [&str; 9] = ["master", "label", "config", "set", "daemon", "output", "history", "help", "version"];
+const COMMANDS: [&str; 6] = ["start", "stop", "status", "reconnect", "check", "doctor"];
 
 /// Whether this is one of the agent's commands.
 pub fn knows(word: &str) -> bool {
@@ -74,7 +77,7 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
         Parsed::Command(command, sources) => {
             let surroundings = Surroundings::of_process();
             let loaded = load(&sources, &surroundings);
-            let found = |find: fn(&node::Node) -> i32, loaded| {
+            let found = |find: &dyn Fn(&node::Node) -> i32, loaded| {
                 node::find(loaded, &sources).map_or_else(bad_configuration, |node| find(&node))
             };
             match command {
@@ -83,9 +86,11 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
                     start::start(loaded, given, daemon, program)
                 }),
                 Command::Check => configured(loaded, |loaded| print(&check::text(&loaded))),
-                Command::Stop => found(node::Node::stop, loaded),
-                Command::Status => found(node::Node::status, loaded),
-                Command::Reconnect => found(node::Node::reconnect, loaded),
+                Command::Doctor { json } => doctor::run(loaded, &sources, json),
+                Command::Stop => found(&node::Node::stop, loaded),
+                Command::Status { history: false, json } => found(&|node| node.status(json), loaded),
+                Command::Status { history: true, json } => found(&|node| history::show(node, json), loaded),
+                Command::Reconnect => found(&node::Node::reconnect, loaded),
             }
         }
     }
@@ -95,9 +100,10 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
 enum Command {
     Start { daemon: bool },
     Stop,
-    Status,
+    Status { history: bool, json: bool },
     Reconnect,
     Check,
+    Doctor { json: bool },
 }
 
 #[derive(Debug)]
@@ -112,13 +118,20 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
     let mut parser = Parser::from_args(args);
     let mut sources = Sources::default();
     let mut command: Option<String> = None;
-    let mut daemon = false;
+    let (mut daemon, mut history, mut json) = (false, false, None);
     let mut first = true;
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         let was_first = std::mem::replace(&mut first, false);
         match arg {
             Arg::Short('h') => return Ok(Parsed::Help),
             Arg::Short('V') => return Ok(Parsed::Version),
+            Arg::Short('o') | Arg::Long("output") => {
+                json = Some(match text(&mut parser)?.as_str() {
+                    "json" => true,
+                    "text" => false,
+                    other => return Err(format!("unknown output {other:?}: it is text or json")),
+                });
+            }
             Arg::Short(letter) => return Err(format!("unknown option -{letter}")),
             Arg::Value(word) => {
                 let word = word.to_string_lossy().into_owned();
@@ -136,6 +149,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
             Arg::Long("help") => return Ok(Parsed::Help),
             Arg::Long("version") => return Ok(Parsed::Version),
             Arg::Long("daemon") => daemon = true,
+            Arg::Long("history") => history = true,
             Arg::Long("config") => sources.file = Some(value(&mut parser)?.into()),
             Arg::Long("master") => sources.masters.push(text(&mut parser)?),
             Arg::Long("label") => sources.labels.push(text(&mut parser)?),
@@ -150,14 +164,19 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
         }
     }
     let command = match command.as_deref() {
-        Some("start") => Command::Start { daemon },
-        Some(other) if daemon => return Err(format!("--daemon goes with start, not with {other}")),
+        Some("start") if !history && json.is_none() => Command::Start { daemon },
+        Some(other) if daemon && other != "start" => return Err(format!("--daemon goes with start, not with {other}")),
+        Some(other) if history && other != "status" => {
+            return Err(format!("--history goes with status, not with {other}"));
+        }
+        Some("status") => Command::Status { history, json: json.unwrap_or(false) },
+        Some("doctor") => Command::Doctor { json: json.unwrap_or(false) },
+        Some(other) if json.is_some() => return Err(format!("-o goes with status and doctor, not with {other}")),
         Some("stop") => Command::Stop,
-        Some("status") => Command::Status,
         Some("reconnect") => Command::Reconnect,
         Some(_) => Command::Check,
         None if first => return Ok(Parsed::Nothing),
-        None => return Err("no command: say start, stop, status, reconnect or check".into()),
+        None => return Err("no command: say start, stop, status, reconnect, check or doctor".into()),
     };
     Ok(Parsed::Command(command, sources))
 }
@@ -224,6 +243,8 @@ mod tests {
         assert_eq!(sources.masters, ["a:1", "b"]);
         assert_eq!((sources.assignments[0].as_str(), sources.labels[0].as_str()), ("x.y=1=2", "k=v"));
         assert_eq!(parsed("stop --state-dir=/s").unwrap().0, Command::Stop);
+        assert_eq!(parsed("status --history -ojson").unwrap().0, Command::Status { history: true, json: true });
+        assert_eq!(parsed("doctor --output=text").unwrap().0, Command::Doctor { json: false });
     }
 
     #[test]
@@ -237,7 +258,10 @@ mod tests {
             ("start --name", "missing argument for option '--name'"),
             ("stop --daemon", "--daemon goes with start, not with stop"),
             ("start --daemon=yes", "unexpected argument for option '--daemon': \"yes\""),
-            ("--name x", "no command: say start, stop, status, reconnect or check"),
+            ("--name x", "no command: say start, stop, status, reconnect, check or doctor"),
+            ("start --history", "--history goes with status, not with start"),
+            ("stop -o json", "-o goes with status and doctor, not with stop"),
+            ("status -o xml", "unknown output \"xml\": it is text or json"),
         ] {
             assert_eq!(parsed(line).map(|_| ()), Err(text.to_string()), "{line}");
         }

@@ -10,6 +10,8 @@ use crate::{
     commands::{Commands, Uplink},
     config::{self, Config, Loaded},
     credentials::Credentials,
+    history::History,
+    metrics::Board,
     node::{Disk, Node},
     notify::Notifier,
     reload::Reload,
@@ -22,7 +24,8 @@ use candidate::Candidate;
 use link::{Close, Input, Link, LossReason, Output, Phase, Reply, Report, WakeReason};
 use proto::agent_message::Kind as Up;
 use registration::params;
-use std::{sync::Arc, time::Duration};
+pub use registration::{registration_of, reported};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, watch};
 
 /// Every so many heartbeats one carries the node's status.
@@ -57,6 +60,8 @@ pub trait Keeper: Send {
     fn highest_epoch(&self) -> u64;
     fn keep_epoch(&mut self, epoch: u64);
     fn keep_status(&mut self, status: &Status);
+    /// What became of the link, for the next start and for whoever asks.
+    fn keep_history(&mut self, _text: String) {}
     /// Room where the state directory is, at the last look; has it looked at anew for the next time.
     fn disk(&mut self) -> Disk;
     fn line(&mut self, line: Line);
@@ -80,6 +85,23 @@ pub struct Status {
     pub last_failure: Option<(LossReason, String, u64)>,
     /// Masters that are not tried at present, and until when.
     pub skipped: Vec<(String, u64)>,
+    /// What changes all the time: only where somebody asked.
+    pub live: Option<Live>,
+}
+
+/// How it is at this moment.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// On the clock since the machine's start: the asker knows by it that this is the answer.
+    pub asked_at: Duration,
+    pub in_state: Duration,
+    pub next_attempt_in: Option<Duration>,
+    /// Of the latest heartbeat that was answered.
+    pub round_trip: Option<Duration>,
+    pub heartbeats: u64,
+    pub sessions: u64,
+    pub commands_held: usize,
+    pub spool_bytes: u64,
 }
 
 /// From outside the link.
@@ -89,6 +111,8 @@ pub enum Signal {
     Shutdown,
     /// SIGHUP: read the configuration again, and connect now.
     Reload,
+    /// SIGUSR1: write down how it is at this moment.
+    Show,
 }
 
 pub struct Driver<C> {
@@ -108,6 +132,14 @@ pub struct Driver<C> {
     commands: Commands,
     report_address: String,
     status: Status,
+    /// When the state became what it is.
+    phase_since: Duration,
+    board: Arc<Board>,
+    history: History,
+    /// The latest heartbeat, and when it was sent.
+    beat: (u64, Duration),
+    /// Where health and metrics are to be had.
+    http: watch::Sender<Option<SocketAddr>>,
     /// Since when.
     draining: Option<Duration>,
     manager: Notifier,
@@ -150,10 +182,16 @@ impl<C: Clock> Driver<C> {
             last_loss: None,
             last_failure: None,
             skipped: Vec::new(),
+            live: None,
         };
         let watch = watch_for(&config);
         let credentials = Arc::new(Credentials::new(None, identity.agent_id, &config.name));
         Self {
+            phase_since: clock.now(),
+            board: Arc::new(Board::new(commands.meter())),
+            history: History::start(&[], &identity.boot_id, tell::moment()),
+            beat: (0, Duration::ZERO),
+            http: watch::Sender::new(config.http_listen),
             link: Link::new(params(&config), seed),
             node: Node::new(),
             config,
@@ -191,10 +229,26 @@ impl<C: Clock> Driver<C> {
         Self { reload: Some(reload), ..self }
     }
 
+    /// Goes on from this history. Default: one that begins now.
+    pub fn with_history(self, history: History) -> Self {
+        Self { history, ..self }
+    }
+
+    /// What it tells those who only look.
+    pub fn board(&self) -> Arc<Board> {
+        self.board.clone()
+    }
+
+    /// Where the configuration wants health and metrics to be.
+    pub fn http(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.http.subscribe()
+    }
+
     /// Runs until a shutdown is over.
     pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>) {
         // Not when the master has answered: what starts after the agent must not wait for a network.
         self.manager.ready();
+        self.keep_history();
         self.tell(Input::Start);
         let mut read_first_until = None;
         while self.carry_out().await {
@@ -230,6 +284,7 @@ impl<C: Clock> Driver<C> {
                 Event::Room => {}
                 Event::Network => self.network_changed(),
                 Event::Signal(Signal::Reload) => self.begin_reload(),
+                Event::Signal(Signal::Show) => self.show_status(),
                 Event::Reloaded(read) => self.reloaded(read),
                 Event::Timer => {
                     let now = self.clock.now();
@@ -311,6 +366,9 @@ impl<C: Clock> Driver<C> {
                     self.report_address = self.reported(local);
                     self.watch.met(&self.status.master, peer);
                 }
+                if let Reply::Ack { seq, .. } = reply {
+                    self.acknowledged(seq);
+                }
                 self.reply(reply);
             }
             Event::Registered(registered) => self.registered(&registered),
@@ -378,6 +436,8 @@ impl<C: Clock> Driver<C> {
                     let ready = self.commands.ready();
                     let beat = Up::Heartbeat(proto::Heartbeat { seq, last_ack, ready, status });
                     self.send_session(|session| _ = session.send(beat));
+                    self.beat = (seq, self.clock.now());
+                    self.board.update(|link| link.heartbeats += 1);
                 }
                 Output::Goodbye { .. } => self.send_session(|session| _ = session.send(goodbye())),
                 Output::Close { how, .. } => {

@@ -10,12 +10,11 @@ use std::{collections::BTreeMap, path::Path};
 use tokio::task::JoinHandle;
 
 /// Settings that are used once, at the start.
-const AT_START: [&str; 11] = [
+const AT_START: [&str; 10] = [
     "name",
     "state_dir",
     "listen.port",
     "listen.bind_address",
-    "http.listen",
     "log.file",
     "log.timestamps",
     "commands.output_limit",
@@ -176,7 +175,6 @@ pub fn merged(running: &Config, mut new: Config) -> Config {
     new.state_dir = old.state_dir;
     new.listen.port = old.listen.port;
     new.listen.bind_address = old.listen.bind_address;
-    new.http_listen = old.http_listen;
     new.log = Log { file: old.log.file, timestamps: old.log.timestamps, ..new.log };
     new.commands.output_limit = old.commands.output_limit;
     new.commands.when_full = old.commands.when_full;

@@ -8,13 +8,13 @@ mod refuge;
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 pub use self::{
-    identity::random,
+    identity::{hex, parse as parse_hex, random},
     look::Holder,
     process::{Process, boot_id, is_stopped, start_time},
 };
@@ -24,6 +24,7 @@ use self::{
 };
 use crate::{
     config::{describe, temporary_folder},
+    history,
     logging::lock,
 };
 
@@ -32,8 +33,9 @@ const AGENT_ID: &str = "agent-id";
 const EPOCH: &str = "epoch";
 const PID: &str = "agent.pid";
 const STATUS: &str = "status.json";
+const HISTORY: &str = "history";
 /// What is of use only while the agent runs.
-const RUNTIME: [&str; 4] = [PID, STATUS, "agent.pid.new", "status.json.new"];
+const RUNTIME: [&str; 6] = [PID, STATUS, HISTORY, "agent.pid.new", "status.json.new", "history.new"];
 
 /// The state directory of one agent, held against a second one for as long as this lives and, after a fork, for as
 /// long as any copy of it lives.
@@ -223,6 +225,16 @@ impl StateDir {
         let _ = self.show(STATUS, text.as_bytes());
     }
 
+    /// What became of the link so far, as [`Self::write_history`] wrote it; empty where nothing can be read.
+    pub fn read_history(&self) -> Vec<u8> {
+        read_history(&self.path)
+    }
+
+    /// Writes what became of the link. Without an fsync: what a crash of the machine loses of it, it says itself.
+    pub fn write_history(&mut self, text: &str) {
+        let _ = self.show(HISTORY, text.as_bytes());
+    }
+
     /// Writes this process and the agent's name into the pid file.
     ///
     /// # Errors
@@ -388,6 +400,21 @@ fn patient_lock(file: &File) -> io::Result<bool> {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     lock(file)
+}
+
+/// Empty where there is none.
+fn read_history(folder: &Path) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(folder.join(HISTORY));
+    if let Ok(file) = file {
+        let _ = file.take(history::FILE_MAX).read_to_end(&mut kept);
+    }
+    kept
+}
+
+/// The id that an agent of this directory has; none before its first start.
+pub fn agent_id_at(folder: &Path) -> Option<[u8; 16]> {
+    identity::parse(&fs::read(folder.join(AGENT_ID)).ok()?)
 }
 
 fn read_number(path: &Path) -> Option<u64> {

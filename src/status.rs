@@ -1,6 +1,7 @@
 //! The status file: what a running agent says of itself, one flat JSON object.
 
-use std::fmt::Write;
+use crate::logging::utc::Utc;
+use std::{fmt::Write, time::Duration};
 
 /// A value in the status file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,6 +9,22 @@ pub enum Field<'a> {
     Text(&'a str),
     Number(u64),
     Boolean(bool),
+    Seconds(Duration),
+    /// Since 1970.
+    Time(Duration),
+    /// Written already, as [`list`] does.
+    Json(&'a str),
+}
+
+/// Several objects, as an array.
+pub fn list<'a, F: AsRef<[(&'a str, Field<'a>)]>>(objects: impl Iterator<Item = F>) -> String {
+    let mut text = String::from("[");
+    for object in objects {
+        text.push_str(if text.len() == 1 { "\n  " } else { ",\n  " });
+        text.push_str(write(object.as_ref()).replace('\n', "\n  ").trim_end());
+    }
+    text.push_str(if text.len() == 1 { "]" } else { "\n]" });
+    text
 }
 
 /// Writes the object, one field a line, so that people can read the file, too.
@@ -20,6 +37,12 @@ pub fn write(fields: &[(&str, Field<'_>)]) -> String {
         match value {
             Field::Text(value) => push_string(&mut text, value),
             Field::Number(value) => write!(text, "{value}").expect("a String takes everything"),
+            Field::Seconds(value) => {
+                let (seconds, micros) = (value.as_secs(), value.subsec_micros());
+                write!(text, "{seconds}.{micros:06}").expect("a String takes everything")
+            }
+            Field::Time(value) => write!(text, "\"{}\"", Utc(*value)).expect("a String takes everything"),
+            Field::Json(value) => text.push_str(value),
             Field::Boolean(value) => text.push_str(if *value { "true" } else { "false" }),
         }
     }

@@ -10,6 +10,7 @@ pub use resolve::Resolver;
 
 use crate::config::MasterAddress;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::CertificateDer;
 use socket::{Socket, Stream};
 use std::{
     net::SocketAddr,
@@ -21,7 +22,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{net::TcpStream, task::JoinHandle};
 
 /// Of one stream, bytes: what a peer may send before we have read. Small, for the memory of a small box.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -73,8 +74,30 @@ pub async fn connect(
 ) -> Result<Dialled, Failure> {
     let addresses = resolver.resolve(master).await?;
     let tcp = socket::race(addresses, user_timeout).await?;
+    resolver.connected(master, tcp.peer_addr().map_err(Failure::io)?);
+    open(tcp, master, tls, |_| {}).await
+}
+
+/// A connection to one address, for whoever wants to know which of them answer.
+///
+/// # Errors
+/// Why it failed.
+pub async fn reach(address: SocketAddr, user_timeout: Duration) -> Result<TcpStream, Failure> {
+    socket::race(vec![address], user_timeout).await
+}
+
+/// Opens HTTP/2 on a connection to a master, over TLS if that is given. `shown` is given what certificates the master
+/// shows, its own first.
+///
+/// # Errors
+/// Why it failed.
+pub async fn open(
+    tcp: TcpStream,
+    master: &MasterAddress,
+    tls: Option<&tls::Connector>,
+    shown: impl FnOnce(&[CertificateDer<'_>]),
+) -> Result<Dialled, Failure> {
     let (local, peer) = (tcp.local_addr().map_err(Failure::io)?, tcp.peer_addr().map_err(Failure::io)?);
-    resolver.connected(master, peer);
     let graceful = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(tcp, graceful.clone()).map_err(Failure::io)?;
     let tls_failure: Arc<OnceLock<Failure>> = Arc::default();
@@ -82,6 +105,7 @@ pub async fn connect(
     let (scheme, stream) = match tls {
         Some(tls) => {
             let stream = Box::new(tls.connect(master.host_without_zone(), socket).await?);
+            shown(stream.get_ref().1.peer_certificates().unwrap_or_default());
             exported = stream.get_ref().1.export_keying_material([0; 32], crate::joining::EXPORTER_LABEL, None).ok();
             ("https", Stream::Tls(stream, Arc::clone(&tls_failure)))
         }

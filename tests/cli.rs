@@ -157,20 +157,6 @@ Set, with everything else at its default:
 }
 
 #[test]
-fn settings_without_an_effect_are_named() {
-    let place = Place::new();
-    let some =
-        ["--master", "a", "--master", "b", "--set", "http.listen=127.0.0.1:9100", "--set", "commands.spool=disk"];
-    let idle = "Without an effect in this version: http.listen";
-    let out = place.run(&[["check"].as_slice(), &some].concat()).expect(0).out;
-    assert!(out.ends_with(&format!("\n{idle}\n")), "{out}");
-    place.agent("start", "idle", &["--daemon", "--set", "http.listen=127.0.0.1:9100"]).expect(0);
-    assert!(place.log("agent.log").contains("WARN  Without an effect in this version: http.listen\n"));
-    let out = place.run(&["check", "--master", "a", "--set", "commands.spool=memory"]).expect(0).out;
-    assert!(!out.contains("Without"), "{out}");
-}
-
-#[test]
 fn a_bad_configuration_is_refused_everywhere_with_all_that_is_wrong() {
     let place = Place::new();
     let file = place.path().join("bad.toml");

@@ -7,7 +7,6 @@ use crate::config::Loaded;
 /// What `check` prints about a configuration that holds.
 pub(super) fn text(loaded: &Loaded) -> String {
     let Loaded { config, file, shown } = loaded;
-    let idle = loaded.idle();
     let masters: Vec<_> = config.masters.iter().map(ToString::to_string).collect();
     let file = file.as_ref().map_or_else(|| "none found".to_string(), |file| file.display().to_string());
     let log = match &config.log.file {
@@ -34,9 +33,6 @@ pub(super) fn text(loaded: &Loaded) -> String {
     let width = rows.iter().map(|(setting, _)| setting.chars().count()).max().unwrap_or(0);
     for (setting, origin) in rows {
         line(format!("  {setting:<width$}  {origin}"));
-    }
-    if !idle.is_empty() {
-        text.push_str(&format!("Without an effect in this version: {}\n", idle.join(", ")));
     }
     text
 }

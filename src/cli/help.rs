@@ -14,6 +14,7 @@ Commands:
   status     Say whether the agent runs and is connected
   reconnect  Have a running agent that waits for its next attempt connect now
   check      Check the configuration and show it; start nothing
+  doctor     Try the configuration, from the state directory to a registration; say what is wrong
 
 Who and where:
   --name NAME                 Name, unique in the fleet     [default: the host name]
@@ -34,6 +35,8 @@ The connection:
 
 This process:
   --daemon                    start: go into the background, under a parent that restarts it
+  --history                   status: what became of the connection, also of an agent that does not run
+  -o, --output FORMAT         status, doctor: text or json  [default: text]
   --config FILE               Configuration  [default: ./agent.toml, else /etc/sloth-runner/agent.toml]
   --set KEY=VALUE             Any key of the configuration, such as reconnect.jitter=0; repeat for several
   --state-dir DIR             Id, pid and status  [default: /var/lib/sloth-runner/NAME as root,
@@ -53,11 +56,12 @@ Examples:
   {program} start --name node1 --master 192.168.1.15 --daemon && tail -f agent.log
   {program} check --config agent.toml
   {program} status --name node1
+  {program} doctor --name node1 --master 192.168.1.15
   {program} stop --name node1
 
 Exit codes:
   0  done; status: the agent is Active
-  1  failed; stop: it is not running; status: it runs, but is not Active
+  1  failed; stop: it is not running; status: it runs, but is not Active; doctor: something is wrong
   2  wrong usage or configuration
   3  status, reconnect: it is not running
 "

@@ -6,13 +6,18 @@ use std::{
     time::Duration,
 };
 
-use super::{DONE, FAILED, NOT_RUNNING, complain, print};
+use super::{
+    DONE, FAILED, NOT_RUNNING, complain,
+    live::{self, Shown},
+    print,
+};
 use crate::{
     config::{
         Loaded, Problems, Sources, Surroundings, Whereabouts, check_name, describe, units::ShowDuration, whereabouts,
     },
-    state::{Holder, Process, StateDir, is_stopped, start_time},
-    status,
+    doctor::Running,
+    state::{Holder, Process, StateDir, start_time},
+    status::{self, Field},
 };
 
 /// How often a stopping agent is looked at.
@@ -174,51 +179,68 @@ impl Node {
     }
 
     /// Says how the agent is; the exit code.
-    pub(super) fn status(&self) -> i32 {
-        let agent = &self.called();
-        let process = match self.holder() {
-            Ok(Holder::Running(process)) => process,
-            Ok(Holder::Nobody) => {
-                print(&format!("{}\n", self.not_running()));
-                return NOT_RUNNING;
-            }
+    pub(super) fn status(&self, json: bool) -> i32 {
+        let (code, text) = match self.look(json) {
+            Ok(shown) => shown,
             Err(text) => {
                 complain(&text);
                 return FAILED;
             }
         };
-        if let Some(other) = self.other() {
-            print(&format!("{other}\n"));
-            return NOT_RUNNING;
-        }
-        let mut fields = self.fields();
-        // Of the process that has the connection; the other one may be its parent.
-        let worker = fields.iter().find(|(key, _)| key == "pid").and_then(|(_, pid)| pid.parse::<u32>().ok());
-        let stopped = worker.or(process.map(|process| process.pid)).filter(|pid| is_stopped(*pid));
-        fields.retain(|(key, value)| key != "name" && key != "pid" && !value.is_empty());
-        let state = match fields.iter().position(|(key, _)| key == "state") {
-            Some(index) => fields.remove(index).1,
-            None => "Starting".to_string(),
-        };
-        let stands = stopped.map_or_else(String::new, |pid| {
-            format!(", but process {pid} is stopped and does nothing: `kill -CONT {pid}` lets it go on")
-        });
-        let mut text = format!("{agent}: {state}{stands}\n");
-        if let Some(worker) = worker.filter(|worker| process.is_some_and(|process| process.pid != *worker)) {
-            fields.insert(0, ("worker pid".into(), worker.to_string()));
-        }
-        if let Some(process) = process {
-            fields.insert(0, ("pid".into(), process.pid.to_string()));
-        }
-        fields.push(("state directory".into(), self.path.display().to_string()));
-        if let Some(refuge) = StateDir::refuge(&self.path) {
-            fields.push(("pid and status".into(), refuge.display().to_string()));
-        }
-        for (key, value) in fields {
-            text.push_str(&format!("  {:<16} {value}\n", key.replace('_', " ")));
-        }
         print(&text);
-        if state == "Active" && stopped.is_none() { DONE } else { FAILED }
+        code
+    }
+
+    /// The exit code of [`Self::status`], and nothing said.
+    pub(super) fn code(&self) -> i32 {
+        match self.look(true) {
+            Ok((code, _)) => code,
+            Err(text) => {
+                complain(&text);
+                FAILED
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What `doctor` has to know of it.
+    pub(super) fn running(&self) -> Running {
+        let Ok(Holder::Running(process)) = self.holder() else { return Running::default() };
+        let pid = process.map_or_else(String::new, |process| format!(" (pid {})", process.pid));
+        let instance = self.fields().into_iter().find(|(key, _)| key == "instance").map(|(_, value)| value);
+        Running { agent: Some(format!("{}{pid}", self.called())), instance }
+    }
+
+    /// The exit code of `status`, and what it prints.
+    fn look(&self, json: bool) -> Result<(i32, String), String> {
+        let agent = self.called();
+        let process = match self.holder()? {
+            Holder::Running(process) => process,
+            Holder::Nobody => return Ok((NOT_RUNNING, self.absent(self.not_running(), json))),
+        };
+        if let Some(other) = self.other() {
+            return Ok((NOT_RUNNING, self.absent(other, json)));
+        }
+        let fields = live::fresh(&self.path, self.fields(), process.map(|process| process.pid));
+        let shown = Shown { agent: &agent, path: &self.path, pid: process.map(|process| process.pid), fields };
+        let code = if shown.is_active() { DONE } else { FAILED };
+        Ok((code, if json { shown.json() } else { shown.text() }))
+    }
+
+    fn absent(&self, text: String, json: bool) -> String {
+        if !json {
+            return text + "\n";
+        }
+        let directory = self.path.display().to_string();
+        let fields = [
+            ("state", Field::Text("NotRunning")),
+            ("detail", Field::Text(&text)),
+            ("state_directory", Field::Text(&directory)),
+        ];
+        status::write(&fields)
     }
 
     fn holder(&self) -> Result<Holder, String> {
@@ -227,7 +249,7 @@ impl Node {
     }
 
     /// By the name that it has said, if it has.
-    fn called(&self) -> String {
+    pub(super) fn called(&self) -> String {
         StateDir::holder_name(&self.path).map_or_else(|| self.agent.clone(), |name| format!("agent {name}"))
     }
 

@@ -19,7 +19,6 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
     if in_background {
         descriptors::close_inherited();
     }
-    let idle = loaded.idle().join(", ");
     let Loaded { config, shown, .. } = loaded;
     let fail = |text: String| {
         complain(&format!("{program}: {text}"));
@@ -65,7 +64,7 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
     match log {
         Some(log) if in_background => {
             let (name, path) = (config.name.clone(), log.path());
-            match daemon::run(Background { config, idle, state, log, port, given, shown, again: false }) {
+            match daemon::run(Background { config, state, log, port, given, shown, again: false }) {
                 Ok(pid) => {
                     print(&format!("Agent {name} runs in the background (pid {pid}), log: {}\n", path.display()))
                 }
@@ -76,7 +75,7 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
             }
         }
         _ => {
-            begin(&config, &idle, &mut state);
+            begin(&config, &mut state);
             let reload = Reload::new(given, shown);
             let code = agent::run(
                 config,
@@ -96,14 +95,11 @@ fn ignore_hangup() {
 }
 
 /// The first lines of the log: who runs here, and what is wrong already.
-fn begin(config: &Config, idle: &str, state: &mut StateDir) {
+fn begin(config: &Config, state: &mut StateDir) {
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     let directory = config.state_dir.display();
     log::info!("Agent {} started: sloth-agent {version}, pid {pid}, state directory {directory}", config.name);
     state.announce();
-    if !idle.is_empty() {
-        log::warn!("Without an effect in this version: {idle}");
-    }
 }
 
 /// The log's file; none is standard error.
@@ -124,7 +120,6 @@ fn open_log(config: &Config, in_background: bool) -> Result<Option<Rolling>, Ope
 
 struct Background {
     config: Config,
-    idle: String,
     state: StateDir,
     log: Rolling,
     port: Option<TcpListener>,
@@ -138,7 +133,7 @@ impl Daemon for Background {
     fn settle(&mut self) -> Result<(), String> {
         self.state.write_pid().map_err(|why| format!("cannot write the pid file: {why}"))?;
         self.log.capture_stdio();
-        begin(&self.config, &self.idle, &mut self.state);
+        begin(&self.config, &mut self.state);
         Ok(())
     }
 
@@ -157,7 +152,7 @@ impl Daemon for Background {
         let mut reload = Reload::new(self.given.clone(), self.shown.clone());
         if self.again {
             self.read_again(&mut reload);
-            begin(&self.config, &self.idle, &mut self.state);
+            begin(&self.config, &mut self.state);
         }
         let guard = self.state.guard();
         let (state, console, log) = (self.state, Console::File(self.log.clone()), Some(self.log));

@@ -109,6 +109,11 @@ impl Pool {
         }
     }
 
+    /// Output held by all commands together.
+    pub fn held_bytes(&self) -> u64 {
+        self.cost.load(Relaxed)
+    }
+
     /// From now on new output is told of again.
     pub fn look_again(&self) {
         self.dirty.store(false, Relaxed);

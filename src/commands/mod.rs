@@ -5,6 +5,7 @@ mod group;
 mod held;
 mod launch;
 mod memory;
+mod meter;
 mod orphan;
 mod output;
 mod process;
@@ -28,6 +29,7 @@ use link::{
     COMMAND_ID_MAX, Outcome,
     ledger::{Exit, Finish, HeldState, Input, Ledger, Output},
 };
+pub use meter::Meter;
 use process::Signal;
 use prost::Message;
 use proto::{
@@ -81,6 +83,7 @@ pub struct Commands {
     launcher: Arc<Launcher>,
     timeout: Option<Duration>,
     pool: Arc<Pool>,
+    meter: Meter,
     entries: HashMap<String, Entry>,
     /// Bytes of all held specifications.
     specs: usize,
@@ -131,11 +134,13 @@ impl Commands {
         let (told, events) = mpsc::channel(EVENTS_MAX);
         process::keep_children();
         let spool_limit = memory::bounded(config.spool_limit);
+        let pool = Arc::new(Pool::new(config.output_limit, spool_limit, config.when_full));
         Self {
             ledger: Ledger::new(settings::params(config)),
             launcher: Arc::new(Launcher::new(config, agent)),
             timeout: config.timeout,
-            pool: Arc::new(Pool::new(config.output_limit, spool_limit, config.when_full)),
+            meter: Meter::new(pool.clone()),
+            pool,
             entries: HashMap::new(),
             specs: 0,
             session: None,
@@ -294,6 +299,11 @@ impl Commands {
         self.ledger.len()
     }
 
+    /// For those who only look.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Nothing runs, nothing waits for an acknowledgement, and what is on record is written.
     pub fn is_idle(&self) -> bool {
         self.ledger.is_empty() && self.spool.is_idle()
@@ -450,6 +460,7 @@ impl Commands {
 
     fn refuse(&mut self, id: String, reason: String) {
         let outcome = Outcome::Refused(reason);
+        self.meter.count(&outcome);
         let finish = Finish { outcome, total_bytes: 0, started_unix_ms: 0, finished_unix_ms: unix_ms() };
         self.send(Kind::CommandFinished(finished(id, finish)));
     }

@@ -216,6 +216,7 @@ impl Commands {
     }
 
     fn log_end(&mut self, id: &str, finish: &Finish) {
+        self.meter.count(&finish.outcome);
         log::info!("Command {id} {}", in_words(&finish.outcome));
         let spec = self.ledger.spec(id).cloned().unwrap_or_default();
         self.spool.log(&node_log::line(id, &spec, finish));

@@ -97,17 +97,6 @@ pub struct Loaded {
     pub shown: Vec<Shown>,
 }
 
-/// Settings that this version reads and checks, and does nothing with.
-const IDLE: [&str; 1] = ["http.listen"];
-
-impl Loaded {
-    /// What somebody set that has no effect in this version, for people.
-    pub fn idle(&self) -> Vec<&str> {
-        let keys = self.shown.iter().map(|shown| shown.key.as_str());
-        keys.filter(|key| IDLE.contains(key)).collect()
-    }
-}
-
 /// Reads, overlays and checks the whole configuration.
 ///
 /// # Errors

@@ -299,7 +299,8 @@ pub fn log(reader: &mut Reader) -> Log {
 
 fn check_socket(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() > 0 => Ok(address),
+        // Port 0 is one that is free: the log says which.
+        Ok(address) => Ok(address),
         _ => Err("not an IP address with a port: write it like 127.0.0.1:9100 or [::1]:9100".into()),
     }
 }

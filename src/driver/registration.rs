@@ -1,9 +1,16 @@
 //! How a master is reached, and what it is told of this agent.
 
-use super::{Driver, millis};
-use crate::{clock::Clock, config::Config, credentials::Means, session::Session};
+use super::{Driver, Identity, millis, tell::moment};
+use crate::{
+    clock::Clock,
+    config::{Config, Listen},
+    credentials::Means,
+    history::{Entry, Kind},
+    session::Session,
+};
 use link::Params;
-use std::time::Duration;
+use proto::past_event;
+use std::{net::SocketAddr, time::Duration};
 
 /// Over the verdict of the heartbeats: the same value would make the reason of a loss a matter of luck.
 const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
@@ -29,36 +36,77 @@ impl<C: Clock> Driver<C> {
         }
     }
 
-    pub(super) fn register(&self, will_wait: Duration, spool_id: [u8; 16], report_address: String) -> proto::Register {
-        let (config, identity) = (&self.config, &self.identity);
+    pub(super) fn register(
+        &mut self,
+        will_wait: Duration,
+        spool_id: [u8; 16],
+        report_address: String,
+    ) -> proto::Register {
         proto::Register {
-            agent_id: identity.agent_id.to_vec(),
-            instance_id: identity.instance_id.to_vec(),
             spool_id: spool_id.to_vec(),
             highest_epoch: self.keeper.highest_epoch(),
-            name: config.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            report_address,
-            labels: config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-            boot_id: identity.boot_id.clone(),
-            interval_ms: millis(config.heartbeat.interval),
-            timeout_ms: millis(config.heartbeat.timeout),
-            max_failures: config.heartbeat.max_failures,
-            max_interval_ms: millis(config.heartbeat.max_interval),
             will_wait_ms: millis(will_wait),
             held: self.commands.held(),
-            host: identity.host.clone(),
+            past: self.past(),
+            ..registration_of(&self.config, &self.identity, report_address)
         }
     }
 
-    /// What the master is to show: as configured, else where the connection comes from, with the agent's own port.
-    pub(super) fn reported(&self, local: std::net::SocketAddr) -> String {
-        let listen = &self.config.listen;
-        match (&listen.report_address, listen.port) {
-            (Some(address), _) => address.clone(),
-            (None, Some(port)) => std::net::SocketAddr::new(local.ip().to_canonical(), port).to_string(),
-            (None, None) => local.ip().to_canonical().to_string(),
-        }
+    /// What no master has heard of yet.
+    fn past(&mut self) -> Vec<proto::PastEvent> {
+        let now = moment();
+        let told = self.history.tell();
+        let event = |entry: Entry| {
+            let kind = match entry.kind {
+                Kind::Started => past_event::Kind::Start,
+                Kind::Registered | Kind::Ended => past_event::Kind::Session,
+                Kind::Failed => past_event::Kind::Attempts,
+            };
+            proto::PastEvent {
+                kind: kind.into(),
+                ago_ms: millis(self.history.ago(&entry, now)),
+                reason: entry.reason,
+                detail: entry.detail,
+                duration_ms: entry.lasted_ms,
+                attempts: entry.attempts,
+                master: entry.master,
+                epoch: entry.epoch,
+            }
+        };
+        told.into_iter().map(event).collect()
+    }
+
+    /// See [`reported`].
+    pub(super) fn reported(&self, local: SocketAddr) -> String {
+        reported(&self.config.listen, local)
+    }
+}
+
+/// What the configuration says of the agent: without what it holds, and what has happened to it.
+pub fn registration_of(config: &Config, identity: &Identity, report_address: String) -> proto::Register {
+    proto::Register {
+        agent_id: identity.agent_id.to_vec(),
+        instance_id: identity.instance_id.to_vec(),
+        name: config.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        report_address,
+        labels: config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        boot_id: identity.boot_id.clone(),
+        interval_ms: millis(config.heartbeat.interval),
+        timeout_ms: millis(config.heartbeat.timeout),
+        max_failures: config.heartbeat.max_failures,
+        max_interval_ms: millis(config.heartbeat.max_interval),
+        host: identity.host.clone(),
+        ..proto::Register::default()
+    }
+}
+
+/// What the master is to show: as configured, else where the connection comes from, with the agent's own port.
+pub fn reported(listen: &Listen, local: SocketAddr) -> String {
+    match (&listen.report_address, listen.port) {
+        (Some(address), _) => address.clone(),
+        (None, Some(port)) => SocketAddr::new(local.ip().to_canonical(), port).to_string(),
+        (None, None) => local.ip().to_canonical().to_string(),
     }
 }
 

@@ -61,10 +61,6 @@ impl<C: Clock> Driver<C> {
     fn take_over(&mut self, loaded: Loaded) -> Vec<Line> {
         let changes = self.reload.as_mut().map_or_else(Vec::new, |reload| reload.replace(&self.config, &loaded));
         let mut lines = reload::told(&changes);
-        let idle = loaded.idle().join(", ");
-        if !changes.is_empty() && !idle.is_empty() {
-            lines.push(Line::Log(log::Level::Warn, format!("Without an effect in this version: {idle}")));
-        }
         let config = reload::merged(&self.config, loaded.config);
         let has_session = matches!(self.link.state(), Phase::Registered | Phase::Active);
         // An earlier reload's may still be on its way: what counts is what the session rests on.
@@ -83,6 +79,8 @@ impl<C: Clock> Driver<C> {
         self.config = config;
         self.commands.set(&self.config.commands);
         self.keeper.set_log(&self.config.log);
+        let listen = self.config.http_listen;
+        self.http.send_if_modified(|wanted| std::mem::replace(wanted, listen) != listen);
         if renew && has_session {
             self.seek_another(rests_on, params(&self.config));
             return lines;

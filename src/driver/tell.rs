@@ -1,13 +1,19 @@
 //! What the driver tells people: lines for the log, the status, the service manager.
 
-use super::{Driver, candidate, millis};
+use super::{Driver, Live, candidate, millis};
 use crate::{
-    clock::{Clock, unix_ms},
+    clock::{Clock, boottime, unix_ms},
     config::MasterAddress,
+    history::{self, Moment},
     notify,
     report::Context,
 };
 use link::{LossReason, Phase, Report};
+
+/// By both clocks, for the history.
+pub(super) fn moment() -> Moment {
+    Moment { unix_ms: unix_ms(), boot_ms: millis(boottime()) }
+}
 
 impl<C: Clock> Driver<C> {
     pub(super) fn report(&mut self, report: &Report) {
@@ -27,6 +33,58 @@ impl<C: Clock> Driver<C> {
             self.keeper.line(line);
         }
         self.note(report);
+        self.board.update(|link| link.note(report));
+        self.remember(report);
+    }
+
+    /// What a report adds to the history.
+    fn remember(&mut self, report: &Report) {
+        let (now, master) = (moment(), &self.status.master);
+        let history = &mut self.history;
+        match report {
+            Report::Registered { attempt, outage } => {
+                history.registered(now, master, self.keeper.highest_epoch(), *attempt, *outage);
+            }
+            Report::Lost { reason, detail, .. } => history.ended(now, reason.word(), detail),
+            Report::AttemptFailed { reason, detail, .. } => history.failed(now, master, reason.word(), detail),
+            Report::Deferred { reason, .. } => history.failed(now, master, history::RETRY_LATER, reason),
+            Report::Renewed => history.ended(now, history::RENEWED, ""),
+            Report::Stopped => history.ended(now, history::SHUTDOWN, ""),
+            _ => return,
+        }
+        self.keep_history();
+    }
+
+    pub(super) fn keep_history(&mut self) {
+        if let Some(text) = self.history.take_changed() {
+            self.keeper.keep_history(text);
+        }
+    }
+
+    /// The answer to a heartbeat has come.
+    pub(super) fn acknowledged(&mut self, seq: u64) {
+        let (latest, sent) = self.beat;
+        if seq == latest {
+            let round_trip = self.clock.now().saturating_sub(sent);
+            self.board.update(|link| link.round_trip = Some(round_trip));
+        }
+    }
+
+    /// Somebody wants to know how it is at this moment.
+    pub(super) fn show_status(&mut self) {
+        let (now, link) = (boottime(), self.board.look());
+        self.status.live = Some(Live {
+            asked_at: now,
+            in_state: self.clock.now().saturating_sub(self.phase_since),
+            next_attempt_in: link.next_attempt.map(|at| at.saturating_sub(now)),
+            round_trip: link.round_trip,
+            heartbeats: link.heartbeats,
+            sessions: link.sessions,
+            commands_held: self.commands.count(),
+            spool_bytes: self.board.spool_bytes(),
+        });
+        self.keeper.keep_status(&self.status);
+        self.status.live = None;
     }
 
     /// What a report says beyond the state, for the status.
@@ -56,6 +114,8 @@ impl<C: Clock> Driver<C> {
             return;
         }
         self.active.send_if_modified(|active| std::mem::replace(active, phase == Phase::Active) != *active);
+        self.phase_since = self.clock.now();
+        self.board.update(|link| link.phase = phase);
         let status = &mut self.status;
         status.phase = phase;
         status.since_unix_ms = unix_ms();

@@ -88,6 +88,7 @@ fn without_a_manager_or_its_patience_nothing_is_due() {
 fn each_state_has_words() {
     let mut status = Status {
         skipped: Vec::new(),
+        live: None,
         phase: Phase::Connecting,
         since_unix_ms: 0,
         master: "m:1".into(),

@@ -63,7 +63,6 @@ fn every_setting_that_waits_is_kept_as_it_was() {
         "state_dir=/s",
         "listen.port=5",
         "listen.bind_address=127.0.0.1",
-        "http.listen=127.0.0.1:1",
         "log.file=/l",
         "log.timestamps=false",
         "commands.output_limit=1MiB",
@@ -107,6 +106,7 @@ fn every_other_setting_is_taken_over() {
         "log.level=debug",
         "log.max_size=2MiB",
         "log.max_files=9",
+        "http.listen=127.0.0.1:1",
     ]);
     assert!(new.shown.iter().all(|shown| !waits(&shown.key)));
     assert_eq!(merged(&loaded(&[]).config, new.config.clone()), new.config);

@@ -36,6 +36,10 @@ impl AgentRegistry for Refuses {
         Err(Status::unavailable("not today"))
     }
 
+    async fn check(&self, _: Request<proto::CheckRequest>) -> Result<Response<proto::CheckReply>, Status> {
+        Err(Status::unimplemented("not today"))
+    }
+
     async fn send_output(
         &self,
         _: Request<Streaming<OutputMessage>>,

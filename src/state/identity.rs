@@ -14,12 +14,13 @@ pub fn random() -> io::Result<[u8; 16]> {
     if count == id.len() as isize { Ok(id) } else { Err(io::Error::last_os_error()) }
 }
 
-pub(super) fn hex(id: &[u8; 16]) -> String {
+/// As it is written and shown.
+pub fn hex(id: &[u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads what [`hex`] wrote.
-pub(super) fn parse(bytes: &[u8]) -> Option<[u8; 16]> {
+pub fn parse(bytes: &[u8]) -> Option<[u8; 16]> {
     let text = std::str::from_utf8(bytes).ok()?.trim_end();
     if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;

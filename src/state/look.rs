@@ -74,6 +74,11 @@ impl StateDir {
         here().or(there)?.split_whitespace().next()?.parse().ok()
     }
 
+    /// What became of the link of this directory's agent, whether it runs or not.
+    pub fn read_history_of(path: &Path) -> Vec<u8> {
+        homes(path).iter().map(|home| super::read_history(home)).find(|kept| !kept.is_empty()).unwrap_or_default()
+    }
+
     /// What the running agent last wrote by [`StateDir::write_status`].
     pub fn read_status(path: &Path) -> Option<String> {
         let written = |home: &PathBuf| Some((fs::metadata(home.join(STATUS)).ok()?.modified().ok()?, home.clone()));

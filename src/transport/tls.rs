@@ -1,10 +1,12 @@
 //! TLS 1.3 to a master: whom to trust, who we are, and what went wrong in a person's words.
 
+mod certificate;
 mod errors;
 mod files;
 mod pin;
 mod time;
 
+pub use certificate::{Certificate, own as own_certificate};
 pub(super) use errors::{failure, is_a_record, spoken_in_the_clear};
 pub use files::Unusable;
 pub use pin::not_before;

@@ -3,10 +3,11 @@
 use super::PATIENCE;
 use futures_core::Stream;
 use proto::{
-    AgentMessage, MasterMessage, OutputAck, OutputMessage, Register,
+    AgentMessage, CheckReply, CheckRequest, MasterMessage, OutputAck, OutputMessage, Register,
     agent_message::Kind as Up,
     agent_registry_server::{AgentRegistry, AgentRegistryServer},
     master_message::Kind as Down,
+    rejected::Reason,
 };
 use std::{
     net::SocketAddr,
@@ -194,6 +195,22 @@ impl AgentRegistry for Handler {
 
     async fn join(&self, _: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
         Err(Status::unimplemented("no tokens here"))
+    }
+
+    /// What it says is for the agent's name to choose.
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
+        let register = request.into_inner().register.unwrap_or_default();
+        let (reason, message) = match register.name.as_str() {
+            "older" => return Err(Status::unimplemented("")),
+            "taken" => (Reason::NameTaken, "the name belongs to another".to_owned()),
+            _ => (Reason::Unspecified, String::new()),
+        };
+        let time_unix_ms = sloth_agent::clock::unix_ms();
+        let master_name = "scripted".to_owned();
+        let known = register.agent_id.len() == 16 && register.agent_id != [0; 16];
+        let reply =
+            CheckReply { reason: reason.into(), message, master_name, time_unix_ms, known, ..Default::default() };
+        Ok(Response::new(reply))
     }
 
     async fn send_output(

@@ -143,6 +143,20 @@ impl Agent {
         self.child.id().expect("still running")
     }
 
+    /// Returns when the history has the registration of this epoch.
+    pub async fn kept_registered(&self, epoch: u64) {
+        let is_it = |line: &str| {
+            let fields: Vec<&str> = line.split('\t').collect();
+            fields.len() == 11 && fields[1] == "registered" && fields[7] == epoch.to_string()
+        };
+        self.kept_so("history", "the registration", |text| text.lines().any(is_it)).await;
+    }
+
+    /// The state directory, for a later life.
+    pub fn into_state(self) -> TempDir {
+        self.state
+    }
+
     pub fn signal(&self, signal: i32) {
         // SAFETY: a signal to a child that has not been waited for.
         let done = unsafe { libc::kill(self.pid() as i32, signal) };

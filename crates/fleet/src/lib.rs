@@ -20,4 +20,4 @@ pub use change::*;
 pub use dispatch::{Cancelled, Finish, Held, HeldState, Refusal, Submit, Submitted};
 pub use effect::*;
 pub use fleet::*;
-pub use registry::{AgentView, Beat, DeleteRefused, Heard, NodeStatus, Register, Timing, hex, id_from_hex};
+pub use registry::{AgentView, Beat, DeleteRefused, Forecast, Heard, NodeStatus, Register, Timing, hex, id_from_hex};

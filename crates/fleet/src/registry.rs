@@ -4,6 +4,7 @@
 //! would get through.
 
 mod deadlines;
+mod forecast;
 mod register;
 mod rejections;
 mod rhythm;
@@ -21,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+pub use forecast::Forecast;
 pub use register::{Register, Timing};
 pub use sessions::{Beat, DeleteRefused, Heard};
 

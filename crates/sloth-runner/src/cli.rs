@@ -50,7 +50,7 @@ where
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
     if cli.output == Format::Json && prints_text_alone(&cli.command) {
-        let why = "-o json is for answers: what runs here, and the agent's own commands, print text alone";
+        let why = "-o json is for answers: what runs here, and what starts or checks an agent, print text alone";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
     if let Some(key) = with_two_values(&cli.command) {
@@ -73,12 +73,12 @@ fn with_two_values(command: &Command) -> Option<&str> {
 }
 
 fn prints_text_alone(command: &Command) -> bool {
-    use AgentCommand::{Check, Start, Status};
+    use AgentCommand::{Check, Reconnect, Start};
     matches!(
         command,
         Command::Demo
             | Command::Master(MasterCommand::Start(_) | MasterCommand::Init(_))
-            | Command::Agent(Start { .. } | Status { .. } | Check { .. })
+            | Command::Agent(Start { .. } | Reconnect { .. } | Check { .. })
     )
 }
 
@@ -195,6 +195,12 @@ pub enum AgentCommand {
     /// Have an agent of this node read its configuration again, and connect now if it waits (options as for status)
     #[command(disable_help_flag = true)]
     Reconnect {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        args: Vec<OsString>,
+    },
+    /// Try the configuration of an agent of this node, from the state directory to a registration, and say what is wrong
+    #[command(disable_help_flag = true)]
+    Doctor {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         args: Vec<OsString>,
     },
@@ -511,7 +517,7 @@ mod tests {
     #[test]
     fn every_command_of_the_agents_own_command_line_stands_in_the_help() {
         let help = parse("agent --help").unwrap_err().to_string();
-        for word in ["start", "stop", "status", "reconnect", "check"] {
+        for word in ["start", "stop", "status", "reconnect", "check", "doctor"] {
             assert!(sloth_agent::cli::knows(word));
             assert!(help.contains(&format!("\n  {word} ")), "{word}: {help}");
         }

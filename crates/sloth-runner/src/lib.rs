@@ -46,10 +46,11 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
     match cli.command {
         cli::Command::Demo => demo::run(),
         cli::Command::Master(command) => master_cli::run(command, cli.output),
-        cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, access),
-        cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, access),
-        cli::Command::Agent(cli::AgentCommand::Reconnect { args }) => agent_with("reconnect", args, access),
-        cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, access),
+        cli::Command::Agent(cli::AgentCommand::Start { args }) => agent_with("start", args, access, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Status { args }) => agent_with("status", args, access, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Reconnect { args }) => agent_with("reconnect", args, access, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Check { args }) => agent_with("check", args, access, cli.output),
+        cli::Command::Agent(cli::AgentCommand::Doctor { args }) => agent_with("doctor", args, access, cli.output),
         cli::Command::Agent(command) => tool::agent(access, cli.output, command),
         cli::Command::Command(command) => tool::command(access, cli.output, command),
         cli::Command::Token(command) => tool::token(access, cli.output, command),
@@ -68,11 +69,14 @@ fn concerns_this_node(words: &[OsString]) -> bool {
 }
 
 /// What stood before the word `agent` goes to the agent under its own names for it.
-fn agent_with(word: &str, mut args: Vec<OsString>, access: tool::Access) -> i32 {
+fn agent_with(word: &str, mut args: Vec<OsString>, access: tool::Access, output: cli::Format) -> i32 {
     args.insert(0, word.into());
     let ca = access.ca.map(|file| format!("tls.ca_file={file}"));
     for (flag, value) in [("--master", access.master), ("--token", access.token), ("--set", ca)] {
         args.extend(value.into_iter().flat_map(|value| [flag.into(), value.into()]));
+    }
+    if output == cli::Format::Json {
+        args.push("--output=json".into());
     }
     agent_here(args)
 }

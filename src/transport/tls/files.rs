@@ -72,6 +72,12 @@ pub(super) fn identity(tls: &Tls, provider: &CryptoProvider, unusable: &mut Vec<
     None
 }
 
+/// The first certificate of `tls.cert_file`, if it can be read.
+pub(super) fn own_certificate(tls: &Tls) -> Option<CertificateDer<'static>> {
+    let file = File::named("tls.cert_file", tls.cert_file.as_ref()?);
+    file.certificates().ok()?.into_iter().next()
+}
+
 fn private_key(file: &File, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, Unusable> {
     let (text, mode) = file.read()?;
     if mode & 0o077 != 0 {

@@ -304,17 +304,7 @@ impl Registry {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let Some(newcomer) = agent.newcomer.take() else { return };
         self.connections.remove(&newcomer.conn);
-        let message = format!(
-            "the agent id {} is in use by {:?} (host {:?}, {}), and was claimed by {:?} (host {:?}, {}): \
-             a copied state directory? Remove it on one of them, and that one gets an id of its own",
-            hex(&id),
-            agent.record.name,
-            agent.record.host,
-            agent.record.address,
-            newcomer.register.name,
-            newcomer.register.host,
-            newcomer.register.address,
-        );
+        let message = duplicate_id(&agent.record, &newcomer.register);
         self.refuse(now, newcomer.conn, &newcomer.register, LossReason::DuplicateId, message, out);
     }
 
@@ -357,7 +347,7 @@ impl Registry {
     }
 }
 
-fn check(register: &mut Register) -> Result<(), String> {
+pub(super) fn check(register: &mut Register) -> Result<(), String> {
     let name = &register.name;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(allowed) {
@@ -419,7 +409,21 @@ fn connected(record: &AgentRecord) -> String {
     format!("{} on host {:?} at {}, version {}", record.name, record.host, record.address, record.version)
 }
 
-fn name_taken(register: &Register, holder: &AgentRecord) -> String {
+pub(super) fn duplicate_id(holder: &AgentRecord, claimed: &Register) -> String {
+    format!(
+        "the agent id {} is in use by {:?} (host {:?}, {}), and was claimed by {:?} (host {:?}, {}): \
+         a copied state directory? Remove it on one of them, and that one gets an id of its own",
+        hex(&holder.id),
+        holder.name,
+        holder.host,
+        holder.address,
+        claimed.name,
+        claimed.host,
+        claimed.address,
+    )
+}
+
+pub(super) fn name_taken(register: &Register, holder: &AgentRecord) -> String {
     format!(
         "the name {:?} belongs to the connected agent {} on host {:?} ({}), and was claimed by {} on host {:?} ({}): \
          give one of them another name, or stop the other one",

@@ -236,6 +236,33 @@ fn a_name_belongs_to_the_agent_that_is_connected() {
 }
 
 #[test]
+fn what_a_registration_would_lead_to_is_told_without_doing_it() {
+    let mut bench = Bench::new();
+    let forecast = |bench: &Bench, register| bench.fleet.registry().would_register(register);
+    let fine = Forecast { refused: None, message: String::new(), known: false };
+    assert_eq!(forecast(&bench, register(1, 1, "a")), fine);
+    let bad = forecast(&bench, register(1, 1, "a b"));
+    assert_eq!(bad.refused, Some(LossReason::Protocol));
+    bench.register(1, register(1, 1, "a"));
+    let events = bench.events().len();
+    let own = forecast(&bench, register(1, 1, "a"));
+    assert_eq!((own.refused, own.known), (None, true));
+    let copy = forecast(&bench, register(1, 2, "a"));
+    assert_eq!((copy.refused, copy.known), (Some(LossReason::DuplicateId), true));
+    assert!(copy.message.starts_with("the agent id 0101"), "{}", copy.message);
+    let taken = forecast(&bench, register(2, 1, "a"));
+    assert_eq!((taken.refused, taken.known), (Some(LossReason::NameTaken), false));
+    // As a registration would be answered.
+    assert_eq!(rejection(&bench.register(2, register(2, 1, "a")), 2), Some((LossReason::NameTaken, taken.message)));
+    bench.close(1);
+    let next = forecast(&bench, register(2, 1, "a"));
+    assert_eq!(next.refused, None);
+    assert_eq!(next.message, "it would take the name of the Inactive agent on host \"host1\"");
+    assert_eq!(bench.events().len(), events + 2, "the refusal and the loss, and nothing of what was only asked");
+    assert_eq!(bench.status(1).0, Status::Inactive);
+}
+
+#[test]
 fn the_name_of_a_lost_agent_goes_to_the_next_with_an_event() {
     let mut bench = Bench::new();
     bench.register(1, register(1, 1, "a"));

@@ -97,6 +97,86 @@ pub struct Register {
     /// Name of the host, for messages that tell two hosts apart.
     #[prost(string, tag = "16")]
     pub host: ::prost::alloc::string::String,
+    /// What no master has heard of yet: what ended earlier sessions, attempts that failed, starts of the process. Oldest
+    /// first, at most 16, the latest ones; what is older was left out. Told again until a master has registered the agent.
+    #[prost(message, repeated, tag = "20")]
+    pub past: ::prost::alloc::vec::Vec<PastEvent>,
+}
+/// Something that happened on the agent's side since its last registration.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PastEvent {
+    #[prost(enumeration = "past_event::Kind", tag = "1")]
+    pub kind: i32,
+    /// A fixed word. SESSION and ATTEMPTS: a reason of a loss, or of a session `shutdown`, `renewed`, or `agent_died` (the
+    /// process ended without a word). START: `started`, or `rebooted` where it is the first since the machine began.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// For people, at most 200 bytes; may be empty.
+    #[prost(string, tag = "3")]
+    pub detail: ::prost::alloc::string::String,
+    /// How long before this message the session ended, the last of the attempts failed, the process began.
+    #[prost(uint64, tag = "4")]
+    pub ago_ms: u64,
+    /// How long the session had lasted, or from the first of the attempts to the last.
+    #[prost(uint64, tag = "5")]
+    pub duration_ms: u64,
+    /// ATTEMPTS: so many.
+    #[prost(uint32, tag = "6")]
+    pub attempts: u32,
+    /// SESSION and ATTEMPTS: with whom, as the agent is configured.
+    #[prost(string, tag = "7")]
+    pub master: ::prost::alloc::string::String,
+    /// SESSION: its epoch.
+    #[prost(uint64, tag = "8")]
+    pub epoch: u64,
+}
+/// Nested message and enum types in `PastEvent`.
+pub mod past_event {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        /// a session ended
+        Session = 1,
+        /// attempts failed, one after another, at one master and for one reason
+        Attempts = 2,
+        /// the agent's process began
+        Start = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "UNSPECIFIED",
+                Self::Session => "SESSION",
+                Self::Attempts => "ATTEMPTS",
+                Self::Start => "START",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNSPECIFIED" => Some(Self::Unspecified),
+                "SESSION" => Some(Self::Session),
+                "ATTEMPTS" => Some(Self::Attempts),
+                "START" => Some(Self::Start),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldCommand {
@@ -524,6 +604,31 @@ pub struct StdinChunk {
     pub data: ::prost::bytes::Bytes,
     #[prost(bool, tag = "3")]
     pub eof: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckRequest {
+    /// As it would be sent on `Connect`. `held` and `past` are not looked at.
+    #[prost(message, optional, tag = "1")]
+    pub register: ::core::option::Option<Register>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckReply {
+    /// Why it would be refused; UNSPECIFIED: it would not be.
+    #[prost(enumeration = "rejected::Reason", tag = "1")]
+    pub reason: i32,
+    /// For people: what stands behind the reason, or whose place the agent would take.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub master_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub master_version: ::prost::alloc::string::String,
+    /// The master's clock.
+    #[prost(uint64, tag = "5")]
+    pub time_unix_ms: u64,
+    /// This agent id is known here.
+    #[prost(bool, tag = "6")]
+    pub known: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateTokenRequest {
@@ -1058,6 +1163,27 @@ pub mod agent_registry_client {
             req.extensions_mut().insert(GrpcMethod::new("agent.AgentRegistry", "Join"));
             self.inner.unary(req, path, codec).await
         }
+        /// What would become of a registration: nothing is registered, probed or written. For `sloth-agent doctor`.
+        pub async fn check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/agent.AgentRegistry/Check",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("agent.AgentRegistry", "Check"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1107,6 +1233,11 @@ pub mod agent_registry_server {
             &self,
             request: tonic::Request<super::JoinRequest>,
         ) -> std::result::Result<tonic::Response<super::JoinReply>, tonic::Status>;
+        /// What would become of a registration: nothing is registered, probed or written. For `sloth-agent doctor`.
+        async fn check(
+            &self,
+            request: tonic::Request<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentRegistryServer<T> {
@@ -1309,6 +1440,50 @@ pub mod agent_registry_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = JoinSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.AgentRegistry/Check" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckSvc<T: AgentRegistry>(pub Arc<T>);
+                    impl<
+                        T: AgentRegistry,
+                    > tonic::server::UnaryService<super::CheckRequest> for CheckSvc<T> {
+                        type Response = super::CheckReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentRegistry>::check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckSvc(inner);
                         let codec = crate::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

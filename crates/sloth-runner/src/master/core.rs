@@ -113,6 +113,11 @@ impl Core {
         }
     }
 
+    /// How this master calls itself towards agents.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn now(&self) -> Now {
         self.clock.now()
     }
@@ -393,8 +398,13 @@ fn hex(session: SessionId) -> String {
 
 /// The last message of a connection that is not wanted.
 pub fn rejected(reason: link::LossReason, message: String) -> Kind {
+    Kind::Rejected(Rejected { reason: rejection(reason).into(), message })
+}
+
+/// The word for an agent that is refused.
+pub fn rejection(reason: link::LossReason) -> Reason {
     use link::LossReason;
-    let reason = match reason {
+    match reason {
         LossReason::Unauthorized => Reason::Unauthorized,
         LossReason::DuplicateId => Reason::DuplicateId,
         LossReason::NameTaken => Reason::NameTaken,
@@ -402,8 +412,7 @@ pub fn rejected(reason: link::LossReason, message: String) -> Kind {
         LossReason::Superseded => Reason::Superseded,
         LossReason::HeartbeatTimeout => Reason::Deadline,
         _ => Reason::Invalid,
-    };
-    Kind::Rejected(Rejected { reason: reason.into(), message })
+    }
 }
 
 fn down(message: Down<Spec>) -> Kind {

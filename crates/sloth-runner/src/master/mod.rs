@@ -1,5 +1,6 @@
 //! The master: agents register here and stay, operators ask here.
 
+mod check;
 mod clock;
 mod core;
 mod entrance;
@@ -26,8 +27,8 @@ use crate::{
 use clock::{BootClock, Clock};
 use ports::{Outputs, Snapshot, Store};
 use proto::{
-    AgentMessage, Goodbye, JoinReply, JoinRequest, OutputAck, OutputMessage, agent_registry_server, fleet_server,
-    master_message::Kind,
+    AgentMessage, CheckReply, CheckRequest, Goodbye, JoinReply, JoinRequest, OutputAck, OutputMessage,
+    agent_registry_server, fleet_server, master_message::Kind,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -200,6 +201,11 @@ impl agent_registry_server::AgentRegistry for AgentService {
         }
         let caller = request.extensions().get::<Caller>().cloned();
         Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), caller.as_ref())))
+    }
+
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
+        let remote = request.remote_addr();
+        Ok(Response::new(check::check(&self.core, request.into_inner(), remote)))
     }
 
     async fn send_output(

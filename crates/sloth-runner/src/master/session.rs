@@ -325,7 +325,7 @@ fn beat(message: &Heartbeat) -> Beat {
     Beat { seq: message.seq, last_ack: message.last_ack, ready: message.ready, node }
 }
 
-fn split(
+pub(super) fn split(
     message: proto::Register,
     id: [u8; 16],
     instance: [u8; 16],

@@ -57,7 +57,8 @@ pub fn agent(access: Access, format: Format, command: AgentCommand) -> i32 {
         AgentCommand::Start { .. }
         | AgentCommand::Status { .. }
         | AgentCommand::Reconnect { .. }
-        | AgentCommand::Check { .. } => {
+        | AgentCommand::Check { .. }
+        | AgentCommand::Doctor { .. } => {
             unreachable!("the agent has a command line of its own")
         }
         AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,

@@ -73,7 +73,7 @@ impl Master {
         soon(self.task).await.unwrap();
     }
 
-    async fn channel(&self) -> Channel {
+    pub async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 

@@ -1,7 +1,8 @@
 use super::bench::*;
 use proto::{
-    AgentRow, DeleteRequest, EventsRequest, GetRequest, ListRequest, ProbeAnswer, StopRequest,
-    agent_message::Kind as Up, fleet_client::FleetClient, master_message::Kind as Down, rejected::Reason,
+    AgentRow, CheckRequest, DeleteRequest, EventsRequest, GetRequest, ListRequest, ProbeAnswer, StopRequest,
+    agent_message::Kind as Up, agent_registry_client::AgentRegistryClient, fleet_client::FleetClient,
+    master_message::Kind as Down, rejected::Reason,
 };
 use tonic::{Code, transport::Channel};
 
@@ -83,6 +84,31 @@ async fn a_copied_agent_is_refused_while_the_original_answers() {
     assert_eq!(rejected.reason(), Reason::DuplicateId);
     assert!(rejected.message.contains("host1") && rejected.message.contains("elsewhere"), "{}", rejected.message);
     original.beat(1).await;
+}
+
+#[tokio::test]
+async fn a_dry_run_is_answered_as_a_registration_would_be_and_registers_nothing() {
+    let master = Master::start().await;
+    let mut holder = master.agent(register(1, "a")).await;
+    let ask = async |register| {
+        let mut client = AgentRegistryClient::new(master.channel().await);
+        client.check(CheckRequest { register: Some(register) }).await.unwrap().into_inner()
+    };
+    let fine = ask(register(2, "b")).await;
+    assert_eq!((fine.reason(), fine.known, fine.master_name.as_str()), (Reason::Unspecified, false, "test"));
+    assert!(fine.time_unix_ms > 1_700_000_000_000 && !fine.master_version.is_empty());
+    assert!(ask(register(1, "a")).await.known);
+    let copy =
+        ask(proto::Register { instance_id: vec![2; 16], host: "elsewhere".to_owned(), ..register(1, "a") }).await;
+    assert_eq!(copy.reason(), Reason::DuplicateId);
+    assert!(copy.message.contains("host1") && copy.message.contains("elsewhere"), "{}", copy.message);
+    assert_eq!(ask(register(2, "a")).await.reason(), Reason::NameTaken);
+    assert_eq!(ask(proto::Register { agent_id: vec![1; 15], ..register(1, "a") }).await.reason(), Reason::Invalid);
+    assert_eq!(ask(proto::Register { name: "a b".to_owned(), ..register(1, "a") }).await.reason(), Reason::Invalid);
+    // Nobody was probed, and nobody came.
+    holder.beat(1).await;
+    let mut rows = master.fleet().await.list(ListRequest::default()).await.unwrap().into_inner();
+    assert_eq!(rows.message().await.unwrap().map(|reply| reply.agents.len()), Some(1));
 }
 
 #[tokio::test]

@@ -1,0 +1,30 @@
+//! What would become of an agent's registration, for an agent that asks before.
+
+use super::{
+    core::{Core, rejection},
+    rows, session,
+};
+use link::LossReason;
+use proto::{CheckReply, CheckRequest, rejected::Reason};
+use std::net::SocketAddr;
+
+/// Looks, and changes nothing.
+pub fn check(core: &Core, request: CheckRequest, remote: Option<SocketAddr>) -> CheckReply {
+    let reply = CheckReply {
+        master_name: core.name().to_owned(),
+        master_version: env!("CARGO_PKG_VERSION").to_owned(),
+        time_unix_ms: core.now().unix_ms,
+        ..CheckReply::default()
+    };
+    let mut message = request.register.unwrap_or_default();
+    message.held = Vec::new();
+    let ids = (rows::id(&message.agent_id), rows::id(&message.instance_id), rows::id(&message.spool_id));
+    let (Some(id), Some(instance), Some(spool_id)) = ids else {
+        let message = "agent_id, instance_id and spool_id must be 16 bytes each".to_owned();
+        return CheckReply { reason: rejection(LossReason::Protocol).into(), message, ..reply };
+    };
+    let (register, _) = session::split(message, id, instance, spool_id, remote);
+    let forecast = core.read(|fleet| fleet.registry().would_register(register));
+    let reason = forecast.refused.map_or(Reason::Unspecified, rejection);
+    CheckReply { reason: reason.into(), message: forecast.message, known: forecast.known, ..reply }
+}

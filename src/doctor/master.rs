@@ -1,0 +1,242 @@
+//! The way to each master, as an agent goes it: name, connection, TLS, and what the master would say to a registration.
+
+use super::{Notes, Running, Verdict};
+use crate::{
+    clock::unix_ms,
+    config::{Config, MasterAddress, host_name},
+    driver::{Identity, registration_of, reported},
+    state,
+    transport::{self, Failure, Resolver, tls},
+};
+use link::{LossReason, Seconds};
+use proto::{CheckReply, CheckRequest, rejected::Reason};
+use std::{net::SocketAddr, time::Duration};
+use tokio::{net::TcpStream, time::timeout};
+use tonic::Code;
+
+/// Clocks that are apart by more than this make certificates and logs hard to read.
+const SKEW_MAX: Duration = Duration::from_secs(30);
+
+/// After a call failed, so long for the connection itself to say why.
+const VERDICT_GRACE: Duration = Duration::from_millis(100);
+
+/// Certificates that end within this time are told of.
+const ENDS_SOON: u64 = 14 * 86_400;
+
+pub(super) async fn examine(config: &Config, running: &Running, notes: &mut Notes<'_>) {
+    let connector = match &config.tls {
+        None => None,
+        Some(settings) => {
+            if let Some(own) = tls::own_certificate(settings) {
+                let (verdict, note) = dates(&own);
+                notes.note("certificate", verdict, format!("this agent's own: {own}{note}"));
+            }
+            match tls::Connector::load(settings) {
+                Ok(connector) => Some(connector),
+                Err(unusable) => {
+                    let all: Vec<_> = unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect();
+                    return notes.note("certificate", Verdict::Failed, all.join("; "));
+                }
+            }
+        }
+    };
+    for master in &config.masters {
+        notes.about(master.to_string());
+        visit(config, running, master, connector.as_ref(), notes).await;
+    }
+}
+
+async fn visit(
+    config: &Config,
+    running: &Running,
+    master: &MasterAddress,
+    connector: Option<&tls::Connector>,
+    notes: &mut Notes<'_>,
+) {
+    notes.begin();
+    let Some(addresses) = resolve(master, notes).await else { return };
+    let mut connected = None;
+    let mut failed = Vec::new();
+    for address in &addresses {
+        match within(config, transport::reach(*address, config.connection_timeout)).await {
+            Ok(tcp) => {
+                notes.note("TCP", Verdict::Ok, address.to_string());
+                connected.get_or_insert(tcp);
+            }
+            // Only a failure if no other one answers.
+            Err(failure) => failed.push((*address, failure)),
+        }
+    }
+    for (address, failure) in failed {
+        let verdict = if connected.is_some() { Verdict::Warning } else { Verdict::Failed };
+        notes.note("TCP", verdict, tcp_failure(address, &failure));
+    }
+    let Some(tcp) = connected else { return };
+    let Some(mut dialled) = open(config, master, connector, tcp, notes).await else { return };
+    // A connection that has failed is over: dropping it is all.
+    if ask(config, running, &mut dialled, notes).await {
+        dialled.close_gracefully().await;
+    }
+}
+
+async fn resolve(master: &MasterAddress, notes: &mut Notes<'_>) -> Option<Vec<SocketAddr>> {
+    let mut resolver = Resolver::default();
+    match resolver.resolve(master).await {
+        Ok(found) => {
+            let all: Vec<_> = found.iter().map(|address| address.ip().to_string()).collect();
+            let text = match all.as_slice() {
+                [one] if *one == master.host => "an address needs none".to_owned(),
+                _ => format!("{} is {}", master.host, all.join(", ")),
+            };
+            notes.note("DNS", Verdict::Ok, text);
+            Some(found)
+        }
+        Err(failure) => {
+            notes.note(
+                "DNS",
+                Verdict::Failed,
+                format!("{}: see /etc/resolv.conf, or write an address", failure.detail),
+            );
+            None
+        }
+    }
+}
+
+async fn open(
+    config: &Config,
+    master: &MasterAddress,
+    connector: Option<&tls::Connector>,
+    tcp: TcpStream,
+    notes: &mut Notes<'_>,
+) -> Option<transport::Dialled> {
+    let mut shown = None;
+    let opening = transport::open(tcp, master, connector, |chain| {
+        shown = chain.first().and_then(|certificate| tls::Certificate::read(certificate));
+    });
+    match within(config, opening).await {
+        Ok(dialled) => {
+            if connector.is_some() {
+                let (verdict, text) = match &shown {
+                    Some(certificate) => {
+                        let (verdict, note) = dates(certificate);
+                        (verdict, format!("the master's certificate: {certificate}{note}"))
+                    }
+                    None => (Verdict::Ok, "TLS 1.3".to_owned()),
+                };
+                notes.note("TLS", verdict, text);
+            }
+            Some(dialled)
+        }
+        Err(failure) => {
+            let name = if connector.is_some() { "TLS" } else { "HTTP/2" };
+            notes.note(name, Verdict::Failed, failure.detail);
+            None
+        }
+    }
+}
+
+/// What the master would say, and what its clock says. `false`: the connection may be over.
+async fn ask(config: &Config, running: &Running, dialled: &mut transport::Dialled, notes: &mut Notes<'_>) -> bool {
+    const NAME: &str = "registration";
+    notes.begin();
+    let id = state::agent_id_at(&config.state_dir);
+    let random = || state::random().unwrap_or_default();
+    let agent_id = id.unwrap_or_else(random);
+    let instance = running.instance.as_ref().and_then(|text| state::parse_hex(text.as_bytes()));
+    let instance_id = instance.unwrap_or_else(random);
+    let identity = Identity { agent_id, instance_id, boot_id: state::boot_id(), host: host_name() };
+    let mut register = registration_of(config, &identity, reported(&config.listen, dialled.local));
+    register.spool_id = vec![0; 16];
+    let before = unix_ms();
+    let mut client = dialled.client.clone();
+    let asked = within_status(config, client.check(CheckRequest { register: Some(register) })).await;
+    let reply = match asked {
+        Ok(reply) => reply,
+        Err(status) if status.code() == Code::Unimplemented => {
+            let text = "the master knows no dry runs: it is older than this agent, or no Sloth Runner master";
+            notes.note(NAME, Verdict::Warning, text);
+            return true;
+        }
+        Err(status) => {
+            // An error on the connection, such as a refusal of this agent's certificate, is the cause of what the call
+            // says.
+            let beneath = timeout(VERDICT_GRACE, dialled.ended()).await.ok().flatten();
+            let failure = beneath.unwrap_or_else(|| transport::classify_status(&status));
+            let text = format!("{}: {}{}", failure.reason, failure.detail, remedy(failure.reason));
+            notes.note(NAME, Verdict::Failed, text);
+            return false;
+        }
+    };
+    clock(&reply, before, unix_ms(), notes);
+    let master = format!("master {} ({})", reply.master_name, reply.master_version);
+    if reply.reason() == Reason::Unspecified {
+        let known = if reply.known { "knows this agent" } else { "does not know this agent yet" };
+        let more = if reply.message.is_empty() { String::new() } else { format!(": {}", reply.message) };
+        notes.note(NAME, Verdict::Ok, format!("{master} {known} and would register it{more}"));
+        return true;
+    }
+    let reason = proto::loss_reason_from(reply.reason());
+    notes.note(NAME, Verdict::Failed, format!("{reason}: {}{}", reply.message, remedy(reason)));
+    true
+}
+
+fn clock(reply: &CheckReply, before: u64, after: u64, notes: &mut Notes<'_>) {
+    let ours = before.midpoint(after);
+    let apart = Duration::from_millis(ours.abs_diff(reply.time_unix_ms));
+    let side = if ours < reply.time_unix_ms { "behind" } else { "ahead of" };
+    let text = format!("{} {side} the master's", Seconds(apart));
+    if apart > SKEW_MAX {
+        let text = format!("{text}: set one of them; the agent works, but certificates and times in logs may mislead");
+        notes.note("clock", Verdict::Warning, text);
+    } else {
+        notes.note("clock", Verdict::Ok, text);
+    }
+}
+
+fn dates(certificate: &tls::Certificate) -> (Verdict, String) {
+    let now = unix_ms() / 1000;
+    let left = certificate.not_after.saturating_sub(now);
+    if now < certificate.not_before {
+        (Verdict::Warning, "; it is not valid yet: set the clock, if that is wrong".to_owned())
+    } else if left == 0 {
+        (Verdict::Warning, "; it has ended: renew it".to_owned())
+    } else if left < ENDS_SOON {
+        (Verdict::Warning, format!("; it ends in {} days: renew it", left / 86_400))
+    } else {
+        (Verdict::Ok, format!("; {} days left", left / 86_400))
+    }
+}
+
+fn tcp_failure(address: SocketAddr, failure: &Failure) -> String {
+    let remedy = match failure.reason {
+        LossReason::ConnectionRefused => ": does the master run, and listen at this address and port?",
+        LossReason::ConnectionTimeout => ": a firewall, or a wrong address",
+        LossReason::Unreachable => ": see the routes of this machine",
+        _ => "",
+    };
+    format!("{address}: {}{remedy}", failure.detail)
+}
+
+fn remedy(reason: LossReason) -> &'static str {
+    match reason {
+        LossReason::Unauthorized => " (see auth.token_file, and the master's `token list`)",
+        _ => "",
+    }
+}
+
+async fn within<T>(config: &Config, doing: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let limit = config.connection_timeout;
+    timeout(limit, doing).await.unwrap_or_else(|_| {
+        let text = format!("no answer within {}", Seconds(limit));
+        Err(Failure::new(LossReason::ConnectionTimeout, text))
+    })
+}
+
+async fn within_status<T>(
+    config: &Config,
+    doing: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    let limit = config.connection_timeout;
+    let late = |_| Err(tonic::Status::deadline_exceeded(format!("no answer within {}", Seconds(limit))));
+    timeout(limit, doing).await.unwrap_or_else(late).map(tonic::Response::into_inner)
+}
