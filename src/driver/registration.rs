@@ -46,6 +46,7 @@ impl<C: Clock> Driver<C> {
             will_wait_ms: millis(will_wait),
             held: self.commands.held(),
             host: identity.host.clone(),
+            past: Vec::new(),
         }
     }
 

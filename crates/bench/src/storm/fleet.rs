@@ -78,6 +78,7 @@ async fn agent(fleet: Fleet, number: usize, run: Arc<[u8]>, master: SocketAddr) 
         name: format!("agent-{number:05}"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: "storm".to_owned(),
+        past: Vec::new(),
         labels: [("site".to_owned(), format!("s{}", number % 100))].into(),
         interval_ms: millis(params.heartbeat_interval),
         timeout_ms: millis(params.heartbeat_timeout),

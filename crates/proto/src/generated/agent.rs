@@ -69,6 +69,86 @@ pub struct Register {
     /// Name of the host, for messages that tell two hosts apart.
     #[prost(string, tag = "16")]
     pub host: ::prost::alloc::string::String,
+    /// What no master has heard of yet: what ended earlier sessions, attempts that failed, starts of the process. Oldest
+    /// first, at most 16, the latest ones; what is older was left out. Told again until a master has registered the agent.
+    #[prost(message, repeated, tag = "20")]
+    pub past: ::prost::alloc::vec::Vec<PastEvent>,
+}
+/// Something that happened on the agent's side since its last registration.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PastEvent {
+    #[prost(enumeration = "past_event::Kind", tag = "1")]
+    pub kind: i32,
+    /// A fixed word. SESSION and ATTEMPTS: a reason of a loss, or of a session `shutdown`, `renewed`, or `agent_died` (the
+    /// process ended without a word). START: `started`, or `rebooted` where it is the first since the machine began.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// For people, at most 200 bytes; may be empty.
+    #[prost(string, tag = "3")]
+    pub detail: ::prost::alloc::string::String,
+    /// How long before this message the session ended, the last of the attempts failed, the process began.
+    #[prost(uint64, tag = "4")]
+    pub ago_ms: u64,
+    /// How long the session had lasted, or from the first of the attempts to the last.
+    #[prost(uint64, tag = "5")]
+    pub duration_ms: u64,
+    /// ATTEMPTS: so many.
+    #[prost(uint32, tag = "6")]
+    pub attempts: u32,
+    /// SESSION and ATTEMPTS: with whom, as the agent is configured.
+    #[prost(string, tag = "7")]
+    pub master: ::prost::alloc::string::String,
+    /// SESSION: its epoch.
+    #[prost(uint64, tag = "8")]
+    pub epoch: u64,
+}
+/// Nested message and enum types in `PastEvent`.
+pub mod past_event {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        /// a session ended
+        Session = 1,
+        /// attempts failed, one after another, at one master and for one reason
+        Attempts = 2,
+        /// the agent's process began
+        Start = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "UNSPECIFIED",
+                Self::Session => "SESSION",
+                Self::Attempts => "ATTEMPTS",
+                Self::Start => "START",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNSPECIFIED" => Some(Self::Unspecified),
+                "SESSION" => Some(Self::Session),
+                "ATTEMPTS" => Some(Self::Attempts),
+                "START" => Some(Self::Start),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldCommand {
