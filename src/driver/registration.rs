@@ -44,6 +44,7 @@ impl<C: Clock> Driver<C> {
             max_failures: config.heartbeat.max_failures,
             max_interval_ms: millis(config.heartbeat.max_interval),
             will_wait_ms: millis(will_wait),
+            time_unix_ms: crate::clock::unix_ms(),
             held: self.commands.held(),
             host: identity.host.clone(),
             past: Vec::new(),

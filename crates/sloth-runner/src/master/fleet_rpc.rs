@@ -1,6 +1,7 @@
 //! The operators' service.
 
 mod events;
+mod explain;
 mod follow;
 mod list;
 mod run;
@@ -8,9 +9,9 @@ mod run;
 use super::{core::Core, ports::Record, rows};
 use fleet::{AgentId, Cancelled, CommandState, DeleteRefused};
 use proto::{
-    AgentRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventsReply, EventsRequest, GetCommandRequest,
-    GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest, LogsRequest, RunReply, RunRequest, StopReply,
-    StopRequest,
+    AgentRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventsReply, EventsRequest, ExplainReply,
+    GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest, LogsRequest, RunReply,
+    RunRequest, StopReply, StopRequest,
 };
 use sloth_agent::logging::utc::Utc;
 use std::{sync::Arc, time::Duration};
@@ -49,6 +50,10 @@ impl proto::fleet_server::Fleet for FleetService {
         let id = self.find(&request.get_ref().name)?;
         let view = self.core.read(|fleet| fleet.registry().view(id));
         view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&request.get_ref().name))
+    }
+
+    async fn explain(&self, request: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
+        explain::explain(&self.core, &request.get_ref().name).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {

@@ -7,6 +7,7 @@ pub mod connect;
 pub mod duration;
 pub mod ending;
 mod events;
+mod explain;
 pub mod follow;
 pub mod id;
 pub mod json;
@@ -51,6 +52,7 @@ pub fn agent(master: Option<String>, format: Format, command: AgentCommand) -> i
         }
         AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
         AgentCommand::Get { name } => agents::show(tool, name).await,
+        AgentCommand::Explain { name } => explain::show(tool, name).await,
         AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
         AgentCommand::Stop { name } => agents::stop(tool, name).await,
         AgentCommand::Events { name, follow, last } => events::show(tool, name, follow, last).await,

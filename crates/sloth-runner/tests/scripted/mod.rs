@@ -2,8 +2,8 @@
 
 use proto::{
     AgentRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventRow, EventsReply, EventsRequest,
-    GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListReply, ListRequest, LogsRequest,
-    OutputChunk, OutputStream, RunReply, RunRequest, RunStart, StdinChunk, StopReply, StopRequest,
+    ExplainReply, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListReply, ListRequest,
+    LogsRequest, OutputChunk, OutputStream, RunReply, RunRequest, RunStart, StdinChunk, StopReply, StopRequest,
     fleet_server::{Fleet, FleetServer},
     run_reply, run_request,
 };
@@ -227,6 +227,10 @@ impl Fleet for Master {
         let name = request.into_inner().name;
         let row = self.seen(|script| script.agents.iter().find(|row| row.name == name).cloned());
         row.map(Response::new).ok_or_else(|| Status::not_found(format!("no agent is called {name}")))
+    }
+
+    async fn explain(&self, _: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
