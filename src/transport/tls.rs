@@ -5,7 +5,7 @@ mod files;
 mod time;
 
 pub(super) use errors::{failure, is_a_record, spoken_in_the_clear};
-pub use files::Unusable;
+pub use files::{Unusable, roots};
 
 use super::{Failure, socket::Socket};
 use crate::config::Tls;

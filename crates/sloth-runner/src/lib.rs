@@ -12,6 +12,8 @@ mod open_files;
 pub mod outputs;
 pub mod store;
 pub mod tool;
+mod web;
+pub mod webhook;
 
 use std::{ffi::OsString, io::Write};
 
