@@ -12,6 +12,19 @@ use std::{
 /// under load as long as the last ones.
 pub const STORE_BOUNDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
+/// Why a master loses agents, …
+const LOSSES: [LossReason; 4] =
+    [LossReason::HeartbeatTimeout, LossReason::ConnectionReset, LossReason::StreamClosed, LossReason::Superseded];
+/// … and refuses them.
+const REJECTIONS: [LossReason; 6] = [
+    LossReason::Unauthorized,
+    LossReason::DuplicateId,
+    LossReason::NameTaken,
+    LossReason::UnknownAgent,
+    LossReason::Superseded,
+    LossReason::Protocol,
+];
+
 /// Every outcome that a command can have.
 const OUTCOMES: [&str; 7] = ["exited", "signaled", "timed_out", "cancelled", "interrupted", "refused", "expired"];
 
@@ -25,7 +38,7 @@ pub struct Counts {
     pub registrations: u64,
     /// Registrations that were asked to come back later.
     pub sent_away: u64,
-    /// By reason; every reason is there.
+    /// By reason; those that a master has are there from the start.
     pub rejections: BTreeMap<String, u64>,
     pub losses: BTreeMap<String, u64>,
     /// By outcome; every outcome is there.
@@ -61,13 +74,12 @@ impl Histogram {
 impl Default for Meters {
     fn default() -> Self {
         let zeros = |words: &[&str]| words.iter().map(|word| ((*word).to_owned(), 0)).collect::<BTreeMap<_, _>>();
-        let reasons = LossReason::ALL.map(LossReason::word);
         // From the start on, so that the first of a kind is seen as a change.
-        let losses = [&reasons[..], &[REASON_DOWNLINK_DEAD, REASON_NOT_READY]].concat();
+        let losses = [&LOSSES.map(LossReason::word)[..], &[REASON_DOWNLINK_DEAD, REASON_NOT_READY]].concat();
         Self(Mutex::new(Counts {
             registrations: 0,
             sent_away: 0,
-            rejections: zeros(&reasons),
+            rejections: zeros(&REJECTIONS.map(LossReason::word)),
             losses: zeros(&losses),
             commands: zeros(&OUTCOMES),
             store: Histogram::default(),
