@@ -13,7 +13,10 @@ fn end(number: u8, epoch: u64, unix_ms: u64, reason: &str) -> Change {
     Change::EndSession(SessionId { agent: [number; 16], epoch }, end)
 }
 
-fn told(store: &SqliteStore, number: u8) -> Vec<(u64, u64, Option<(u64, String, ClosedBy)>)> {
+/// Epoch, start, and end with reason and who.
+type Row = (u64, u64, Option<(u64, String, ClosedBy)>);
+
+fn told(store: &SqliteStore, number: u8) -> Vec<Row> {
     let told = |record: SessionRecord| {
         let end = record.end.map(|end| (end.unix_ms, end.reason, end.closed_by));
         (record.session.epoch, record.started_unix_ms, end)
