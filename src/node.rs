@@ -46,6 +46,7 @@ impl Node {
             commands_held: u32::try_from(commands_held).unwrap_or(u32::MAX),
             disk_total_kib: disk.total_kib,
             disk_free_kib: disk.free_kib,
+            time_unix_ms: crate::clock::unix_ms(),
             ..NodeStatus::default()
         };
         self.memory(&mut status);

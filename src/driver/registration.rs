@@ -46,6 +46,7 @@ impl<C: Clock> Driver<C> {
             spool_id: spool_id.to_vec(),
             highest_epoch: self.keeper.highest_epoch(),
             will_wait_ms: millis(will_wait),
+            time_unix_ms: crate::clock::unix_ms(),
             held: self.commands.held(),
             past: self.past(),
             ..registration_of(&self.config, &self.identity, report_address)

@@ -8,7 +8,7 @@ mod time;
 
 pub use certificate::{Certificate, own as own_certificate};
 pub(super) use errors::{failure, is_a_record, spoken_in_the_clear};
-pub use files::Unusable;
+pub use files::{Unusable, roots};
 pub use pin::not_before;
 pub use rustls::sign::CertifiedKey;
 

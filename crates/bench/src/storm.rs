@@ -217,7 +217,17 @@ impl Master {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let started = Instant::now();
         let mut child = Command::new(program)
-            .args(["master", "start", "--set", "log.level=\"error\"", "--listen", &address.to_string(), "--state-dir"])
+            .args([
+                "master",
+                "start",
+                "--set",
+                "log.level=\"error\"",
+                "--set",
+                "http.listen=\"\"",
+                "--listen",
+                &address.to_string(),
+                "--state-dir",
+            ])
             .arg(folder.join("master"))
             .current_dir(folder)
             .stdin(Stdio::null())

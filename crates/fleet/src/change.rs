@@ -1,6 +1,6 @@
 //! What must survive a restart of the master.
 
-use crate::registry::Downlink;
+use crate::{effect::SessionId, registry::Downlink};
 use link::Outcome;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -61,6 +61,14 @@ pub struct AgentRecord {
 
 /// The reason of an agent that was Active when the master ended, until it registers.
 pub const REASON_MASTER_RESTARTED: &str = "master_restarted";
+
+/// Heartbeats come, and nothing that the agent is sent arrives there: its session lives, and is of no use.
+pub const REASON_DOWNLINK_DEAD: &str = "downlink_dead";
+/// The agent says that it takes no commands.
+pub const REASON_NOT_READY: &str = "not_ready";
+
+/// The reason of sessions that a master ended when it was told to go itself.
+pub const REASON_MASTER_SHUTDOWN: &str = "master_shutdown";
 
 impl AgentRecord {
     /// As a master that has just started sees it: nobody is Active before it registers. True if that changes anything.
@@ -172,11 +180,112 @@ pub struct Event {
     pub message: String,
 }
 
+/// A session of an agent, as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    pub session: SessionId,
+    pub started_unix_ms: u64,
+    /// As the agent reported it then.
+    pub address: String,
+    /// None while it lasts.
+    pub end: Option<SessionEnd>,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionEnd {
+    pub unix_ms: u64,
+    /// Fixed word.
+    pub reason: String,
+    /// For people.
+    pub detail: String,
+    pub closed_by: ClosedBy,
+}
+
+/// Something that happened on an agent's side, as it told when it was back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub agent: AgentId,
+    /// By the master's clock.
+    pub unix_ms: u64,
+    pub kind: ToldKind,
+    /// Fixed word.
+    pub reason: String,
+    /// For people.
+    pub detail: String,
+    pub duration_ms: u64,
+    pub attempts: u32,
+    /// With whom, as the agent is configured.
+    pub master: String,
+    /// Of the session that it is about; 0 where it is about none.
+    pub epoch: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ToldKind {
+    /// A session ended.
+    Session,
+    /// Attempts failed, one after another, at one master and for one reason.
+    Attempts,
+    /// The agent's process began.
+    Start,
+}
+
+impl ToldKind {
+    pub const ALL: [Self; 3] = [Self::Session, Self::Attempts, Self::Start];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Attempts => "attempts",
+            Self::Start => "start",
+        }
+    }
+}
+
+/// Who ended a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClosedBy {
+    Agent,
+    Master,
+    /// The agent, because an operator asked it to.
+    Operator,
+    /// Neither side: what was between them, or a machine that was switched off.
+    Network,
+}
+
+impl ClosedBy {
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Master, Self::Operator, Self::Network];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Master => "master",
+            Self::Operator => "operator",
+            Self::Network => "network",
+        }
+    }
+}
+
 /// One write. The store takes them in order; a group of them is one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change<S> {
     PutAgent(AgentRecord),
+    /// The agent is forgotten, and its sessions with it.
     DeleteAgent(AgentId),
+    /// It is open: an earlier one of this agent that still is has lost its end, and ends here.
+    BeginSession(SessionRecord),
+    /// Unless it has an end already.
+    EndSession(SessionId, SessionEnd),
+    /// Unless it was told before: an agent that does not know whether it was heard tells again.
+    AddTold(Told),
+    /// Every one that is open.
+    EndSessions(SessionEnd),
     PutCommand(CommandRecord<S>),
+    /// Somebody who reads all events has come to this one.
+    PutMark {
+        reader: &'static str,
+        seq: u64,
+    },
     AddEvent(Event),
 }

@@ -116,6 +116,20 @@ impl<S: Clone + Eq> Dispatch<S> {
         self.commands.get(id).map(|command| (&command.record, command.committed))
     }
 
+    /// Ids of an agent's unfinished commands, oldest first, at most `limit`; and how many there are.
+    pub fn unfinished_of(&self, agent: AgentId, limit: usize) -> (Vec<String>, usize) {
+        let Some(ids) = self.by_agent.get(&agent) else { return (Vec::new(), 0) };
+        let mut ids: Vec<&String> = ids.iter().collect();
+        ids.sort_by_key(|id| self.commands.get(*id).map(|command| command.number));
+        let count = ids.len();
+        (ids.into_iter().take(limit).cloned().collect(), count)
+    }
+
+    /// Commands that wait for their agents.
+    pub fn queued_in_all(&self) -> usize {
+        self.commands.values().filter(|command| command.record.state == CommandState::Queued).count()
+    }
+
     /// It is unfinished, or finished a short while ago: the store need not be asked.
     pub fn knows(&self, id: &str) -> bool {
         self.commands.contains_key(id) || self.recent.contains(id)

@@ -1,9 +1,9 @@
 //! Registry and dispatch as one: a session that begins or ends matters to both.
 
 use crate::{
-    AgentId, AgentRecord, Beat, Cancelled, Change, CommandRecord, ConnId, DeleteRefused, Down, Effect, Finish, Heard,
-    Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch, effect::Then,
-    pace::Stretch, registry::Registry,
+    AgentId, AgentRecord, Beat, Cancelled, Change, ClosedBy, CommandRecord, ConnId, DeleteRefused, Down, Effect,
+    Finish, Heard, Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch,
+    effect::Then, pace::Stretch, registry::Registry,
 };
 use link::LossReason;
 use std::{
@@ -97,9 +97,9 @@ impl<S: Clone + Eq> Fleet<S> {
     }
 
     /// The stream of a connection is over, whatever it was.
-    pub fn closed(&mut self, now: Now, conn: ConnId, reason: LossReason, detail: String) {
+    pub fn closed(&mut self, now: Now, conn: ConnId, reason: LossReason, closed_by: ClosedBy, detail: String) {
         self.held.remove(&conn);
-        self.registry.closed(now, conn, reason, detail, &mut self.out);
+        self.registry.closed(now, conn, reason, closed_by, detail, &mut self.out);
     }
 
     pub fn accepted(&mut self, now: Now, session: SessionId, id: &str) -> Heard {
@@ -194,6 +194,7 @@ impl<S: Clone + Eq> Fleet<S> {
     /// Asks a connected agent to shut down. Returns whether it is connected.
     pub fn stop(&mut self, agent: AgentId, reason: String) -> bool {
         let Some(link) = self.registry.downlink(agent) else { return false };
+        self.registry.asked_to_stop(link.session);
         self.out.send(link.session, Down::Shutdown { reason });
         true
     }
@@ -213,8 +214,13 @@ impl<S: Clone + Eq> Fleet<S> {
     }
 
     /// See [`Registry::retire`].
-    pub fn retire(&mut self) {
-        self.registry.retire();
+    pub fn retire(&mut self, now: Now) {
+        self.registry.retire(now, &mut self.out);
+    }
+
+    /// A registration was sent away before it came here: see [`Registry::sent_away`].
+    pub fn sent_away(&mut self, now: Now, register: &Register, why: &str) {
+        self.registry.sent_away(now, register, why);
     }
 
     /// A write is done, or has failed.
@@ -268,7 +274,7 @@ impl<S: Clone + Eq> Fleet<S> {
             Then::Nothing => {}
             Then::Registered { session, conn, replaced } => {
                 self.held.remove(&conn);
-                self.registry.not_registered(session, conn, &error, out);
+                self.registry.not_registered(now, session, conn, &error, out);
                 if let Some(replaced) = replaced {
                     self.registry.restore(*replaced);
                 }

@@ -161,7 +161,13 @@ impl History {
     fn disconnect(&mut self, conn: u64) {
         self.model.connections.remove(&conn);
         self.model.sessions.remove(&conn);
-        self.bench.fleet.closed(self.bench.now, ConnId(conn), LossReason::StreamClosed, String::new());
+        self.bench.fleet.closed(
+            self.bench.now,
+            ConnId(conn),
+            LossReason::StreamClosed,
+            crate::ClosedBy::Agent,
+            String::new(),
+        );
     }
 
     fn submit(&mut self) {
@@ -217,6 +223,11 @@ impl History {
                 Change::DeleteAgent(id) => drop(agents.remove(id)),
                 Change::PutCommand(record) => drop(commands.insert(record.id.clone(), record.clone())),
                 Change::AddEvent(event) => seq = event.seq,
+                Change::PutMark { .. }
+                | Change::AddTold(_)
+                | Change::BeginSession(_)
+                | Change::EndSession(..)
+                | Change::EndSessions(_) => {}
             }
         }
         let names: BTreeSet<_> = agents.values().map(|record| &record.name).collect();
@@ -272,7 +283,13 @@ impl History {
                 }
                 Effect::Answer { conn, .. } => {
                     self.model.connections.remove(&conn.0);
-                    self.bench.fleet.closed(self.bench.now, conn, LossReason::StreamClosed, String::new());
+                    self.bench.fleet.closed(
+                        self.bench.now,
+                        conn,
+                        LossReason::StreamClosed,
+                        crate::ClosedBy::Agent,
+                        String::new(),
+                    );
                 }
                 Effect::Close { session, .. } => {
                     let conn = self.model.sessions.iter().find(|(_, s)| **s == session).map(|(conn, _)| *conn);

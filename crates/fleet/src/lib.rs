@@ -4,6 +4,7 @@
 //! Everything takes `now` and returns effects: no clock, no socket, no file. What must survive a restart of the master
 //! is an effect, too: a [`Change`] for the store, and what may happen only after it is durable waits for that.
 
+pub mod advice;
 mod change;
 pub mod dispatch;
 mod effect;
@@ -20,4 +21,6 @@ pub use change::*;
 pub use dispatch::{Cancelled, Finish, Held, HeldState, Refusal, Submit, Submitted};
 pub use effect::*;
 pub use fleet::*;
-pub use registry::{AgentView, Beat, DeleteRefused, Forecast, Heard, NodeStatus, Register, Timing, hex, id_from_hex};
+pub use registry::{
+    AgentView, Attempt, Beat, DeleteRefused, Forecast, Heard, NodeStatus, Register, Timing, Turned, hex, id_from_hex,
+};

@@ -3,6 +3,7 @@
 //! An agent has at most one session. A session is `live` once its registration is durable; Active means that a command
 //! would get through.
 
+mod attempts;
 mod deadlines;
 mod forecast;
 mod register;
@@ -12,7 +13,10 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-use crate::{AgentId, AgentRecord, ConnId, Now, SessionId, Status, pace::Stretch};
+use crate::{
+    AgentId, AgentRecord, ConnId, Now, REASON_DOWNLINK_DEAD, REASON_NOT_READY, SessionId, Status, pace::Stretch,
+};
+use attempts::Attempts;
 use deadlines::Deadlines;
 use rejections::Rejections;
 use rhythm::Rhythm;
@@ -22,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+pub use attempts::{Attempt, Turned};
 pub use forecast::Forecast;
 pub use register::{Register, Timing};
 pub use sessions::{Beat, DeleteRefused, Heard};
@@ -36,6 +41,8 @@ pub struct NodeStatus {
     pub disk_free_kib: u64,
     pub uptime_s: u64,
     pub commands_held: u32,
+    /// Its wall clock less the master's, when this came in; None where it did not say.
+    pub clock_skew_ms: Option<i64>,
 }
 
 /// One agent, as it is shown.
@@ -43,6 +50,12 @@ pub struct NodeStatus {
 pub struct AgentView {
     pub record: AgentRecord,
     pub node: Option<NodeStatus>,
+    /// Its wall clock less the master's, as it was last told; None where it never was.
+    pub clock_skew_ms: Option<i64>,
+    /// When it is lost unless it is heard of before, by the master's monotonic clock; of a live session.
+    pub deadline: Option<Duration>,
+    /// How often it beats, of a live session.
+    pub interval: Option<Duration>,
 }
 
 /// The way down to an agent, while there is one.
@@ -62,6 +75,7 @@ pub struct Registry {
     connections: HashMap<ConnId, AgentId>,
     deadlines: Deadlines,
     rejections: Rejections,
+    attempts: Attempts,
     /// None: everybody beats as it likes.
     stretch: Option<Stretch>,
     /// The master is going: its sessions' ends are no news.
@@ -77,6 +91,7 @@ struct Agent {
     /// Another process with this id, held while the session is probed.
     newcomer: Option<Box<Newcomer>>,
     node: Option<Box<NodeStatus>>,
+    clock_skew_ms: Option<i64>,
     /// Its deletions that are being stored: each may fail for itself.
     deleting: Vec<crate::Ticket>,
     /// Had the name before, and the store may still have it: until a registration is durable.
@@ -105,6 +120,8 @@ struct Session {
     /// An acknowledgement was sent, so that there can be progress.
     answered: bool,
     ready: bool,
+    /// An operator asked it to shut down.
+    stopping: bool,
 }
 
 #[derive(Debug)]
@@ -199,6 +216,21 @@ impl Registry {
         self.downlink(session.agent).is_some_and(|downlink| downlink.session == session)
     }
 
+    /// Every agent that is on record, and what its clock is off by, in no order.
+    pub fn each(&self) -> impl Iterator<Item = (&AgentRecord, Option<i64>)> {
+        self.agents.values().filter(|agent| agent.stored).map(|agent| (&agent.record, agent.clock_skew_ms))
+    }
+
+    /// Who was turned away under this name, or with this id, since the master started; latest first.
+    pub fn attempts(&self, name: &str, id: Option<AgentId>) -> Vec<Attempt> {
+        self.attempts.of(name, id)
+    }
+
+    /// A registration was sent away for a while before it came here.
+    pub fn sent_away(&mut self, now: Now, register: &Register, why: &str) {
+        self.attempts.note(now, register, Turned::RetryLater, why);
+    }
+
     /// Number of sessions, the registering ones included.
     pub fn sessions(&self) -> usize {
         self.agents.values().filter(|agent| agent.session.is_some()).count()
@@ -218,6 +250,7 @@ impl Agent {
             session: None,
             newcomer: None,
             node: None,
+            clock_skew_ms: None,
             deleting: Vec::new(),
             replaces: None,
             pending: 0,
@@ -226,7 +259,14 @@ impl Agent {
     }
 
     fn view(&self) -> AgentView {
-        AgentView { record: self.record.clone(), node: self.node.as_deref().copied() }
+        let live = self.session.as_ref().filter(|session| session.live);
+        AgentView {
+            record: self.record.clone(),
+            node: self.node.as_deref().copied(),
+            clock_skew_ms: self.clock_skew_ms,
+            deadline: live.map(|session| session.deadline),
+            interval: live.map(|session| session.rhythm.interval()),
+        }
     }
 }
 
@@ -240,10 +280,10 @@ impl Session {
     /// Why a command would not get through, though the session lives.
     fn weakness(&self) -> Option<(&'static str, &'static str)> {
         if self.stalled >= STALLED_MAX {
-            return Some(("downlink_dead", "its heartbeats arrive, but nothing that it is sent"));
+            return Some((REASON_DOWNLINK_DEAD, "its heartbeats arrive, but nothing that it is sent"));
         }
         if !self.ready {
-            return Some(("not_ready", "it takes no commands: it is shutting down, or cannot record them"));
+            return Some((REASON_NOT_READY, "it takes no commands: it is shutting down, or cannot record them"));
         }
         None
     }

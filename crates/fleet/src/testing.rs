@@ -88,7 +88,13 @@ impl Bench {
     }
 
     pub fn close(&mut self, conn: u64) -> Vec<Effect<u32>> {
-        self.fleet.closed(self.now, ConnId(conn), link::LossReason::StreamClosed, "closed".to_owned());
+        self.fleet.closed(
+            self.now,
+            ConnId(conn),
+            link::LossReason::StreamClosed,
+            crate::ClosedBy::Agent,
+            "closed".to_owned(),
+        );
         self.settle()
     }
 

@@ -66,6 +66,11 @@ impl LossReason {
         }
     }
 
+    /// By its fixed name.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.word() == word)
+    }
+
     /// A person has to mend it: trying again soon is of no use.
     pub fn needs_a_person(self) -> bool {
         matches!(self, Self::Unauthorized | Self::DuplicateId | Self::NameTaken)

@@ -224,6 +224,11 @@ pub enum AgentCommand {
         /// Its name, or its id in hex
         name: String,
     },
+    /// Say why an agent is as it is: its sessions and how they ended, who was turned away, and what to do
+    Explain {
+        /// Its name, or its id in hex; also a name that was only turned away
+        name: String,
+    },
     /// Show what happened to the agents
     Events {
         /// Only events of this agent: its name, also a former one, or its id in hex

@@ -14,6 +14,8 @@ pub mod outputs;
 pub mod security;
 pub mod store;
 pub mod tool;
+mod web;
+pub mod webhook;
 
 use std::{ffi::OsString, io::Write};
 

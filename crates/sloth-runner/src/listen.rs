@@ -122,6 +122,11 @@ impl<A> Incoming<A> {
         Self { listener, open: Open::default(), open_max, pause: None, complained: None }
     }
 
+    /// How many are open.
+    pub fn open(&self) -> Open {
+        self.open.clone()
+    }
+
     fn pause(&mut self, error: &io::Error) {
         self.pause = Some(Box::pin(crate::clock::sleep(PAUSE)));
         let now = Instant::now();

@@ -18,6 +18,7 @@ use crate::{
     security::{Security, TlsFiles, admission::Admission, pki::Authority, tls},
     store::{self, Environment, FileLock, LockError, SqliteStore},
     tool::json,
+    webhook::{Patience, Webhook},
 };
 use reload::Reload;
 use sloth_agent::{
@@ -37,7 +38,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 /// What the line begins with that says the master is up.
 const STARTED: &str = "Master ";
@@ -291,6 +295,8 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             daemon::detach(log);
         }
         let options = Options {
+            http: bind_http(config)?,
+            webhook: webhook(config)?,
             name: sloth_agent::config::host_name(),
             registrations_per_second: config.registrations_per_second,
             heartbeats_per_second: config.heartbeats_per_second,
@@ -318,6 +324,41 @@ fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), 
         _ => None,
     };
     Ok((acceptor, authority))
+}
+
+/// That a port which nobody asked for is taken, as by a second master of this host, is no reason not to serve.
+fn bind_http(config: &MasterConfig) -> Result<Option<TcpListener>, String> {
+    let Some(address) = config.http_listen else { return Ok(None) };
+    match listen::bind(address) {
+        Ok(listener) => {
+            let address = listener.local_addr().map_err(|error| error.to_string())?;
+            log::info!("Health and metrics on http://{address}");
+            if !address.ip().to_canonical().is_loopback() {
+                log::warn!("Whoever reaches http://{address} sees numbers and the names of agents");
+            }
+            Ok(Some(listener))
+        }
+        Err(error) if config.http_asked => {
+            let why = describe(&error.error);
+            Err(format!("cannot listen on {address} (http.listen): {why}; take another, or \"\" for none"))
+        }
+        Err(error) => {
+            let why = describe(&error.error);
+            log::warn!("No health and metrics: cannot listen on {address}: {why}; set http.listen, or \"\" for none");
+            Ok(None)
+        }
+    }
+}
+
+fn webhook(config: &MasterConfig) -> Result<Option<Webhook>, String> {
+    let Some(webhook) = &config.webhook else { return Ok(None) };
+    let (target, secret) =
+        (webhook.target.clone(), webhook.secret.as_ref().map(|secret| secret.0.clone().into_bytes()));
+    if webhook.secret.is_none() {
+        log::warn!("Events are posted without a signature: set events.webhook.secret_file");
+    }
+    let (ca_file, kinds) = (webhook.ca_file.clone(), webhook.kinds.clone());
+    Webhook::new(target, secret, ca_file, kinds, Patience::default()).map(Some)
 }
 
 /// The line that scripts wait for, with the real port.

@@ -8,14 +8,18 @@ use crate::{
     outputs::OUTPUT_KEEP_DEFAULT,
     security::TlsFiles,
     store::History,
+    webhook::{KINDS, KINDS_DEFAULT, Target},
 };
 use sloth_agent::config::{
-    Log, Surroundings, read_log,
-    reader::{Layers, Problems, Reader, Shown},
+    Log, Secret, Surroundings, describe, read_log,
+    reader::{Layers, Problems, Reader, Setting, Shown},
 };
 use std::{
+    fs::File,
+    io::{self, Read},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -38,8 +42,10 @@ pub struct MasterConfig {
     pub state_dir: PathBuf,
     /// The database. Absolute. Default: `sloth.db` in the state directory.
     pub store: PathBuf,
-    /// Default `127.0.0.1:50080`; none for `""`.
+    /// Default `127.0.0.1:50080`; none for `""`. Another than a loopback address only with `--insecure`.
     pub http_listen: Option<SocketAddr>,
+    /// Somebody has set it: that it is taken is an error then.
+    pub http_asked: bool,
     /// Of the whole fleet, kept by stretching intervals. Default 5,000.
     pub heartbeats_per_second: u32,
     /// Default 5,000.
@@ -48,8 +54,20 @@ pub struct MasterConfig {
     /// Of one command, in bytes; what comes after it is a gap. Default 1 GiB.
     pub output_keep: u64,
     /// Where events are posted to. Default: nowhere.
-    pub webhook: Option<String>,
+    pub webhook: Option<Webhook>,
     pub log: Log,
+}
+
+/// Where events are posted to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    pub target: Target,
+    /// What bodies are signed with. Default: they are not.
+    pub secret: Option<Secret>,
+    /// Whom to trust. Default: whom the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// Default: [`KINDS_DEFAULT`].
+    pub kinds: Vec<String>,
 }
 
 /// What the command line says about the configuration.
@@ -111,29 +129,101 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
     let listen = listen(reader, insecure || tls.is_some());
     let state_dir = reader.path("state_dir").value.unwrap_or_else(|| surroundings.default_state_dir("master"));
     let store = reader.path("store").value.unwrap_or_else(|| state_dir.join("sloth.db"));
-    let http = reader.string("http.listen", check_http);
+    let http = http_listen(reader, insecure);
     let heartbeats = reader.integer("heartbeat.max_per_second", HEARTBEATS_PER_SECOND_DEFAULT, 1..=1_000_000);
     let registrations = reader.integer("registrations.max_per_second", REGISTRATIONS_PER_SECOND_DEFAULT, 1..=1_000_000);
-    let webhook = reader.string("events.webhook", check_webhook);
-    let idle = [(http.key, http.is_default()), (webhook.key, webhook.is_default())];
+    let webhook = webhook(reader);
     let config = MasterConfig {
         listen,
         tls,
         state_dir,
         store,
         http_listen: http.value.unwrap_or(Some(HTTP_LISTEN_DEFAULT)),
+        http_asked: !http.is_default(),
         heartbeats_per_second: heartbeats.value,
         registrations_per_second: registrations.value,
         history: History {
             commands_keep: reader.duration("commands.keep", defaults.commands_keep, SECOND..=YEARS).value,
             commands_keep_max: u64::from(reader.integer("commands.keep_max", 100_000, 1..=100_000_000).value),
             events_keep: reader.duration("events.keep", defaults.events_keep, SECOND..=YEARS).value,
+            sessions_keep: reader.integer("sessions.keep", defaults.sessions_keep, 1..=100_000).value,
         },
         output_keep: reader.size("commands.output_keep", OUTPUT_KEEP_DEFAULT, 0..=MIB * MIB).value,
-        webhook: webhook.value,
+        webhook,
         log: read_log(reader),
     };
-    (config, idle.into_iter().filter(|(_, default)| !default).map(|(key, _)| key).collect())
+    (config, Vec::new())
+}
+
+fn http_listen(reader: &mut Reader, insecure: bool) -> Setting<Option<Option<SocketAddr>>> {
+    let http = reader.string("http.listen", check_http);
+    if let Some(Some(address)) = http.value
+        && !insecure
+        && !address.ip().to_canonical().is_loopback()
+    {
+        let text = format!(
+            "http.listen is {address}, which other hosts can reach, and it speaks plain HTTP: whoever reaches it sees \
+             numbers and the names of agents; add --insecure to accept that, or listen on {HTTP_LISTEN_DEFAULT} and put \
+             a proxy with TLS before it"
+        );
+        reader.problem(&http.origin, text);
+    }
+    http
+}
+
+fn webhook(reader: &mut Reader) -> Option<Webhook> {
+    let url = reader.string("events.webhook.url", Target::parse);
+    let secret = reader.path("events.webhook.secret_file");
+    let ca_file = reader.path("events.webhook.ca_file");
+    let kinds = reader.list("events.webhook.kinds", KINDS.len(), |kind| match KINDS.contains(&kind) {
+        true => Ok(kind.to_owned()),
+        false => Err(format!("which is no kind of event: use {}", KINDS.join(", "))),
+    });
+    let key = secret.value.as_deref().and_then(|path| {
+        let read = read_secret(path);
+        read.map_err(|rule| {
+            reader.problem(&secret.origin, format!("events.webhook.secret_file is {}, {rule}", path.display()))
+        })
+        .ok()
+    });
+    let Some(target) = url.value else {
+        let idle =
+            [(secret.key, secret.is_default(), secret.origin), (ca_file.key, ca_file.is_default(), ca_file.origin)];
+        for (key, default, origin) in idle {
+            if !default && url.valid {
+                let text = format!("{key} is set without events.webhook.url: name the receiver, or remove it");
+                reader.problem(&origin, text);
+            }
+        }
+        return None;
+    };
+    let kinds = kinds.value.unwrap_or_else(|| KINDS_DEFAULT.map(str::to_owned).to_vec());
+    Some(Webhook { target, secret: key, ca_file: ca_file.value, kinds })
+}
+
+/// The whole file without the newline at its end, if nobody but its owner can read it.
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    /// Longer than any key of use.
+    const SECRET_MAX: u64 = 4096;
+    let unreadable = |error: io::Error| format!("which cannot be read ({}): check it", describe(&error));
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if !metadata.is_file() {
+        return Err("which is no file: name one".to_owned());
+    }
+    if mode & 0o077 != 0 {
+        return Err(format!("which others can read (mode {mode:04o}): run chmod 600 {}", path.display()));
+    }
+    let mut text = String::new();
+    file.take(SECRET_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    match text.trim_end_matches(['\n', '\r']) {
+        "" => Err("which is empty: write a secret into it".to_owned()),
+        secret if secret.len() as u64 > SECRET_MAX => {
+            Err(format!("which is longer than {SECRET_MAX} bytes: shorten it"))
+        }
+        secret => Ok(Secret(secret.to_owned())),
+    }
 }
 
 fn listen(reader: &mut Reader, insecure: bool) -> SocketAddr {
@@ -208,15 +298,5 @@ fn check_http(text: &str) -> Result<Option<SocketAddr>, String> {
         Err(_) => {
             Err("not an IP address with a port: write it like 127.0.0.1:50080 or [::1]:50080, or \"\" for none".into())
         }
-    }
-}
-
-fn check_webhook(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    match host {
-        Some(host) if !host.is_empty() && !host.starts_with('/') && !host.contains(char::is_whitespace) => {
-            Ok(text.to_owned())
-        }
-        _ => Err("not a URL: write it like https://example.com/hook".into()),
     }
 }

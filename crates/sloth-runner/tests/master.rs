@@ -35,7 +35,9 @@ impl Master {
 
     fn start_in(state: tempfile::TempDir, listen: &str, open_files: u64) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-runner"));
-        command.args(["master", "start", "--listen", listen, "--state-dir"]).arg(state.path());
+        command
+            .args(["master", "start", "--set", "http.listen=\"\"", "--listen", listen, "--state-dir"])
+            .arg(state.path());
         command.current_dir(state.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         // SAFETY: setrlimit is a system call that only reads a local, allowed between fork and exec.

@@ -35,8 +35,11 @@ pub struct Unusable {
     pub text: String,
 }
 
-/// Whom to trust. Never empty.
-pub(super) fn roots(tls: &Tls) -> Result<RootCertStore, Unusable> {
+/// Whom to trust. Never empty. Reads a file, which may block.
+///
+/// # Errors
+/// What cannot be used, with the remedy.
+pub fn roots(tls: &Tls) -> Result<RootCertStore, Unusable> {
     let file = match &tls.ca_file {
         Some(path) => File::named("tls.ca_file", path),
         None => system_roots()?,

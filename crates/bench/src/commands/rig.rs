@@ -48,7 +48,16 @@ impl Rig {
         };
         let mut master = Running(
             quiet(runner, "master.log")?
-                .args(["master", "start", "--listen", "127.0.0.1:0", "--state-dir", "master"])
+                .args([
+                    "master",
+                    "start",
+                    "--set",
+                    "http.listen=\"\"",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--state-dir",
+                    "master",
+                ])
                 .args(["--set", "http.listen=\"\"", "--set", "log.level=\"warn\""])
                 .stdout(Stdio::piped())
                 .spawn()?,

@@ -387,7 +387,7 @@ fn a_command_whose_new_spool_could_not_be_recorded_is_sent_in_the_same_session_o
     bench.register(1, register(1, 1, "a"));
     assert_eq!(bench.fleet.submit(bench.now, submit("c", 5), None), Ok(Submitted::New));
     bench.effects();
-    bench.fleet.closed(bench.now, ConnId(1), link::LossReason::StreamClosed, String::new());
+    bench.fleet.closed(bench.now, ConnId(1), link::LossReason::StreamClosed, crate::ClosedBy::Agent, String::new());
     bench.settle();
     bench.fleet.register(bench.now, ConnId(2), Register { spool_id: [9; 16], ..register(1, 2, "a") }, vec![]);
     bench.effects();

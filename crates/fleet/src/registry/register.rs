@@ -1,8 +1,10 @@
 //! Who is who: what a `Register` leads to.
 
+use super::Turned;
 use super::{Agent, Newcomer, Registry, Rhythm, Session, deadlines::Due, hex};
 use crate::{
-    AgentId, AgentRecord, Answer, Change, ConnId, Down, Effect, Now, Out, SessionId, Status,
+    AgentId, AgentRecord, Answer, Change, ClosedBy, ConnId, Down, Effect, Now, Out, SessionEnd, SessionId,
+    SessionRecord, Status, Told,
     effect::{Then, Whom},
 };
 use link::LossReason;
@@ -21,7 +23,14 @@ pub struct Register {
     pub address: String,
     pub labels: BTreeMap<String, String>,
     pub timing: Timing,
+    /// Its wall clock less the master's; None where it does not say.
+    pub clock_skew_ms: Option<i64>,
+    /// What happened on its side, oldest first. Only the latest [`TOLD_MAX`] count.
+    pub told: Vec<Told>,
 }
+
+/// What one registration tells of the past at most.
+pub const TOLD_MAX: usize = 16;
 
 /// What an agent's link is set to, as it says. Zero stands for the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,6 +174,12 @@ impl Registry {
         agent.pending += 1;
         changes.push(Change::PutAgent(active(now, &agent.record)));
         changes.push(out.event(now, "agent.connected", &agent.record, "", connected(&agent.record)));
+        changes.push(Change::BeginSession(SessionRecord {
+            session,
+            started_unix_ms: now.unix_ms,
+            address: agent.record.address.clone(),
+            end: None,
+        }));
         out.store(changes, Then::Registered { session, conn, replaced });
     }
 
@@ -172,21 +187,26 @@ impl Registry {
         &mut self,
         now: Now,
         conn: ConnId,
-        register: Register,
+        mut register: Register,
         changes: &mut Vec<Change<S>>,
         out: &mut Out<S>,
     ) -> SessionId {
         let id = register.id;
+        let told = std::mem::take(&mut register.told);
+        let latest = told.len().saturating_sub(TOLD_MAX);
+        changes.extend(told.into_iter().skip(latest).map(|told| Change::AddTold(told.clipped())));
         let agent = self.agents.entry(id).or_insert_with(|| Agent {
             record: new_record(now, &register),
             stored: false,
             session: None,
             newcomer: None,
             node: None,
+            clock_skew_ms: None,
             deleting: Vec::new(),
             replaces: None,
             pending: 0,
         });
+        agent.clock_skew_ms = register.clock_skew_ms.or(agent.clock_skew_ms);
         if let Some(old) = agent.session.take() {
             self.connections.remove(&old.conn);
             let message = "a newer session of this agent took over".to_owned();
@@ -198,6 +218,7 @@ impl Registry {
                 agent.record.detail.clone_from(&message);
                 agent.record.since_unix_ms = now.unix_ms;
                 changes.push(out.event(now, "agent.lost", &agent.record, reason.word(), message.clone()));
+                changes.push(Change::EndSession(session, superseded(now)));
                 out.push(Effect::Close { session, reason, message });
             } else {
                 out.reject(old.conn, LossReason::Superseded, message);
@@ -232,6 +253,7 @@ impl Registry {
             stalled: 0,
             answered: false,
             ready: true,
+            stopping: false,
         });
         self.connections.insert(conn, id);
         SessionId { agent: id, epoch }
@@ -249,7 +271,11 @@ impl Registry {
             // that has to be taken back.
             if agent.session.is_none() {
                 let detail = "the connection broke while it registered".to_owned();
-                self.set_down(now, session.agent, Status::Inactive, LossReason::StreamClosed.word(), detail, out);
+                let ended = Some((session.epoch, ClosedBy::Network));
+                let reason = LossReason::StreamClosed.word();
+                self.set_down(now, session.agent, Status::Inactive, reason, detail, ended, out);
+            } else {
+                out.store(vec![Change::EndSession(session, superseded(now))], Then::Nothing);
             }
             return false;
         };
@@ -270,7 +296,14 @@ impl Registry {
     }
 
     /// The registration could not be recorded.
-    pub(crate) fn not_registered<S>(&mut self, session: SessionId, conn: ConnId, error: &str, out: &mut Out<S>) {
+    pub(crate) fn not_registered<S>(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        conn: ConnId,
+        error: &str,
+        out: &mut Out<S>,
+    ) {
         let Some(agent) = self.agents.get_mut(&session.agent) else { return };
         agent.pending = agent.pending.saturating_sub(1);
         let waits = agent.session.take_if(|current| current.conn == conn).is_some();
@@ -284,6 +317,9 @@ impl Registry {
             return;
         }
         let reason = format!("the master cannot record the registration: {error}");
+        if let Some(agent) = self.agents.get(&session.agent) {
+            self.attempts.note_of(now, &agent.record, Turned::RetryLater, &reason);
+        }
         for conn in [Some(conn), newcomer.map(|newcomer| newcomer.conn)].into_iter().flatten() {
             self.connections.remove(&conn);
             let answer = Answer::RetryLater { after: STORE_RETRY, reason: reason.clone() };
@@ -329,6 +365,7 @@ impl Registry {
             let event = out.event_about(now, "agent.rejected", whom, reason.word(), message.clone());
             out.store(vec![event], Then::Nothing);
         }
+        self.attempts.note(now, register, Turned::Rejected(reason), &message);
         out.reject(conn, reason, message);
     }
 
@@ -391,6 +428,24 @@ fn new_record(now: Now, register: &Register) -> AgentRecord {
         detail: String::new(),
         since_unix_ms: now.unix_ms,
         last_heartbeat_unix_ms: 0,
+    }
+}
+
+impl Told {
+    fn clipped(mut self) -> Self {
+        for text in [&mut self.reason, &mut self.detail, &mut self.master] {
+            clip(text, TEXT_MAX);
+        }
+        self
+    }
+}
+
+fn superseded(now: Now) -> SessionEnd {
+    SessionEnd {
+        unix_ms: now.unix_ms,
+        reason: LossReason::Superseded.word().to_owned(),
+        detail: "a newer session of this agent took over".to_owned(),
+        closed_by: ClosedBy::Master,
     }
 }
 

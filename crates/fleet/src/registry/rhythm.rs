@@ -31,6 +31,11 @@ impl Rhythm {
         }
     }
 
+    /// As the agent was last told, or proposed.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Longest silence.
     pub fn patience(&self) -> Duration {
         self.tolerance + self.fading.map_or(self.interval, |(_, before)| before.max(self.interval))

@@ -1,7 +1,10 @@
 //! What happens within sessions, and how they end.
 
-use super::{NodeStatus, Registry, deadlines::Due, register::clip};
-use crate::{AgentId, Change, ConnId, Down, Effect, Now, Out, SessionId, Status, Ticket, effect::Then};
+use super::{NodeStatus, Registry, Session, deadlines::Due, register::clip};
+use crate::{
+    AgentId, Change, ClosedBy, ConnId, Down, Effect, Now, Out, REASON_MASTER_SHUTDOWN, SessionEnd, SessionId, Status,
+    Ticket, effect::Then,
+};
 use link::LossReason;
 
 /// A heartbeat, as the agent sent it.
@@ -70,6 +73,7 @@ impl Registry {
         current.ready = beat.ready;
         agent.record.last_heartbeat_unix_ms = now.unix_ms;
         if let Some(node) = beat.node {
+            agent.clock_skew_ms = node.clock_skew_ms.or(agent.clock_skew_ms);
             agent.node = Some(Box::new(node));
         }
         let interval = current.rhythm.go_on(beat.seq, beat.last_ack, stretched);
@@ -78,7 +82,7 @@ impl Registry {
         out.send(session, Down::HeartbeatAck { seq: beat.seq, interval });
         match (agent.record.status, weakness) {
             (Status::Active, Some((reason, detail))) => {
-                self.set_down(now, session.agent, Status::Inactive, reason, detail.to_owned(), out);
+                self.set_down(now, session.agent, Status::Inactive, reason, detail.to_owned(), None, out);
             }
             (Status::Inactive, None) => self.set_up(now, session.agent, out),
             (Status::Inactive, Some((reason, detail))) if agent.record.reason != reason => {
@@ -92,7 +96,15 @@ impl Registry {
 
     /// The stream of a connection is over. Does nothing if its session is over already: a reconnection can overtake
     /// this. Returns whether a live session ended.
-    pub fn closed<S>(&mut self, now: Now, conn: ConnId, reason: LossReason, detail: String, out: &mut Out<S>) -> bool {
+    pub fn closed<S>(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        reason: LossReason,
+        closed_by: ClosedBy,
+        detail: String,
+        out: &mut Out<S>,
+    ) -> bool {
         let Some(id) = self.connections.remove(&conn) else { return false };
         let Some(agent) = self.agents.get_mut(&id) else { return false };
         if agent.newcomer.as_ref().is_some_and(|newcomer| newcomer.conn == conn) {
@@ -101,13 +113,14 @@ impl Registry {
         }
         let Some(session) = agent.session.take_if(|session| session.conn == conn) else { return false };
         if session.live && !self.retired {
-            let (reason, detail) = if session.was_given_up(now.monotonic) {
+            let (reason, closed_by, detail) = if session.was_given_up(now.monotonic) {
                 // One fault has one reason, whichever way is dead and whoever finds it first.
-                (LossReason::HeartbeatTimeout, "it gave up: nothing that it was sent arrived".to_owned())
+                let detail = "it gave up: nothing that it was sent arrived".to_owned();
+                (LossReason::HeartbeatTimeout, ClosedBy::Agent, detail)
             } else {
-                (reason, detail)
+                (reason, closed_by, detail)
             };
-            self.set_down(now, id, Status::Inactive, reason.word(), detail, out);
+            self.set_down(now, id, Status::Inactive, reason.word(), detail, Some((session.epoch, closed_by)), out);
         }
         self.admit_newcomer(now, id, out);
         session.live
@@ -123,8 +136,13 @@ impl Registry {
         if reason.is_empty() {
             reason.push_str("goodbye");
         }
-        self.end_session(session.agent);
-        self.set_down(now, session.agent, Status::Stopped, &reason, "it said goodbye".to_owned(), out);
+        let asked = self.end_session(session.agent).is_some_and(|ended| ended.stopping);
+        let (closed_by, detail) = match asked {
+            true => (ClosedBy::Operator, "an operator asked it to shut down, and it said goodbye"),
+            false => (ClosedBy::Agent, "it said goodbye"),
+        };
+        let ended = Some((session.epoch, closed_by));
+        self.set_down(now, session.agent, Status::Stopped, &reason, detail.to_owned(), ended, out);
         Heard::Live
     }
 
@@ -203,9 +221,24 @@ impl Registry {
         lost
     }
 
-    /// From now on the ends of sessions are not recorded: the master itself ends them.
-    pub fn retire(&mut self) {
+    /// An operator asks the agent to shut down.
+    pub(crate) fn asked_to_stop(&mut self, session: SessionId) {
+        let current = self.agents.get_mut(&session.agent).and_then(|agent| agent.session.as_mut());
+        if let Some(current) = current.filter(|current| current.epoch == session.epoch) {
+            current.stopping = true;
+        }
+    }
+
+    /// The master itself ends all sessions: the end of each is no news from now on.
+    pub fn retire<S>(&mut self, now: Now, out: &mut Out<S>) {
         self.retired = true;
+        let end = SessionEnd {
+            unix_ms: now.unix_ms,
+            reason: REASON_MASTER_SHUTDOWN.to_owned(),
+            detail: "the master was told to end".to_owned(),
+            closed_by: ClosedBy::Master,
+        };
+        out.store(vec![Change::EndSessions(end)], Then::Nothing);
     }
 
     /// Every live session.
@@ -229,18 +262,20 @@ impl Registry {
         let session = SessionId { agent: id, epoch };
         let reason = LossReason::HeartbeatTimeout;
         out.push(Effect::Close { session, reason, message: silence.clone() });
-        self.set_down(now, id, Status::Inactive, reason.word(), silence, out);
+        self.set_down(now, id, Status::Inactive, reason.word(), silence, Some((epoch, ClosedBy::Master)), out);
         self.admit_newcomer(now, id, out);
         true
     }
 
-    fn end_session(&mut self, id: AgentId) {
-        if let Some(session) = self.agents.get_mut(&id).and_then(|agent| agent.session.take()) {
-            self.connections.remove(&session.conn);
-        }
+    fn end_session(&mut self, id: AgentId) -> Option<Session> {
+        let session = self.agents.get_mut(&id).and_then(|agent| agent.session.take())?;
+        self.connections.remove(&session.conn);
+        Some(session)
     }
 
-    /// The agent is not Active any more, or not for the same reason: recorded and told.
+    /// The agent is not Active any more, or not for the same reason: recorded and told. `ended`: the epoch of the
+    /// session that ended with it, and by whom.
+    #[expect(clippy::too_many_arguments, reason = "a status has as many parts")]
     pub(super) fn set_down<S>(
         &mut self,
         now: Now,
@@ -248,6 +283,7 @@ impl Registry {
         status: Status,
         reason: &str,
         detail: String,
+        ended: Option<(u64, ClosedBy)>,
         out: &mut Out<S>,
     ) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
@@ -261,7 +297,13 @@ impl Registry {
         }
         let kind = if status == Status::Stopped { "agent.stopped" } else { "agent.lost" };
         let event = out.event(now, kind, record, reason, record.detail.clone());
-        out.store(vec![Change::PutAgent(agent.record.clone()), event], Then::Nothing);
+        let mut changes = vec![Change::PutAgent(agent.record.clone()), event];
+        changes.extend(ended.map(|(epoch, closed_by)| {
+            let (reason, detail) = (agent.record.reason.clone(), agent.record.detail.clone());
+            let end = SessionEnd { unix_ms: now.unix_ms, reason, detail, closed_by };
+            Change::EndSession(SessionId { agent: id, epoch }, end)
+        }));
+        out.store(changes, Then::Nothing);
     }
 
     /// A session that was alive but of no use is of use again.

@@ -318,7 +318,7 @@ fn an_agent_that_may_yet_be_put_on_record_keeps_its_name_until_that_is_known() {
     for conn in [2, 3] {
         bench.fleet.register(bench.now, ConnId(conn), register(2, 1, "a"), vec![]);
     }
-    bench.fleet.closed(bench.now, ConnId(3), LossReason::StreamClosed, String::new());
+    bench.fleet.closed(bench.now, ConnId(3), LossReason::StreamClosed, crate::ClosedBy::Agent, String::new());
     bench.effects();
     bench.answer_write(Err("disk full".to_owned()));
     bench.fleet.register(bench.now, ConnId(4), register(1, 1, "a"), vec![]);
@@ -461,6 +461,110 @@ fn after_a_restart_everybody_is_known_and_nobody_active() {
     assert_eq!(bench.beat(session(1, 1), 1, 0), Heard::Stale);
     assert!(bench.register(1, register(1, 1, "a")).contains(&registered(1, 1, 2)), "the epoch goes on");
     assert!(matches!(&bench.durable[1], Change::AddEvent(event) if event.seq == 9), "and so do the events");
+}
+
+/// Begun and ended sessions, as they were recorded: epoch, reason and who, or nothing where it begins.
+fn sessions(bench: &Bench) -> Vec<(u64, Option<(String, ClosedBy)>)> {
+    let recorded = |change: &Change<u32>| match change {
+        Change::BeginSession(record) => Some((record.session.epoch, None)),
+        Change::EndSession(session, end) => Some((session.epoch, Some((end.reason.clone(), end.closed_by)))),
+        Change::EndSessions(end) => Some((0, Some((end.reason.clone(), end.closed_by)))),
+        _ => None,
+    };
+    bench.durable.iter().filter_map(recorded).collect()
+}
+
+#[test]
+fn every_session_is_on_record_with_its_end_and_who_closed_it() {
+    let end = |reason: &str, by| Some((reason.to_owned(), by));
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(1, 1, "a"));
+    bench.close(2);
+    bench.register(3, register(1, 1, "a"));
+    bench.advance(MS(20_000));
+    bench.timeout();
+    bench.register(4, register(1, 1, "a"));
+    assert!(bench.fleet.stop(id(1), String::new()));
+    let _ = bench.fleet.goodbye(bench.now, session(1, 4), "shutdown".to_owned());
+    bench.settle();
+    bench.register(5, register(1, 1, "a"));
+    let _ = bench.fleet.goodbye(bench.now, session(1, 5), "shutdown".to_owned());
+    bench.settle();
+    bench.register(6, register(1, 1, "a"));
+    bench.advance(MS(15_000));
+    bench.fleet.closed(bench.now, ConnId(6), LossReason::ConnectionReset, ClosedBy::Network, String::new());
+    bench.settle();
+    bench.register(7, register(1, 1, "a"));
+    bench.fleet.retire(bench.now);
+    bench.close(7);
+    assert_eq!(
+        sessions(&bench),
+        [
+            (1, None),
+            (1, end("superseded", ClosedBy::Master)),
+            (2, None),
+            (2, end("stream_closed", ClosedBy::Agent)),
+            (3, None),
+            (3, end("heartbeat_timeout", ClosedBy::Master)),
+            (4, None),
+            (4, end("shutdown", ClosedBy::Operator)),
+            (5, None),
+            (5, end("shutdown", ClosedBy::Agent)),
+            (6, None),
+            (6, end("heartbeat_timeout", ClosedBy::Agent)),
+            (7, None),
+            (0, end("master_shutdown", ClosedBy::Master)),
+        ]
+    );
+}
+
+#[test]
+fn a_session_that_breaks_while_it_is_recorded_has_its_end_also_where_a_newer_one_waits() {
+    for newer in [false, true] {
+        let mut bench = Bench::new();
+        bench.fleet.register(bench.now, ConnId(1), register(1, 1, "a"), vec![]);
+        bench.effects();
+        bench.fleet.closed(bench.now, ConnId(1), LossReason::StreamClosed, ClosedBy::Agent, String::new());
+        if newer {
+            bench.fleet.register(bench.now, ConnId(2), register(1, 1, "a"), vec![]);
+        }
+        bench.settle();
+        let recorded = sessions(&bench);
+        let ended = recorded.iter().filter(|(_, end)| end.is_some()).map(|(epoch, _)| *epoch).collect::<Vec<_>>();
+        assert_eq!(ended, [1], "{newer}: {recorded:?}");
+        assert_eq!(bench.status(1).0, if newer { Status::Active } else { Status::Inactive });
+    }
+}
+
+#[test]
+fn who_was_turned_away_is_remembered_by_name_and_id() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(2, 1, "a"));
+    bench.register(3, register(2, 1, "a"));
+    bench.fleet.sent_away(bench.now, &register(1, 1, "a"), "busy");
+    let told = |id| -> Vec<_> {
+        let attempts = bench.fleet.registry().attempts("a", id);
+        attempts.into_iter().map(|one| (one.id[0], one.turned.word(), one.count)).collect()
+    };
+    let all = [(2, "name_taken", 2), (1, "retry_later", 1)];
+    assert_eq!(told(None), all);
+    assert_eq!(bench.fleet.registry().attempts("b", Some(id(2))).len(), 1);
+}
+
+#[test]
+fn the_clock_of_an_agent_is_told_by_its_registration_and_its_beats() {
+    let mut bench = Bench::new();
+    bench.register(1, Register { clock_skew_ms: Some(-7), ..register(1, 1, "a") });
+    let skew = |bench: &Bench| bench.fleet.registry().view(id(1)).unwrap().clock_skew_ms;
+    assert_eq!(skew(&bench), Some(-7));
+    for (told, known) in [(Some(9), Some(9)), (None, Some(9))] {
+        let node = Some(NodeStatus { clock_skew_ms: told, ..NodeStatus::default() });
+        let beat = Beat { seq: 1, last_ack: 0, ready: true, node };
+        assert_eq!(bench.fleet.heartbeat(bench.now, session(1, 1), beat), Heard::Live);
+        assert_eq!(skew(&bench), known);
+    }
 }
 
 #[test]

@@ -91,6 +91,9 @@ pub struct Register {
     /// How long the agent will still wait for an answer to this message.
     #[prost(uint64, tag = "14")]
     pub will_wait_ms: u64,
+    /// The agent's wall clock. It may be wrong: only how wrong it is, is of use.
+    #[prost(uint64, tag = "21")]
+    pub time_unix_ms: u64,
     /// Every command that the agent holds and the master has not acknowledged as finished.
     #[prost(message, repeated, tag = "15")]
     pub held: ::prost::alloc::vec::Vec<HeldCommand>,
@@ -269,6 +272,9 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     #[prost(uint32, tag = "7")]
     pub commands_held: u32,
+    /// The wall clock, as in `Register`.
+    #[prost(uint64, tag = "8")]
+    pub time_unix_ms: u64,
 }
 /// The command is recorded where a crash does not lose it, and will start once, or has.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -763,6 +769,111 @@ pub struct AgentRow {
     pub detail: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "13")]
     pub node: ::core::option::Option<NodeStatus>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainReply {
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<AgentRow>,
+    /// The latest ones, newest first.
+    #[prost(message, repeated, tag = "2")]
+    pub sessions: ::prost::alloc::vec::Vec<SessionRow>,
+    /// since the master started, latest first
+    #[prost(message, repeated, tag = "3")]
+    pub attempts: ::prost::alloc::vec::Vec<AttemptRow>,
+    /// What a person should do, in one sentence.
+    #[prost(string, tag = "4")]
+    pub advice: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub clock_known: bool,
+    /// the agent's wall clock less the master's
+    #[prost(sint64, tag = "6")]
+    pub clock_skew_ms: i64,
+    /// 0: none is expected
+    #[prost(uint64, tag = "7")]
+    pub next_beat_unix_ms: u64,
+    /// unless it is heard of before; 0: it has no session
+    #[prost(uint64, tag = "8")]
+    pub lost_at_unix_ms: u64,
+    /// ids of its unfinished ones, oldest first, at most 100
+    #[prost(string, repeated, tag = "9")]
+    pub commands: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "10")]
+    pub commands_in_all: u32,
+    /// 0: it has none
+    #[prost(uint64, tag = "11")]
+    pub certificate_expires_unix_ms: u64,
+    /// the master's clock, when it answered
+    #[prost(uint64, tag = "12")]
+    pub time_unix_ms: u64,
+    /// What the agent told of its own side, latest first.
+    #[prost(message, repeated, tag = "13")]
+    pub told: ::prost::alloc::vec::Vec<ToldRow>,
+}
+/// A `PastEvent`, as it was recorded.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToldRow {
+    /// by the master's clock
+    #[prost(uint64, tag = "1")]
+    pub time_unix_ms: u64,
+    /// session, attempts or start
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub detail: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub duration_ms: u64,
+    #[prost(uint32, tag = "6")]
+    pub attempts: u32,
+    #[prost(string, tag = "7")]
+    pub master: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "8")]
+    pub epoch: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionRow {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub started_unix_ms: u64,
+    /// 0: it lasts
+    #[prost(uint64, tag = "3")]
+    pub ended_unix_ms: u64,
+    /// fixed word
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// agent, master, operator or network
+    #[prost(string, tag = "5")]
+    pub closed_by: ::prost::alloc::string::String,
+    /// for people
+    #[prost(string, tag = "6")]
+    pub detail: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub address: ::prost::alloc::string::String,
+}
+/// Registrations that were turned away for one reason.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttemptRow {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// of a refusal, or retry_later
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub count: u64,
+    #[prost(uint64, tag = "5")]
+    pub first_unix_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub last_unix_ms: u64,
+    #[prost(string, tag = "7")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteRequest {
@@ -1663,6 +1774,25 @@ pub mod fleet_client {
             req.extensions_mut().insert(GrpcMethod::new("agent.Fleet", "Get"));
             self.inner.unary(req, path, codec).await
         }
+        /// Why an agent is as it is. Of one that never registered, if somebody was turned away under its name, too.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/agent.Fleet/Explain");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("agent.Fleet", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn delete(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteRequest>,
@@ -1916,6 +2046,11 @@ pub mod fleet_server {
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<super::AgentRow>, tonic::Status>;
+        /// Why an agent is as it is. Of one that never registered, if somebody was turned away under its name, too.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainReply>, tonic::Status>;
         async fn delete(
             &self,
             request: tonic::Request<super::DeleteRequest>,
@@ -2152,6 +2287,49 @@ pub mod fleet_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/agent.Fleet/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::GetRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
                         let codec = crate::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -112,7 +112,13 @@ impl Check {
         match change {
             Change::DeleteAgent(agent) => self.forget_agent(*agent),
             Change::PutCommand(record) => return self.command_recorded(record),
-            Change::PutAgent(_) | Change::AddEvent(_) => {}
+            Change::PutAgent(_)
+            | Change::AddEvent(_)
+            | Change::PutMark { .. }
+            | Change::AddTold(_)
+            | Change::BeginSession(_)
+            | Change::EndSession(..)
+            | Change::EndSessions(_) => {}
         }
         Ok(())
     }

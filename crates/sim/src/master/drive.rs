@@ -241,7 +241,7 @@ impl World {
         }
         let current = wire.session.is_none_or(|session| self.check.is_newest(session));
         let before = self.shown_of(wire.session);
-        self.decide(|fleet, now| fleet.closed(now, ConnId(conn), reason, String::new()));
+        self.decide(|fleet, now| fleet.closed(now, ConnId(conn), reason, fleet::ClosedBy::Network, String::new()));
         if !current && before != self.shown_of(wire.session) {
             self.fail(format!("the end of connection {conn} of an old session {:?} changed its agent", wire.session));
         }

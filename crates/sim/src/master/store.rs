@@ -24,6 +24,11 @@ impl Store {
                 Change::PutAgent(record) => drop(self.agents.insert(record.id, record)),
                 Change::DeleteAgent(id) => drop(self.agents.remove(&id)),
                 Change::PutCommand(record) => self.put(record)?,
+                Change::PutMark { .. }
+                | Change::AddTold(_)
+                | Change::BeginSession(_)
+                | Change::EndSession(..)
+                | Change::EndSessions(_) => {}
                 Change::AddEvent(event) => {
                     if event.seq <= self.last_event {
                         return Err(format!("event {} is recorded after event {}", event.seq, self.last_event));

@@ -119,7 +119,8 @@ impl<'a> Story<'a> {
 
     fn spawn_master(&mut self, listen: &str) -> Result<(), String> {
         let state = self.folder.join("master").to_string_lossy().into_owned();
-        let args = ["master", "start", "--listen", listen, "--state-dir", &state].map(str::to_owned);
+        let args = ["master", "start", "--set", "http.listen=\"\"", "--listen", listen, "--state-dir", &state]
+            .map(str::to_owned);
         self.master = self.processes.start("master", &args).map_err(|error| error.to_string())?;
         Ok(())
     }

@@ -17,13 +17,13 @@ pub fn check(core: &Core, request: CheckRequest, remote: Option<SocketAddr>) -> 
         ..CheckReply::default()
     };
     let mut message = request.register.unwrap_or_default();
-    message.held = Vec::new();
+    (message.held, message.past) = (Vec::new(), Vec::new());
     let ids = (rows::id(&message.agent_id), rows::id(&message.instance_id), rows::id(&message.spool_id));
     let (Some(id), Some(instance), Some(spool_id)) = ids else {
         let message = "agent_id, instance_id and spool_id must be 16 bytes each".to_owned();
         return CheckReply { reason: rejection(LossReason::Protocol).into(), message, ..reply };
     };
-    let (register, _) = session::split(message, id, instance, spool_id, remote);
+    let (register, _) = session::split(message, id, instance, spool_id, remote, core.now());
     let forecast = core.read(|fleet| fleet.registry().would_register(register));
     let reason = forecast.refused.map_or(Reason::Unspecified, rejection);
     CheckReply { reason: reason.into(), message: forecast.message, known: forecast.known, ..reply }

@@ -8,11 +8,12 @@ use super::{
     clock::Clock,
     entrance::Entrance,
     hub::Hub,
+    meters::{self, Meters},
     ports::{Change, Outputs, Record, Spec, Store},
     rows,
     wires::Wires,
 };
-use crate::{access::Caller, security::Security};
+use crate::{access::Caller, listen::Open, security::Security};
 use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
@@ -22,7 +23,7 @@ use proto::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -52,6 +53,9 @@ pub struct Core {
     ///
     /// [`STDIN_RETURN`]: super::orphans::STDIN_RETURN
     pub stdin_grace: Duration,
+    pub meters: Meters,
+    /// Connections to the port, once it is served.
+    open: OnceLock<Open>,
     /// The master is going.
     pub ending: watch::Sender<bool>,
 }
@@ -101,6 +105,8 @@ impl Core {
             arrivals: Mutex::default(),
             events: watch::Sender::new(next_event_seq.saturating_sub(1)),
             rearm: Notify::new(),
+            meters: Meters::default(),
+            open: OnceLock::new(),
             ending: watch::Sender::new(false),
         }
     }
@@ -129,6 +135,15 @@ impl Core {
     pub async fn ended(&self) {
         let mut ending = self.ending.subscribe();
         let _ = ending.wait_for(|ending| *ending).await.map(drop); // the sender lives as long as this
+    }
+
+    /// Counts these from now on.
+    pub fn count_connections(&self, open: Open) {
+        let _ = self.open.set(open); // a master serves one port
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.open.get().map_or(0, Open::count)
     }
 
     /// Looks at the state, and changes nothing.
@@ -308,8 +323,12 @@ impl Core {
             _ => None,
         });
         let newest = newest.max();
+        let happened = meters::happened(&changes);
+        let began = self.clock.now().monotonic;
+        self.meters.write_begins();
         let core = self.clone();
         let done = move |result: Result<(), String>| {
+            core.meters.write_ended(core.clock.now().monotonic.saturating_sub(began), &result, &happened);
             match (&result, newest) {
                 (Ok(()), Some(seq)) => {
                     core.events.send_if_modified(|newest| {
@@ -330,6 +349,7 @@ impl Core {
         match answer {
             Answer::Registered { session, interval } => {
                 if let Some(outbox) = self.wires.register(conn, session) {
+                    self.meters.registered();
                     outbox.push(Kind::Registered(Registered {
                         epoch: session.epoch,
                         master_name: self.name.clone(),
@@ -340,8 +360,12 @@ impl Core {
                     }));
                 }
             }
-            Answer::Rejected { reason, message } => self.dismiss(conn, rejected(reason, message)),
+            Answer::Rejected { reason, message } => {
+                self.meters.rejected(reason);
+                self.dismiss(conn, rejected(reason, message));
+            }
             Answer::RetryLater { after, reason } => {
+                self.meters.sent_away();
                 if let Some(outbox) = self.wires.connection(conn) {
                     outbox.retry_later(after, reason);
                 }

@@ -43,6 +43,11 @@ impl Entrance {
         self.gate().goodbyes(n)
     }
 
+    /// Registrations that wait for their turn.
+    pub fn held(&self) -> usize {
+        self.gate().held()
+    }
+
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().expect("no holder of this lock panics")
     }

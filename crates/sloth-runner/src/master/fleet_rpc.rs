@@ -1,6 +1,7 @@
 //! The operators' service.
 
 mod events;
+mod explain;
 mod follow;
 mod list;
 mod run;
@@ -11,8 +12,9 @@ use crate::access::Caller;
 use fleet::{AgentId, Cancelled, CommandState, DeleteRefused};
 use proto::{
     AgentRow, CancelRequest, CommandRow, CreateTokenReply, CreateTokenRequest, DeleteReply, DeleteRequest, EventsReply,
-    EventsRequest, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest, ListTokensReply,
-    ListTokensRequest, LogsRequest, RevokeTokenReply, RevokeTokenRequest, RunReply, RunRequest, StopReply, StopRequest,
+    EventsRequest, ExplainReply, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest,
+    ListTokensReply, ListTokensRequest, LogsRequest, RevokeTokenReply, RevokeTokenRequest, RunReply, RunRequest,
+    StopReply, StopRequest,
 };
 use sloth_agent::logging::utc::Utc;
 use std::{sync::Arc, time::Duration};
@@ -51,6 +53,10 @@ impl proto::fleet_server::Fleet for FleetService {
         let id = self.find(&request.get_ref().name)?;
         let view = self.core.read(|fleet| fleet.registry().view(id));
         view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&request.get_ref().name))
+    }
+
+    async fn explain(&self, request: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
+        explain::explain(&self.core, &request.get_ref().name).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {

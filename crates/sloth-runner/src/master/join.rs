@@ -215,6 +215,8 @@ mod tests {
             address: String::new(),
             labels: [].into(),
             timing: Timing { interval: 5 * S, timeout: 5 * S, max_failures: 3, interval_max: 60 * S },
+            clock_skew_ms: None,
+            told: Vec::new(),
         }
     }
 

@@ -7,10 +7,11 @@ mod entrance;
 mod fleet_rpc;
 mod hub;
 mod join;
+mod meters;
 mod orphans;
 mod output;
 pub mod ports;
-mod rows;
+pub(crate) mod rows;
 mod session;
 mod stdin;
 #[cfg(test)]
@@ -18,11 +19,15 @@ mod tests;
 mod timer;
 mod wires;
 
-use self::core::Core;
+pub(crate) use self::{
+    core::Core,
+    meters::{Counts, STORE_BOUNDS},
+};
 use crate::{
     access::{Caller, Guard},
     listen::Incoming,
     security::{Security, tls::Secured},
+    webhook::Webhook,
 };
 use clock::{BootClock, Clock};
 use ports::{Outputs, Snapshot, Store};
@@ -31,7 +36,7 @@ use proto::{
     agent_registry_server, fleet_server, master_message::Kind,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -45,6 +50,10 @@ pub struct Options {
     pub heartbeats_per_second: u32,
     /// None: in the clear, and everybody may do everything.
     pub security: Option<Arc<Security>>,
+    /// Where health and metrics are served, if they are.
+    pub http: Option<TcpListener>,
+    /// To whom events are posted, if to anybody.
+    pub webhook: Option<Webhook>,
 }
 
 impl Options {
@@ -55,6 +64,8 @@ impl Options {
             registrations_per_second: REGISTRATIONS_PER_SECOND_DEFAULT,
             heartbeats_per_second: HEARTBEATS_PER_SECOND_DEFAULT,
             security: None,
+            http: None,
+            webhook: None,
         }
     }
 }
@@ -91,10 +102,21 @@ pub async fn serve(
     store: Arc<dyn Store>,
     outputs: Arc<dyn Outputs>,
     snapshot: Snapshot,
-    options: Options,
+    mut options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    serve_core(listener, start(store, outputs, snapshot, options, STDIN_GRACE), shutdown).await
+    let (http, webhook) = (options.http.take(), options.webhook.take());
+    let core = start(store, outputs, snapshot, options, STDIN_GRACE);
+    let mut beside = JoinSet::new();
+    if let Some(listener) = http {
+        beside.spawn(crate::web::serve(core.clone(), listener));
+    }
+    if let Some(webhook) = webhook {
+        beside.spawn(crate::webhook::run(core.clone(), webhook));
+    }
+    let served = serve_core(listener, core, shutdown).await;
+    beside.shutdown().await;
+    served
 }
 
 async fn serve_core(
@@ -108,6 +130,7 @@ async fn serve_core(
     let signal = async move { ending.ended().await };
     let incoming = Incoming::new(listener, crate::open_files::connections_max());
     let acceptor = core.security.as_ref().map(|security| security.acceptor.clone());
+    core.count_connections(incoming.open());
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(None)
         .max_concurrent_streams(STREAMS_MAX)
@@ -133,6 +156,10 @@ async fn serve_core(
     };
     timer.abort();
     entrance.abort();
+    // What was told last is on the disk when the store is closed: calls are answered in order.
+    let (done, answer) = oneshot::channel();
+    core.store.write(Vec::new(), Box::new(move |result| _ = done.send(result)));
+    let _ = tokio::time::timeout(SHUTDOWN_MAX, answer).await; // a disk that hangs is not waited for
     result
 }
 
@@ -167,7 +194,7 @@ fn start(
 
 /// Ends every session, each with its own time to come back; and whoever is not registered comes back, too.
 fn say_goodbye(core: &Arc<Core>) {
-    core.decide(|fleet, _| fleet.retire());
+    core.decide(|fleet, now| fleet.retire(now));
     core.ending.send_replace(true);
     let connections = core.wires.all();
     let waits = core.entrance.goodbyes(connections.len());

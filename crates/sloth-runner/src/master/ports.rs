@@ -53,6 +53,30 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<fleet::Event>, String>;
 
+    /// Ascending; the oldest `limit` of those after `after_seq`.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn events_from(&self, after_seq: u64, limit: usize) -> Result<Vec<fleet::Event>, String>;
+
+    /// The newest sessions of an agent, newest first.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn sessions(&self, agent: fleet::AgentId, limit: usize) -> Result<Vec<fleet::SessionRecord>, String>;
+
+    /// The latest of what an agent told of its own side, latest first.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn told(&self, agent: fleet::AgentId, limit: usize) -> Result<Vec<fleet::Told>, String>;
+
+    /// How far a reader of all events has come, if it was here before.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn mark(&self, reader: &str) -> Result<Option<u64>, String>;
+
     /// # Errors
     /// For people: why the store could not be read.
     fn command(&self, id: &str) -> Result<Option<Record>, String>;

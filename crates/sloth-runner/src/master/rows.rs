@@ -2,8 +2,10 @@
 
 use super::ports::{Piece, Record};
 use crate::tool::table::printable;
-use fleet::{AgentView, CommandState, Event, Status as AgentStatus};
-use proto::{AgentRow, CommandRow, EventRow, Gap, NodeStatus, OutputChunk, run_reply::Kind};
+use fleet::{AgentView, Attempt, CommandState, Event, SessionRecord, Status as AgentStatus, Told};
+use proto::{
+    AgentRow, AttemptRow, CommandRow, EventRow, Gap, NodeStatus, OutputChunk, SessionRow, ToldRow, run_reply::Kind,
+};
 
 /// 16 bytes, or not an id.
 pub fn id(bytes: &[u8]) -> Option<[u8; 16]> {
@@ -33,7 +35,54 @@ pub fn agent(view: AgentView) -> AgentRow {
             disk_free_kib: node.disk_free_kib,
             uptime_s: node.uptime_s,
             commands_held: node.commands_held,
+            time_unix_ms: 0,
         }),
+    }
+}
+
+pub fn session(record: SessionRecord) -> SessionRow {
+    let row = SessionRow {
+        epoch: record.session.epoch,
+        started_unix_ms: record.started_unix_ms,
+        address: record.address,
+        ..SessionRow::default()
+    };
+    match record.end {
+        None => row,
+        Some(end) => SessionRow {
+            ended_unix_ms: end.unix_ms,
+            reason: end.reason,
+            closed_by: end.closed_by.word().to_owned(),
+            detail: end.detail,
+            ..row
+        },
+    }
+}
+
+pub fn attempt(attempt: Attempt) -> AttemptRow {
+    AttemptRow {
+        name: attempt.name,
+        agent_id: fleet::hex(&attempt.id),
+        reason: attempt.turned.word().to_owned(),
+        count: attempt.count,
+        first_unix_ms: attempt.first_unix_ms,
+        last_unix_ms: attempt.last_unix_ms,
+        host: attempt.host,
+        address: attempt.address,
+        message: attempt.message,
+    }
+}
+
+pub fn told(told: Told) -> ToldRow {
+    ToldRow {
+        time_unix_ms: told.unix_ms,
+        kind: told.kind.word().to_owned(),
+        reason: told.reason,
+        detail: told.detail,
+        duration_ms: told.duration_ms,
+        attempts: told.attempts,
+        master: told.master,
+        epoch: told.epoch,
     }
 }
 

@@ -13,11 +13,12 @@ use crate::{
     open_files,
 };
 use fleet::{
-    Beat, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Register, SessionId, Timing,
+    Beat, ClosedBy, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Now, Register, SessionId, Timing, Told,
+    ToldKind,
     gate::{Entry, Place},
 };
 use link::{LossReason, Outcome};
-use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command};
+use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command, past_event};
 use std::{
     error::Error,
     net::SocketAddr,
@@ -53,7 +54,7 @@ pub struct Session {
     /// What it asked, while it waits for its turn.
     held: Option<(Place, Box<proto::Register>)>,
     /// Why it ended, once that is known.
-    end: Option<(LossReason, String)>,
+    end: Option<(LossReason, ClosedBy, String)>,
 }
 
 impl Session {
@@ -84,7 +85,7 @@ impl Session {
         let heard = match message.kind {
             Some(Kind::Register(_)) => return self.refuse("a second Register in one session"),
             Some(Kind::Heartbeat(heartbeat)) => {
-                core.decide(|fleet, now| fleet.heartbeat(now, session, beat(&heartbeat)))
+                core.decide(|fleet, now| fleet.heartbeat(now, session, beat(&heartbeat, now)))
             }
             Some(Kind::CommandAccepted(accepted)) => {
                 core.decide(|fleet, now| fleet.accepted(now, session, &accepted.id))
@@ -121,16 +122,24 @@ impl Session {
         let conn = self.conn;
         if self.core.wires.connections() > open_files::sessions_max() {
             let after = FULL_RETRY + Duration::from_millis(conn.0 % FULL_SPREAD_MS);
-            self.outbox.retry_later(after, "too many open files".to_owned());
-            return true;
+            return self.send_away(message, after, "too many open files");
         }
         let still_waits = Duration::from_millis(message.will_wait_ms);
         match self.core.entrance.arrive(self.core.now().monotonic, conn, still_waits) {
             Entry::Now => return self.register(message),
             Entry::Held(place) => self.held = Some((place, Box::new(message))),
-            Entry::Later(after) => {
-                self.outbox.retry_later(after, "too many agents register at once".to_owned());
-            }
+            Entry::Later(after) => return self.send_away(message, after, "too many agents register at once"),
+        }
+        true
+    }
+
+    fn send_away(&self, message: proto::Register, after: Duration, why: &str) -> bool {
+        self.core.meters.sent_away();
+        self.outbox.retry_later(after, why.to_owned());
+        if let Some(id) = rows::id(&message.agent_id) {
+            let now = self.core.now();
+            let (register, _) = split(message, id, [0; 16], [0; 16], self.remote, now);
+            self.core.decide(|fleet, now| fleet.sent_away(now, &register, why));
         }
         true
     }
@@ -141,7 +150,7 @@ impl Session {
             return self.refuse("agent_id, instance_id and spool_id must be 16 bytes each");
         };
         let conn = self.conn;
-        let (mut register, held) = split(message, id, instance, spool_id, self.remote);
+        let (mut register, held) = split(message, id, instance, spool_id, self.remote, self.core.now());
         if let Some(standing) = &self.standing {
             let holder = self.core.read(|fleet| fleet.registry().find(&register.name));
             if let Err((reason, message)) = standing.apply(&mut register, holder) {
@@ -173,7 +182,9 @@ impl Session {
             if core.wires.connection(conn).is_some() {
                 enter(&core, &outbox, standing.as_ref(), conn, register, held);
                 if core.wires.connection(conn).is_none() {
-                    core.decide(|fleet, now| fleet.closed(now, conn, LossReason::StreamClosed, gone()));
+                    core.decide(|fleet, now| {
+                        fleet.closed(now, conn, LossReason::StreamClosed, ClosedBy::Network, gone());
+                    });
                 }
             }
         });
@@ -208,11 +219,17 @@ impl Session {
 
     fn ended(&mut self, result: Option<Status>) {
         self.end = Some(match result {
-            None => (LossReason::StreamClosed, "the agent closed the stream without a goodbye".to_owned()),
-            Some(status) if was_reset(&status) => {
-                (LossReason::ConnectionReset, "the agent's side reset the connection".to_owned())
+            None => {
+                let detail = "the agent closed the stream without a goodbye".to_owned();
+                (LossReason::StreamClosed, ClosedBy::Agent, detail)
             }
-            Some(status) => (LossReason::StreamClosed, format!("the connection broke: {}", status.message())),
+            Some(status) if was_reset(&status) => {
+                (LossReason::ConnectionReset, ClosedBy::Agent, "the agent's side reset the connection".to_owned())
+            }
+            Some(status) => {
+                let detail = format!("the connection broke: {}", status.message());
+                (LossReason::StreamClosed, ClosedBy::Network, detail)
+            }
         });
     }
 }
@@ -254,13 +271,14 @@ impl Stream for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let (reason, detail) = self.end.take().unwrap_or_else(|| (LossReason::ConnectionReset, gone()));
+        let unknown = || (LossReason::ConnectionReset, ClosedBy::Network, gone());
+        let (reason, closed_by, detail) = self.end.take().unwrap_or_else(unknown);
         if let Some((place, _)) = self.held.take() {
             self.core.entrance.leave(place);
         }
         self.core.wires.drop_connection(self.conn);
         let conn = self.conn;
-        self.core.decide(|fleet, now| fleet.closed(now, conn, reason, detail));
+        self.core.decide(|fleet, now| fleet.closed(now, conn, reason, closed_by, detail));
     }
 }
 
@@ -312,7 +330,7 @@ fn look_up(core: &Core, held: Vec<Held<Spec>>) -> Result<Vec<Held<Spec>>, String
     held.into_iter().map(look).collect()
 }
 
-fn beat(message: &Heartbeat) -> Beat {
+fn beat(message: &Heartbeat, now: Now) -> Beat {
     let node = message.status.map(|status| NodeStatus {
         load_1m_milli: status.load_1m_milli,
         memory_total_kib: status.memory_total_kib,
@@ -321,8 +339,36 @@ fn beat(message: &Heartbeat) -> Beat {
         disk_free_kib: status.disk_free_kib,
         uptime_s: status.uptime_s,
         commands_held: status.commands_held,
+        clock_skew_ms: skew(status.time_unix_ms, now),
     });
     Beat { seq: message.seq, last_ack: message.last_ack, ready: message.ready, node }
+}
+
+/// The agent's wall clock less ours, the way here included. None where it was not told.
+fn skew(time_unix_ms: u64, now: Now) -> Option<i64> {
+    let difference = i128::from(time_unix_ms) - i128::from(now.unix_ms);
+    (time_unix_ms > 0).then(|| i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX }))
+}
+
+/// None of a kind that is not known here.
+fn told(past: proto::PastEvent, agent: fleet::AgentId, now: Now) -> Option<Told> {
+    let kind = match past.kind() {
+        past_event::Kind::Unspecified => return None,
+        past_event::Kind::Session => ToldKind::Session,
+        past_event::Kind::Attempts => ToldKind::Attempts,
+        past_event::Kind::Start => ToldKind::Start,
+    };
+    Some(Told {
+        agent,
+        unix_ms: now.unix_ms.saturating_sub(past.ago_ms),
+        kind,
+        reason: past.reason,
+        detail: past.detail,
+        duration_ms: past.duration_ms,
+        attempts: past.attempts,
+        master: past.master,
+        epoch: past.epoch,
+    })
 }
 
 pub(super) fn split(
@@ -331,6 +377,7 @@ pub(super) fn split(
     instance: [u8; 16],
     spool_id: [u8; 16],
     remote: Option<SocketAddr>,
+    now: Now,
 ) -> (Register, Vec<Held<Spec>>) {
     let held = message.held.into_iter().map(|held| Held {
         state: match held.state() {
@@ -362,6 +409,8 @@ pub(super) fn split(
             max_failures: message.max_failures,
             interval_max: Duration::from_millis(message.max_interval_ms),
         },
+        clock_skew_ms: skew(message.time_unix_ms, now),
+        told: message.past.into_iter().filter_map(|past| told(past, id, now)).collect(),
     };
     (register, held.collect())
 }

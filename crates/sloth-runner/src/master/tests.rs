@@ -5,3 +5,5 @@ mod commands;
 mod pace;
 mod queue;
 mod sessions;
+mod watch;
+mod webhook;

@@ -70,7 +70,7 @@ impl World {
 
     fn start(&self, arguments: &[&str]) -> Master {
         let state = self.state();
-        let own = ["start", "--listen", "127.0.0.1:0", "--state-dir", &state];
+        let own = ["start", "--listen", "127.0.0.1:0", "--set", "http.listen=\"\"", "--state-dir", &state];
         let mut child = self.command(&[&own[..], arguments].concat()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let line = started_line(&mut stdout).unwrap_or_else(|| {
@@ -193,12 +193,11 @@ fn wrong_configuration_is_exit_2_and_open_doors_have_to_be_asked_for() {
     assert!(message.contains("--listen: listen is 0.0.0.0:0, which other hosts can reach"), "{message}");
     assert!(message.contains("commands.kep is not known: did you mean commands.keep?"), "{message}");
     std::fs::write(world.directory.path().join("master.toml"), "listen = \"0.0.0.0:0\"").unwrap();
-    let mut master = world.start(&["--set", "listen=0.0.0.0:0", "--insecure", "--set", "http.listen=\"\""]);
+    let mut master = world.start(&["--set", "listen=0.0.0.0:0", "--insecure"]);
     assert_eq!(master.end(libc::SIGTERM), 0);
     let mut messages = String::new();
     master.child.stderr.take().unwrap().read_to_string(&mut messages).unwrap();
     assert!(messages.contains("WARN  Neither TLS nor tokens on 0.0.0.0:"), "{messages}");
-    assert!(messages.contains("WARN  Without an effect in this version: http.listen"), "{messages}");
 
     assert_eq!(world.run(&["check"]).status.code(), Some(2), "./master.toml is found");
     let valid = world.run(&["check", "--insecure"]);

@@ -47,6 +47,8 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(config.history.events_keep, Duration::from_secs(30 * 24 * 3600));
     assert_eq!(config.output_keep, 1 << 30);
     assert_eq!(config.webhook, None);
+    assert!(!config.http_asked);
+    assert_eq!(config.history.sessions_keep, 200);
     assert!(idle.is_empty());
 }
 
@@ -54,7 +56,9 @@ fn nothing_set_gives_the_documented_defaults() {
 fn the_shipped_file_shows_every_default_as_it_is() {
     let text = uncomment(&shipped(), "#");
     assert_ne!(text, shipped(), "it was found, and something in it is a comment");
-    assert_eq!(load_text(&text).unwrap().0, load_text("").unwrap().0);
+    let shown = load_text(&text).unwrap().0;
+    assert!(shown.http_asked, "it is set there");
+    assert_eq!(MasterConfig { http_asked: false, ..shown }, load_text("").unwrap().0);
     assert_eq!(load_text(&shipped()).unwrap(), load_text("").unwrap());
 }
 
@@ -76,15 +80,16 @@ fn the_shipped_file_names_every_key_there_is_and_no_other() {
     }
     assert_eq!(named, reader.known().map(str::to_owned).collect());
     let problems = reader.finish().unwrap_err().to_string();
-    assert!(
-        problems.lines().all(|line| line.contains("tls.enabled is false, but tls.cert_file is given")),
-        "{problems}"
-    );
+    let expected = |line: &str| {
+        line.contains("tls.enabled is false, but tls.cert_file is given")
+            || line.contains("webhook.secret, which cannot be read")
+    };
+    assert!(problems.lines().all(expected), "{problems}");
 }
 
 #[test]
 fn everything_wrong_is_said_at_once_with_its_line_and_remedy() {
-    let text = "listn = \"x\"\nlisten = \"myhost\"\n[commands]\nkeep = \"-1d\"\nkeep_max = 0\n[events]\nwebhook = \"ftp://x\"\n";
+    let text = "listn = \"x\"\nlisten = \"myhost\"\n[commands]\nkeep = \"-1d\"\nkeep_max = 0\n[events.webhook]\nurl = \"ftp://x\"\n";
     assert_eq!(
         load_text(text).unwrap_err(),
         [
@@ -93,7 +98,7 @@ fn everything_wrong_is_said_at_once_with_its_line_and_remedy() {
              [::1]:50050",
             "master.toml:4: commands.keep is -1d, negative: write it without the sign",
             "master.toml:5: commands.keep_max is 0, below 1: use 1 to 100000000",
-            "master.toml:7: events.webhook is ftp://x, not a URL: write it like https://example.com/hook",
+            "master.toml:7: events.webhook.url is ftp://x, not a URL: write it like https://example.com/hook",
         ]
     );
 }
@@ -145,12 +150,50 @@ fn with_tls_other_hosts_may_be_let_in() {
 }
 
 #[test]
-fn keys_without_an_effect_yet_are_named() {
+fn every_key_has_an_effect() {
     let text = "[http]\nlisten = \"\"\n[registrations]\nmax_per_second = 7\n[events]\nkeep = \"1d\"";
     let (config, idle) = load_text(text).unwrap();
-    assert_eq!(idle, ["http.listen"]);
+    assert!(idle.is_empty());
     assert_eq!(config.http_listen, None);
     assert_eq!(config.registrations_per_second, 7);
+}
+
+#[test]
+fn a_webhook_is_a_url_with_what_belongs_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    let text = format!(
+        "[events.webhook]\nurl = \"https://example.com/hook\"\nsecret_file = \"{}\"\nkinds = [\"agent.lost\"]",
+        secret.display()
+    );
+    let mode = |mode| std::fs::set_permissions(&secret, PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o644);
+    let problem = load_text(&text).unwrap_err().remove(0);
+    assert!(problem.contains("others can read (mode 0644): run chmod 600"), "{problem}");
+    mode(0o600);
+    let webhook = load_text(&text).unwrap().0.webhook.unwrap();
+    assert_eq!((webhook.secret.as_ref().unwrap().0.as_str(), webhook.kinds), ("s3cret", vec!["agent.lost".to_owned()]));
+    let all = load_text("[events.webhook]\nurl = \"http://a\"").unwrap().0.webhook.unwrap();
+    assert_eq!((all.kinds.len(), all.secret), (5, None));
+    let text = format!("[events.webhook]\nsecret_file = \"{}\"\nca_file = \"/x\"", secret.display());
+    let problems = load_text(&text).unwrap_err();
+    assert!(
+        problems.len() == 2 && problems.iter().all(|one| one.contains("without events.webhook.url")),
+        "{problems:?}"
+    );
+    let problem = load_text("[events.webhook]\nurl = \"http://a\"\nkinds = [\"agent.los\"]").unwrap_err().remove(0);
+    assert!(problem.contains("no kind of event: use agent.connected, "), "{problem}");
+}
+
+#[test]
+fn metrics_are_for_this_host_unless_that_is_said_out_loud() {
+    let text = "[http]\nlisten = \"0.0.0.0:50080\"";
+    let problem = load_text(text).unwrap_err().remove(0);
+    assert!(problem.starts_with("master.toml:2: http.listen is 0.0.0.0:50080, which other hosts"), "{problem}");
+    let config = load_text_with(text, true).unwrap().0;
+    assert!(config.http_asked && config.http_listen.is_some());
+    load_text("[http]\nlisten = \"[::1]:0\"").unwrap();
 }
 
 #[test]

@@ -21,7 +21,9 @@ pub use prune::History;
 pub use schema::VERSION as SCHEMA_VERSION;
 
 use crate::master::ports::{Change, Done, Snapshot, Spec, Store, Wanted};
-use fleet::{AgentId, CommandRecord, CommandState, Event};
+use fleet::{
+    AgentId, ClosedBy, CommandRecord, CommandState, Event, REASON_MASTER_RESTARTED, SessionEnd, SessionRecord, Told,
+};
 use queue::{Call, Queue};
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension, TransactionBehavior, config::DbConfig, params_from_iter, types::Value,
@@ -155,6 +157,49 @@ impl Store for SqliteStore {
         Ok(events)
     }
 
+    fn events_from(&self, after_seq: u64, limit: usize) -> Result<Vec<Event>, String> {
+        let sql = format!("SELECT {} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2", rows::EVENT);
+        let parameters = [i64::try_from(after_seq).unwrap_or(i64::MAX).into(), limit_value(limit)];
+        let reader = self.reader();
+        let read = || {
+            reader.prepare_cached(&sql)?.query_map(params_from_iter(parameters), rows::event)?.collect::<Result<_, _>>()
+        };
+        self.explained(read())
+    }
+
+    fn sessions(&self, agent: AgentId, limit: usize) -> Result<Vec<SessionRecord>, String> {
+        let sql = format!("SELECT {} FROM sessions WHERE agent_id = ?1 ORDER BY epoch DESC LIMIT ?2", rows::SESSION);
+        let parameters = [Value::Blob(agent.to_vec()), limit_value(limit)];
+        let reader = self.reader();
+        let read = || {
+            reader
+                .prepare_cached(&sql)?
+                .query_map(params_from_iter(parameters), rows::session)?
+                .collect::<Result<_, _>>()
+        };
+        self.explained(read())
+    }
+
+    fn told(&self, agent: AgentId, limit: usize) -> Result<Vec<Told>, String> {
+        let sql =
+            format!("SELECT {} FROM told WHERE agent_id = ?1 ORDER BY time_ms DESC, seq DESC LIMIT ?2", rows::TOLD);
+        let parameters = [Value::Blob(agent.to_vec()), limit_value(limit)];
+        let reader = self.reader();
+        let read = || {
+            reader.prepare_cached(&sql)?.query_map(params_from_iter(parameters), rows::told)?.collect::<Result<_, _>>()
+        };
+        self.explained(read())
+    }
+
+    fn mark(&self, reader: &str) -> Result<Option<u64>, String> {
+        let connection = self.reader();
+        let read = || {
+            let mut statement = connection.prepare_cached("SELECT seq FROM marks WHERE reader = ?1")?;
+            statement.query_row([reader], |row| row.get::<_, i64>(0)).optional()
+        };
+        self.explained(read()).map(|seq| seq.map(|seq| seq as u64))
+    }
+
     fn command(&self, id: &str) -> Result<Option<CommandRecord<Spec>>, String> {
         let sql = format!("SELECT {} FROM commands WHERE id = ?1", rows::COMMAND);
         let reader = self.reader();
@@ -245,6 +290,13 @@ fn prepare(mut connection: Connection, now_ms: u64) -> rusqlite::Result<(Connect
             rows::apply(&transaction, &Change::PutAgent(agent.clone()), now_ms)?;
         }
     }
+    let end = SessionEnd {
+        unix_ms: now_ms,
+        reason: REASON_MASTER_RESTARTED.to_owned(),
+        detail: "it was open when the master died, at this time or before".to_owned(),
+        closed_by: ClosedBy::Master,
+    };
+    rows::apply(&transaction, &Change::EndSessions(end), now_ms)?;
     transaction.commit()?;
     Ok((connection, snapshot))
 }

@@ -12,12 +12,17 @@ pub struct History {
     pub commands_keep_max: u64,
     /// Default 30 d.
     pub events_keep: Duration,
+    /// So many sessions of each agent, and up to [`SESSIONS_SLACK`] more. Default 200.
+    pub sessions_keep: u32,
 }
+
+/// Old sessions are looked for only so often, by the epoch: not at each of a fleet that comes back.
+pub const SESSIONS_SLACK: u64 = 16;
 
 impl Default for History {
     fn default() -> Self {
         const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
-        Self { commands_keep: MONTH, commands_keep_max: 100_000, events_keep: MONTH }
+        Self { commands_keep: MONTH, commands_keep_max: 100_000, events_keep: MONTH, sessions_keep: 200 }
     }
 }
 

@@ -3,7 +3,10 @@
 //! Unsigned numbers keep their bits in SQLite's signed ones: nothing that a peer reports can fail to be stored.
 
 use crate::master::ports::{Change, Spec};
-use fleet::{AgentRecord, CommandRecord, CommandState, Event, Status};
+use fleet::{
+    AgentId, AgentRecord, ClosedBy, CommandRecord, CommandState, Event, SessionEnd, SessionId, SessionRecord, Status,
+    Told, ToldKind,
+};
 use prost::Message;
 use rusqlite::{Connection, Row, named_params, params, types::Type};
 
@@ -13,13 +16,26 @@ pub const COMMAND: &str = "id, agent_id, agent, spec, state, spool_id, outcome, 
                            finished_ms, output_bytes, gaps, stdin_end, expires_ms";
 pub const EVENT: &str = "seq, time_ms, kind, agent, agent_id, epoch, reason, message";
 
+pub const TOLD: &str = "agent_id, time_ms, kind, reason, detail, duration_ms, attempts, master, epoch";
+pub const SESSION: &str = "agent_id, epoch, started_ms, address, ended_ms, reason, detail, closed_by";
+
 /// Writes one change. `now_ms` is the master's clock.
 pub fn apply(connection: &Connection, change: &Change, now_ms: u64) -> rusqlite::Result<()> {
     match change {
         Change::PutAgent(agent) => put_agent(connection, agent),
         Change::DeleteAgent(id) => {
+            connection.prepare_cached("DELETE FROM sessions WHERE agent_id = ?1")?.execute([&id[..]])?;
+            connection.prepare_cached("DELETE FROM told WHERE agent_id = ?1")?.execute([&id[..]])?;
             connection.prepare_cached("DELETE FROM agents WHERE id = ?1")?.execute([&id[..]]).map(drop)
         }
+        Change::BeginSession(record) => begin_session(connection, record),
+        Change::EndSession(session, end) => end_session(connection, *session, end),
+        Change::AddTold(told) => add_told(connection, told),
+        Change::EndSessions(end) => end_sessions(connection, end),
+        Change::PutMark { reader, seq } => connection
+            .prepare_cached("INSERT OR REPLACE INTO marks (reader, seq) VALUES (?1, ?2)")?
+            .execute(params![reader, *seq as i64])
+            .map(drop),
         Change::PutCommand(command) => put_command(connection, command, now_ms),
         Change::AddEvent(event) => add_event(connection, event),
     }
@@ -84,6 +100,104 @@ fn put_command(connection: &Connection, command: &CommandRecord<Spec>, now_ms: u
             ":stdin_end": command.stdin_end.map(|end| end as i64),
             ":expires": command.expires_unix_ms.map(|at| at as i64),
         })
+        .map(drop)
+}
+
+fn begin_session(connection: &Connection, record: &SessionRecord) -> rusqlite::Result<()> {
+    let SessionId { agent, epoch } = record.session;
+    let started = record.started_unix_ms as i64;
+    // The end of an earlier one was not recorded: a write failed, or the master died.
+    connection
+        .prepare_cached(
+            "UPDATE sessions SET ended_ms = ?2, reason = 'superseded', detail = 'its end was not recorded', \
+             closed_by = 'master' WHERE agent_id = ?1 AND ended_ms IS NULL",
+        )?
+        .execute(params![&agent[..], started])?;
+    let end = record.end.as_ref();
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO sessions (agent_id, epoch, started_ms, address, ended_ms, reason, detail, closed_by) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            &agent[..],
+            epoch as i64,
+            started,
+            record.address,
+            end.map(|end| end.unix_ms as i64),
+            end.map_or("", |end| &end.reason),
+            end.map_or("", |end| &end.detail),
+            end.map_or("", |end| end.closed_by.word()),
+        ])
+        .map(drop)
+}
+
+fn end_session(connection: &Connection, session: SessionId, end: &SessionEnd) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE sessions SET ended_ms = ?3, reason = ?4, detail = ?5, closed_by = ?6 \
+             WHERE agent_id = ?1 AND epoch = ?2 AND ended_ms IS NULL",
+        )?
+        .execute(params![
+            &session.agent[..],
+            session.epoch as i64,
+            end.unix_ms as i64,
+            end.reason,
+            end.detail,
+            end.closed_by.word(),
+        ])
+        .map(drop)
+}
+
+fn end_sessions(connection: &Connection, end: &SessionEnd) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE sessions SET ended_ms = ?1, reason = ?2, detail = ?3, closed_by = ?4 WHERE ended_ms IS NULL",
+        )?
+        .execute(params![end.unix_ms as i64, end.reason, end.detail, end.closed_by.word()])
+        .map(drop)
+}
+
+/// Told twice it is placed by two clocks and two ways here: so close it is the same.
+const TOLD_SAME_MS: i64 = 15_000;
+
+fn add_told(connection: &Connection, told: &Told) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO told (agent_id, time_ms, kind, reason, detail, duration_ms, attempts, master, epoch) \
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 WHERE NOT EXISTS (SELECT 1 FROM told WHERE agent_id = ?1 \
+             AND time_ms BETWEEN ?2 - ?10 AND ?2 + ?10 AND kind = ?3 AND reason = ?4 AND duration_ms = ?6 \
+             AND attempts = ?7 AND master = ?8 AND epoch = ?9)",
+        )?
+        .execute(params![
+            &told.agent[..],
+            told.unix_ms as i64,
+            told.kind.word(),
+            told.reason,
+            told.detail,
+            told.duration_ms as i64,
+            told.attempts,
+            told.master,
+            told.epoch as i64,
+            TOLD_SAME_MS,
+        ])
+        .map(drop)
+}
+
+/// Forgets all but the newest `keep` sessions of an agent, and all but as many of the things that it told.
+pub fn trim_sessions(connection: &Connection, agent: &AgentId, keep: u32) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "DELETE FROM told WHERE agent_id = ?1 AND time_ms <= (SELECT time_ms FROM told WHERE agent_id = ?1 \
+             ORDER BY time_ms DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![&agent[..], keep])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM sessions WHERE agent_id = ?1 AND epoch <= (SELECT epoch FROM sessions WHERE agent_id = ?1 \
+             ORDER BY epoch DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![&agent[..], keep])
         .map(drop)
 }
 
@@ -171,6 +285,40 @@ pub fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         epoch: unsigned(row, 5)?,
         reason: row.get(6)?,
         message: row.get(7)?,
+    })
+}
+
+/// A row of [`SESSION`].
+pub fn session(row: &Row<'_>) -> rusqlite::Result<SessionRecord> {
+    let end = match row.get::<_, Option<i64>>(4)? {
+        None => None,
+        Some(at) => Some(SessionEnd {
+            unix_ms: at as u64,
+            reason: row.get(5)?,
+            detail: row.get(6)?,
+            closed_by: word(row, 7, ClosedBy::ALL, ClosedBy::word)?,
+        }),
+    };
+    Ok(SessionRecord {
+        session: SessionId { agent: row.get(0)?, epoch: unsigned(row, 1)? },
+        started_unix_ms: unsigned(row, 2)?,
+        address: row.get(3)?,
+        end,
+    })
+}
+
+/// A row of [`TOLD`].
+pub fn told(row: &Row<'_>) -> rusqlite::Result<Told> {
+    Ok(Told {
+        agent: row.get(0)?,
+        unix_ms: unsigned(row, 1)?,
+        kind: word(row, 2, ToldKind::ALL, ToldKind::word)?,
+        reason: row.get(3)?,
+        detail: row.get(4)?,
+        duration_ms: unsigned(row, 5)?,
+        attempts: row.get(6)?,
+        master: row.get(7)?,
+        epoch: unsigned(row, 8)?,
     })
 }
 

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 const APPLICATION: i64 = 0x736c_7468;
 
 /// Each step leads from its index to the next version. Steps are never changed, only added.
-const STEPS: [&str; 4] = ["
+const STEPS: &[&str] = &["
     CREATE TABLE agents (
         id BLOB NOT NULL PRIMARY KEY,
         name TEXT NOT NULL,
@@ -96,6 +96,37 @@ const STEPS: [&str; 4] = ["
         revoked_ms INTEGER
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX certificates_by_agent ON certificates (agent_id);
+", "
+    CREATE TABLE sessions (
+        agent_id BLOB NOT NULL,
+        epoch INTEGER NOT NULL,
+        started_ms INTEGER NOT NULL,
+        address TEXT NOT NULL,
+        ended_ms INTEGER,                -- NULL: it lasts
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        closed_by TEXT NOT NULL,         -- agent, master, operator, network
+        PRIMARY KEY (agent_id, epoch)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sessions_open ON sessions (agent_id) WHERE ended_ms IS NULL;
+
+    -- What agents told of their own side.
+    CREATE TABLE told (
+        seq INTEGER PRIMARY KEY,
+        agent_id BLOB NOT NULL,
+        time_ms INTEGER NOT NULL,
+        kind TEXT NOT NULL,              -- session, attempts, start
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        duration_ms INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        master TEXT NOT NULL,
+        epoch INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX told_by_agent ON told (agent_id, time_ms);
+
+    -- How far those have come who read all events.
+    CREATE TABLE marks (reader TEXT NOT NULL PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 "];
 
 /// The version that this program writes.

@@ -12,6 +12,7 @@ use std::{
 };
 
 mod lists;
+mod sessions;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 

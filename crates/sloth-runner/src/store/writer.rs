@@ -3,7 +3,7 @@
 use super::{
     Environment,
     error::{Why, explain},
-    prune::{History, prune, remove_outputs},
+    prune::{History, SESSIONS_SLACK, prune, remove_outputs},
     queue::{Call, Next, Queue},
     rows,
 };
@@ -100,6 +100,11 @@ impl Writer {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for change in changes {
             rows::apply(&transaction, change, now_ms)?;
+            if let Change::BeginSession(record) = change
+                && record.session.epoch.is_multiple_of(SESSIONS_SLACK)
+            {
+                rows::trim_sessions(&transaction, &record.session.agent, self.history.sessions_keep)?;
+            }
         }
         transaction.commit()
     }

@@ -279,7 +279,7 @@ pub fn line(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("these types have string keys and no failing parts") + "\n"
 }
 
-fn present(text: &str) -> Option<&str> {
+pub fn present(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 

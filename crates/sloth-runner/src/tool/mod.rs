@@ -8,6 +8,7 @@ mod credential;
 pub mod duration;
 pub mod ending;
 mod events;
+mod explain;
 pub mod follow;
 pub mod id;
 pub mod json;
@@ -63,6 +64,7 @@ pub fn agent(access: Access, format: Format, command: AgentCommand) -> i32 {
         }
         AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
         AgentCommand::Get { name } => agents::show(tool, name).await,
+        AgentCommand::Explain { name } => explain::show(tool, name).await,
         AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
         AgentCommand::Stop { name } => agents::stop(tool, name).await,
         AgentCommand::Events { name, follow, last } => events::show(tool, name, follow, last).await,

@@ -6,7 +6,7 @@ use std::{fs, io::Write, net::TcpListener, path::Path, process::Command, process
 /// A master that does not start, and what it says.
 fn refused(state: &Path, listen: &str) -> String {
     let mut command = program(state.parent().unwrap());
-    command.args(["master", "start", "--listen", listen, "--state-dir"]).arg(state);
+    command.args(["master", "start", "--set", "http.listen=\"\"", "--listen", listen, "--state-dir"]).arg(state);
     let done = Running::start(command, Stdio::null()).done().expect(1);
     assert!(done.stdout.is_empty(), "{}", done.text());
     done.stderr

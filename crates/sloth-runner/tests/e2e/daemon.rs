@@ -138,7 +138,17 @@ fn an_agent_that_is_stopped_from_afar_leaves_no_parent_that_starts_it_again() {
 fn a_master_in_the_background_serves_and_ends_when_it_is_asked_to() {
     let folder = TempDir::new().unwrap();
     let mut command = program(folder.path());
-    command.args(["master", "start", "--daemon", "--listen", "127.0.0.1:0", "--state-dir", "state"]);
+    command.args([
+        "master",
+        "start",
+        "--daemon",
+        "--set",
+        "http.listen=\"\"",
+        "--listen",
+        "127.0.0.1:0",
+        "--state-dir",
+        "state",
+    ]);
     let said = Running::start(command, Stdio::null()).done().expect(0).text();
     let word_after = |text: &str| said.split(text).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let pid = word_after("In the background as process ").parse().unwrap();

@@ -22,6 +22,8 @@ mod orphans;
 mod outage;
 mod pace;
 mod port;
+mod prometheus;
 mod queue;
 mod run;
 mod scenarios;
+mod watch;

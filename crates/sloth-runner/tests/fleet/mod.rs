@@ -43,6 +43,7 @@ pub struct Master {
     pub running: Running,
     /// Of its next process, beside what it inherits.
     pub env: Env,
+    settings: Vec<String>,
 }
 
 pub type Env = Vec<(&'static str, OsString)>;
@@ -60,26 +61,42 @@ pub struct Agent {
 
 impl Master {
     pub fn start() -> Self {
+        // Metrics have a fixed port, which is nobody's here.
+        Self::with(&["http.listen=\"\""])
+    }
+
+    /// With these settings, `key=value` each.
+    pub fn with(settings: &[&str]) -> Self {
+        Self::on_with(Self::free(), settings)
+    }
+
+    fn free() -> SocketAddr {
         // An address that no other test has: a dead master's port is nobody else's, and nothing connects to itself.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let (pid, count) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let [high, low] = ((pid % 60_000) as u16).to_be_bytes();
-        Self::on(SocketAddr::from((Ipv4Addr::new(127, high + 1, low, count as u8), 0)))
+        SocketAddr::from((Ipv4Addr::new(127, high + 1, low, count as u8), 0))
     }
 
     pub fn on(address: SocketAddr) -> Self {
+        Self::on_with(address, &["http.listen=\"\""])
+    }
+
+    fn on_with(address: SocketAddr, settings: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
-        let running = Self::spawn(folder.path(), address, &Env::new());
-        let mut master = Self { folder, address, running, env: Env::new() };
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let running = Self::spawn(folder.path(), address, &settings, &Env::new());
+        let mut master = Self { folder, address, running, env: Env::new(), settings };
         master.address = master.is_up();
         master
     }
 
-    fn spawn(folder: &Path, address: SocketAddr, env: &Env) -> Running {
+    fn spawn(folder: &Path, address: SocketAddr, settings: &[String], env: &Env) -> Running {
         let state = folder.join("master");
         let mut command = program(folder);
         command.envs(env.iter().map(|(key, value)| (key, value)));
         command.args(["master", "start", "--listen", &address.to_string(), "--state-dir"]).arg(state);
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
         Running::start(command, Stdio::null())
     }
 
@@ -97,7 +114,7 @@ impl Master {
     /// On the same address and database.
     pub fn again(&mut self) {
         self.running.kill();
-        self.running = Self::spawn(self.folder.path(), self.address, &self.env);
+        self.running = Self::spawn(self.folder.path(), self.address, &self.settings, &self.env);
         self.is_up();
     }
 

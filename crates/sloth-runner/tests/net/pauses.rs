@@ -132,7 +132,16 @@ fn clocks_that_jump_by_a_day_change_nothing() -> String {
     let mut command = program(site.folder.path());
     site.host.put(&mut command);
     masters.hang_in(&mut command);
-    command.args(["master", "start", "--insecure", "--listen", &format!("{MASTER}:{PORT}"), "--state-dir"]);
+    command.args([
+        "master",
+        "start",
+        "--insecure",
+        "--set",
+        "http.listen=\"\"",
+        "--listen",
+        &format!("{MASTER}:{PORT}"),
+        "--state-dir",
+    ]);
     command.arg(site.path("master"));
     site.master = Running::start(command, Stdio::null());
     site.master.out.line("listening on");

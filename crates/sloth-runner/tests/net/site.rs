@@ -182,7 +182,9 @@ impl Agent {
 pub fn start_master(folder: &Path, host: &Space, listen: &str, state: &str) -> Running {
     let mut command = program(folder);
     host.put(&mut command);
-    command.args(["master", "start", "--insecure", "--listen", listen, "--state-dir"]).arg(folder.join(state));
+    command
+        .args(["master", "start", "--insecure", "--set", "http.listen=\"\"", "--listen", listen, "--state-dir"])
+        .arg(folder.join(state));
     let running = Running::start(command, Stdio::null());
     running.out.line("listening on");
     running

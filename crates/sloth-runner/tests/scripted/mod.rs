@@ -2,8 +2,8 @@
 
 use proto::{
     AgentRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventRow, EventsReply, EventsRequest,
-    GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListReply, ListRequest, LogsRequest,
-    OutputChunk, OutputStream, RunReply, RunRequest, RunStart, StdinChunk, StopReply, StopRequest,
+    ExplainReply, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListReply, ListRequest,
+    LogsRequest, OutputChunk, OutputStream, RunReply, RunRequest, RunStart, StdinChunk, StopReply, StopRequest,
     fleet_server::{Fleet, FleetServer},
     run_reply, run_request,
 };
@@ -248,6 +248,10 @@ impl Fleet for Master {
         _: Request<proto::RevokeTokenRequest>,
     ) -> Result<Response<proto::RevokeTokenReply>, Status> {
         Err(Status::unimplemented("no tokens here"))
+    }
+
+    async fn explain(&self, _: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {

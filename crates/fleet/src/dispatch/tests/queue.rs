@@ -23,6 +23,19 @@ fn queued(expires: Option<Duration>) -> Bench {
     bench
 }
 
+#[test]
+fn an_agents_unfinished_commands_are_listed_in_the_order_in_which_they_came() {
+    let mut bench = away();
+    for command in ["z", "a", "m"] {
+        assert_eq!(enqueue(&mut bench, command, None), Ok(Submitted::New));
+    }
+    bench.settle();
+    let listed = |limit| bench.fleet.dispatch().unfinished_of(id(1), limit);
+    assert_eq!(listed(2), (vec!["z".to_owned(), "a".to_owned()], 3));
+    assert_eq!(bench.fleet.dispatch().unfinished_of(id(2), 9), (vec![], 0));
+    assert_eq!(bench.fleet.dispatch().queued_in_all(), 3);
+}
+
 /// Ids that an agent is told to run, in order.
 fn told(effects: &[Effect<u32>]) -> Vec<String> {
     let run = |effect: &Effect<u32>| match effect {

@@ -26,6 +26,9 @@ struct Tables {
     agents: BTreeMap<fleet::AgentId, fleet::AgentRecord>,
     commands: BTreeMap<String, Record>,
     events: Vec<fleet::Event>,
+    sessions: BTreeMap<(fleet::AgentId, u64), fleet::SessionRecord>,
+    told: Vec<fleet::Told>,
+    marks: BTreeMap<&'static str, u64>,
     failure: Option<String>,
 }
 
@@ -55,7 +58,26 @@ impl Store for MemoryStore {
             for change in changes {
                 match change {
                     Change::PutAgent(record) => drop(tables.agents.insert(record.id, record)),
-                    Change::DeleteAgent(id) => drop(tables.agents.remove(&id)),
+                    Change::DeleteAgent(id) => {
+                        tables.agents.remove(&id);
+                        tables.sessions.retain(|(agent, _), _| *agent != id);
+                    }
+                    Change::BeginSession(record) => {
+                        let key = (record.session.agent, record.session.epoch);
+                        tables.sessions.insert(key, record);
+                    }
+                    Change::EndSession(session, end) => {
+                        if let Some(record) = tables.sessions.get_mut(&(session.agent, session.epoch)) {
+                            record.end.get_or_insert(end);
+                        }
+                    }
+                    Change::EndSessions(end) => {
+                        for record in tables.sessions.values_mut() {
+                            record.end.get_or_insert_with(|| end.clone());
+                        }
+                    }
+                    Change::AddTold(told) => tables.told.push(told),
+                    Change::PutMark { reader, seq } => drop(tables.marks.insert(reader, seq)),
                     Change::PutCommand(record) => drop(tables.commands.insert(record.id.clone(), record)),
                     Change::AddEvent(event) => tables.events.push(event),
                 }
@@ -78,6 +100,31 @@ impl Store for MemoryStore {
         let mut events: Vec<_> = tables.events.iter().filter(matching).cloned().collect();
         events.sort_by_key(|event| event.seq);
         Ok(events.split_off(events.len().saturating_sub(limit)))
+    }
+
+    fn events_from(&self, after_seq: u64, limit: usize) -> Result<Vec<fleet::Event>, String> {
+        let tables = self.tables.lock().unwrap();
+        let mut events: Vec<_> = tables.events.iter().filter(|event| event.seq > after_seq).cloned().collect();
+        events.sort_by_key(|event| event.seq);
+        events.truncate(limit);
+        Ok(events)
+    }
+
+    fn sessions(&self, agent: fleet::AgentId, limit: usize) -> Result<Vec<fleet::SessionRecord>, String> {
+        let tables = self.tables.lock().unwrap();
+        let range = tables.sessions.range((agent, 0)..=(agent, u64::MAX)).rev();
+        Ok(range.map(|(_, record)| record.clone()).take(limit).collect())
+    }
+
+    fn told(&self, agent: fleet::AgentId, limit: usize) -> Result<Vec<fleet::Told>, String> {
+        let tables = self.tables.lock().unwrap();
+        let mut told: Vec<_> = tables.told.iter().rev().filter(|told| told.agent == agent).cloned().collect();
+        told.truncate(limit);
+        Ok(told)
+    }
+
+    fn mark(&self, reader: &str) -> Result<Option<u64>, String> {
+        Ok(self.tables.lock().unwrap().marks.get(reader).copied())
     }
 
     fn command(&self, id: &str) -> Result<Option<Record>, String> {

@@ -1,0 +1,137 @@
+//! Who asked for a session and was turned away. In memory: refusals are events, too, but not each of a hundred a minute,
+//! and those who are asked to come back later are none.
+
+use super::Register;
+use crate::{AgentId, AgentRecord, Now};
+use link::LossReason;
+use std::{collections::HashMap, time::Duration};
+
+/// So many are remembered, then the one that is the longest ago is forgotten for the next: some 300 KB.
+const REMEMBERED_MAX: usize = 1_024;
+
+/// What became of a registration that led to no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Turned {
+    Rejected(LossReason),
+    /// Asked to come back after a while: no failure.
+    RetryLater,
+}
+
+impl Turned {
+    /// Fixed: a reason, or `retry_later`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Rejected(reason) => reason.word(),
+            Self::RetryLater => "retry_later",
+        }
+    }
+}
+
+/// Registrations of one agent that were turned away for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    pub name: String,
+    pub id: AgentId,
+    pub turned: Turned,
+    pub count: u64,
+    pub first_unix_ms: u64,
+    pub last_unix_ms: u64,
+    /// As the last of them said.
+    pub host: String,
+    pub address: String,
+    /// What the last of them was told.
+    pub message: String,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    known: HashMap<(String, AgentId, Turned), (Duration, Attempt)>,
+}
+
+impl Attempts {
+    pub(super) fn note(&mut self, now: Now, register: &Register, turned: Turned, message: &str) {
+        self.add(now, (&register.name, register.id, turned), &register.host, &register.address, message);
+    }
+
+    /// Of an agent that is known.
+    pub(super) fn note_of(&mut self, now: Now, record: &AgentRecord, turned: Turned, message: &str) {
+        self.add(now, (&record.name, record.id, turned), &record.host, &record.address, message);
+    }
+
+    fn add(&mut self, now: Now, key: (&str, AgentId, Turned), host: &str, address: &str, message: &str) {
+        let key = (key.0.to_owned(), key.1, key.2);
+        if self.known.len() >= REMEMBERED_MAX && !self.known.contains_key(&key) {
+            let oldest = self.known.iter().min_by_key(|(_, (last, _))| *last).map(|(key, _)| key.clone());
+            if let Some(oldest) = oldest {
+                self.known.remove(&oldest);
+            }
+        }
+        let (name, id, turned) = key.clone();
+        let (last, attempt) = self.known.entry(key).or_insert_with(|| {
+            let (host, address, message) = Default::default();
+            let (first_unix_ms, last_unix_ms) = (now.unix_ms, now.unix_ms);
+            (now.monotonic, Attempt { name, id, turned, count: 0, first_unix_ms, last_unix_ms, host, address, message })
+        });
+        *last = now.monotonic;
+        attempt.count += 1;
+        attempt.last_unix_ms = now.unix_ms;
+        host.clone_into(&mut attempt.host);
+        address.clone_into(&mut attempt.address);
+        message.clone_into(&mut attempt.message);
+    }
+
+    /// Under this name, or with this id; latest first.
+    pub(super) fn of(&self, name: &str, id: Option<AgentId>) -> Vec<Attempt> {
+        let theirs = |attempt: &&(Duration, Attempt)| attempt.1.name == name || Some(attempt.1.id) == id;
+        let mut found: Vec<_> = self.known.values().filter(theirs).collect();
+        found.sort_by_key(|(last, attempt)| (std::cmp::Reverse(*last), attempt.turned.word()));
+        found.into_iter().map(|(_, attempt)| attempt.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic: Duration::from_secs(seconds), unix_ms: seconds * 1_000 }
+    }
+
+    fn of(name: &str, id: u8) -> Register {
+        Register { name: name.to_owned(), id: [id; 16], host: format!("host{id}"), ..Register::default() }
+    }
+
+    #[test]
+    fn attempts_are_counted_by_name_id_and_reason_and_found_by_name_or_id() {
+        let mut attempts = Attempts::default();
+        let taken = Turned::Rejected(LossReason::NameTaken);
+        attempts.note(at(1), &of("a", 1), taken, "one");
+        attempts.note(at(5), &of("a", 1), taken, "two");
+        attempts.note(at(3), &of("a", 2), Turned::RetryLater, "busy");
+        attempts.note(at(4), &of("b", 1), Turned::Rejected(LossReason::DuplicateId), "copy");
+        let told = |found: Vec<Attempt>| -> Vec<_> {
+            let told = |one: Attempt| (one.name, one.id[0], one.turned.word(), one.count, one.message);
+            found.into_iter().map(told).collect()
+        };
+        let a1 = ("a".to_owned(), 1, "name_taken", 2, "two".to_owned());
+        let a2 = ("a".to_owned(), 2, "retry_later", 1, "busy".to_owned());
+        let b1 = ("b".to_owned(), 1, "duplicate_id", 1, "copy".to_owned());
+        assert_eq!(told(attempts.of("a", None)), [a1.clone(), a2.clone()]);
+        assert_eq!(told(attempts.of("a", Some([1; 16]))), [a1, b1, a2]);
+        assert_eq!(told(attempts.of("x", None)), []);
+        let first = &attempts.of("a", None)[0];
+        assert_eq!((first.first_unix_ms, first.last_unix_ms), (1_000, 5_000));
+    }
+
+    #[test]
+    fn a_flood_of_names_takes_no_more_than_stated_and_the_latest_stay() {
+        let mut attempts = Attempts::default();
+        for n in 0..3_000 {
+            attempts.note(at(n), &of(&n.to_string(), 1), Turned::RetryLater, "");
+        }
+        assert_eq!(attempts.known.len(), REMEMBERED_MAX);
+        assert_eq!(attempts.of("2999", None).len(), 1);
+        assert_eq!(attempts.of("1975", None).len(), 0);
+        assert_eq!(attempts.of("1976", None).len(), 1);
+    }
+}

@@ -1,0 +1,92 @@
+//! Why is this agent as it is? From all that is known of it.
+
+use super::{no_agent, unreadable};
+use crate::master::{core::Core, rows};
+use fleet::{AgentId, AgentView, Attempt, Now, advice::Why};
+use proto::{AgentRow, ExplainReply};
+use std::sync::Arc;
+use tonic::Status;
+
+/// More than are kept at the default.
+const SESSIONS_MAX: usize = 500;
+const TOLD_MAX: usize = 100;
+const COMMANDS_MAX: usize = 100;
+
+/// What is said of a name that somebody was turned away under, and that no agent has.
+const UNKNOWN: &str = "Unknown";
+
+/// # Errors
+/// Nobody has this name and nobody was turned away under it, or the store cannot be read.
+pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Status> {
+    let now = core.now();
+    let seen = core.read(|fleet| {
+        let id = fleet.registry().find(name).or_else(|| fleet::id_from_hex(name));
+        let view = id.and_then(|id| fleet.registry().view(id));
+        let known_as = view.as_ref().map_or(name, |view| &view.record.name).to_owned();
+        let (commands, commands_in_all) = match &view {
+            Some(view) => fleet.dispatch().unfinished_of(view.record.id, COMMANDS_MAX),
+            None => (Vec::new(), 0),
+        };
+        (fleet.registry().attempts(&known_as, id), view, commands, commands_in_all)
+    });
+    let (attempts, view, commands, commands_in_all) = seen;
+    let Some(view) = view else {
+        return never_registered(attempts, now).ok_or_else(|| no_agent(name));
+    };
+    let id = view.record.id;
+    let (sessions, told) = history(core, id).await?;
+    let closed_by = sessions.iter().find_map(|session| session.end.as_ref()).map(|end| end.closed_by);
+    let why = Why::of(&view.record, &attempts, closed_by, now.unix_ms);
+    let (next_beat_unix_ms, lost_at_unix_ms) = expected(&view, now);
+    Ok(ExplainReply {
+        sessions: sessions.into_iter().map(rows::session).collect(),
+        attempts: attempts.into_iter().map(rows::attempt).collect(),
+        advice: why.advice().to_owned(),
+        clock_known: view.clock_skew_ms.is_some(),
+        clock_skew_ms: view.clock_skew_ms.unwrap_or(0),
+        next_beat_unix_ms,
+        lost_at_unix_ms,
+        commands,
+        commands_in_all: u32::try_from(commands_in_all).unwrap_or(u32::MAX),
+        certificate_expires_unix_ms: 0,
+        time_unix_ms: now.unix_ms,
+        told: told.into_iter().map(rows::told).collect(),
+        agent: Some(rows::agent(view)),
+    })
+}
+
+async fn history(core: &Arc<Core>, id: AgentId) -> Result<(Vec<fleet::SessionRecord>, Vec<fleet::Told>), Status> {
+    let read = move |core: &Core| Ok((core.store.sessions(id, SESSIONS_MAX)?, core.store.told(id, TOLD_MAX)?));
+    core.blocking(read).await.map_err(|error| unreadable(&error))
+}
+
+/// When the next beat is due, and when the agent is lost without one. 0 without a session.
+fn expected(view: &AgentView, now: Now) -> (u64, u64) {
+    let (Some(deadline), Some(interval)) = (view.deadline, view.interval) else { return (0, 0) };
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let lost_at = now.unix_ms + millis(deadline.saturating_sub(now.monotonic));
+    (view.record.last_heartbeat_unix_ms + millis(interval), lost_at)
+}
+
+/// Of somebody who is only known for having been turned away.
+fn never_registered(attempts: Vec<Attempt>, now: Now) -> Option<ExplainReply> {
+    let last = attempts.first()?;
+    let agent = AgentRow {
+        name: last.name.clone(),
+        id: fleet::hex(&last.id),
+        status: UNKNOWN.to_owned(),
+        reason: last.turned.word().to_owned(),
+        detail: last.message.clone(),
+        since_unix_ms: last.last_unix_ms,
+        address: last.address.clone(),
+        host: last.host.clone(),
+        ..AgentRow::default()
+    };
+    Some(ExplainReply {
+        advice: Why::turned(last.turned).advice().to_owned(),
+        attempts: attempts.into_iter().map(rows::attempt).collect(),
+        agent: Some(agent),
+        time_unix_ms: now.unix_ms,
+        ..ExplainReply::default()
+    })
+}
