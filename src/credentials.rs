@@ -303,6 +303,8 @@ mod tests {
             assert_eq!(failure.detail, "the files of its certificate could not be read within 8s: their disk hangs");
         }
         drop(hangs);
+        // A paused clock runs ahead of threads.
+        tokio::time::resume();
         let failure = configured(Some(tls)).await.err().expect("there is no such file");
         assert!(
             failure.detail.starts_with("tls.ca_file is /nowhere/ca.pem, which cannot be read"),
