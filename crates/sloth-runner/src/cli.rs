@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(parse("master status -o json").unwrap().output, Format::Json);
         assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
         assert_eq!(parse("master check -o json").unwrap().output, Format::Json);
-        for line in ["master start -o json", "-o json demo", "-o json agent status", "-o json agent start --name a"] {
+        for line in ["master start -o json", "-o json demo", "-o json agent check", "-o json agent start --name a"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         for line in ["master start --master a", "--master a master status", "demo --master a"] {
