@@ -27,7 +27,7 @@ pub async fn show(tool: &Tool, name: String) -> i32 {
 
 /// `-o json`. The field names are an interface.
 #[derive(Serialize)]
-struct Explained<'a> {
+pub struct Explained<'a> {
     #[serde(flatten)]
     row: json::Agent<'a>,
     host: &'a str,
@@ -85,7 +85,7 @@ struct Told<'a> {
     epoch: Option<u64>,
 }
 
-fn document(reply: &ExplainReply) -> Explained<'_> {
+pub fn document(reply: &ExplainReply) -> Explained<'_> {
     let agent = reply.agent.as_ref().unwrap_or(&NOBODY);
     Explained {
         row: json::agent(agent),
