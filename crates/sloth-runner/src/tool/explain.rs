@@ -17,7 +17,7 @@ const SHOWN_MAX: usize = 10;
 /// A clock that is off by less is not worth a word: a heartbeat may have taken as long.
 const SKEW_MIN_MS: u64 = 1_000;
 
-pub async fn show(tool: &Tool, name: String) -> i32 {
+pub(super) async fn show(tool: &Tool, name: String) -> i32 {
     let reply = tool.master.call(async move |mut client| client.explain(GetRequest { name }).await).await;
     show_answer(tool.format, reply, |reply| match tool.format {
         Format::Json => json::document(&document(&reply)),
