@@ -29,7 +29,7 @@ const ROWS_MAX: usize = 200;
 const TEXT_MAX: usize = 200;
 const WORDS_MAX: usize = 8;
 const LABELS_MAX: usize = 8;
-/// Labels and values that are counted. One with more values tells agents apart, and makes no groups.
+/// Labels and values that are counted. One with more values, or none that two agents have, makes no groups.
 const KEYS_MAX: usize = 32;
 const VALUES_MAX: usize = 100;
 /// Of these, shown: the ones that most agents have.
@@ -262,7 +262,7 @@ impl Counts {
 fn groups(labels: Labels) -> Vec<Label> {
     let mut groups: Vec<(usize, Label)> = labels
         .into_iter()
-        .filter(|(_, values)| values.len() <= VALUES_MAX)
+        .filter(|(_, values)| values.len() <= VALUES_MAX && values.values().any(|counts| counts.all() > 1))
         .map(|(key, values)| {
             let all = values.values().map(|counts| counts.all()).sum();
             let more = values.len() > VALUES_SHOWN;
@@ -362,10 +362,10 @@ mod tests {
             let labels = [("serial", serial.as_str()), ("site", site.as_str()), ("os", "linux")];
             tally.add(&record(n, "x", Status::Active, 0, &labels), true);
         }
-        tally.add(&record(200, "x", Status::Inactive, 0, &[("os", "linux"), ("<b>", "<script>")]), true);
+        tally.add(&record(200, "x", Status::Inactive, 0, &[("os", "linux"), ("alone", "1")]), true);
         let groups = groups(tally.labels);
         let keys: Vec<_> = groups.iter().map(|label| (label.key.as_str(), label.values.len(), label.more)).collect();
-        assert_eq!(keys, [("os", 1, false), ("site", 12, true), ("<b>", 1, false)]);
+        assert_eq!(keys, [("os", 1, false), ("site", 12, true)]);
         assert_eq!(groups[0].values[0].counts, Counts { active: 150, inactive: 1, stopped: 0 });
         let mut many = Tally::default();
         for n in 0..200 {

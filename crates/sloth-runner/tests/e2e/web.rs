@@ -11,7 +11,7 @@ use sloth_runner::{
     master::ports::Store,
     store::{Environment, History, SqliteStore},
 };
-use std::{net::SocketAddr, path::Path, sync::mpsc as std_mpsc};
+use std::{net::SocketAddr, ops::Range, path::Path, sync::mpsc as std_mpsc};
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -28,13 +28,13 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn gather(master: SocketAddr, count: u32) -> Self {
+    fn gather(master: SocketAddr, which: Range<u32>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let agents = runtime.block_on(async {
             let mut agents = Vec::new();
             let mut channel: Option<Channel> = None;
-            for n in 0..count {
-                if n % STREAMS == 0 {
+            for n in which {
+                if channel.is_none() || n % STREAMS == 0 {
                     let endpoint = Channel::from_shared(format!("http://{master}")).unwrap();
                     channel = Some(endpoint.connect().await.unwrap());
                 }
@@ -65,7 +65,7 @@ fn register(n: u32) -> Register {
     let site = ["lisbon", "tallinn", "osaka", "quito", "accra"][(n % 5) as usize];
     let mut labels =
         vec![("site", site.to_owned()), ("arch", ["aarch64", "armv7", "x86_64"][(n % 3) as usize].to_owned())];
-    if n == 3 {
+    if n >= AGENTS {
         labels.push((HOSTILE, format!("\"><script>{HOSTILE}</script>")));
     }
     Register {
@@ -141,7 +141,7 @@ fn the_page_shows_five_thousand_agents_follows_a_loss_and_runs_nothing_that_agen
     let page = metrics_of(&master);
     agent.again();
     master.until_status("lady", "Active");
-    let mut crowd = Crowd::gather(master.address, AGENTS);
+    let mut crowd = Crowd::gather(master.address, 0..AGENTS);
     crowd.lose(37);
     let script = format!("echo building; echo {HOSTILE:?}; echo 'no space left' >&2; seq 1 40; exit 3");
     master.tool(&["agent", "run", "lady", "--", "sh", "-c", &script]).expect(3);
@@ -149,7 +149,7 @@ fn the_page_shows_five_thousand_agents_follows_a_loss_and_runs_nothing_that_agen
     master.tool(&["agent", "run", "lady", "--", "systemctl-none"]).expect(255);
 
     let browser = Browser::start();
-    browser.look(1360, 860, "light");
+    browser.look(1280, 800, "light");
     let cable = Cable::to_address(page);
     browser.open(&link(&master).replace(&page.to_string(), &cable.address()));
     browser.until("document.querySelectorAll('#agents tbody tr').length === 100");
@@ -159,17 +159,20 @@ fn the_page_shows_five_thousand_agents_follows_a_loss_and_runs_nothing_that_agen
     // Neither the code nor a token stays in the address, and a script cannot read the cookie.
     assert_eq!(browser.run("return location.hash + document.cookie"), "#/");
     shot(&browser, "web-fleet");
-    browser.look(1360, 860, "dark");
+    browser.look(1280, 800, "dark");
     shot(&browser, "web-dark");
     browser.look(390, 844, "light");
     let wide = browser.run("return document.documentElement.scrollWidth");
     assert!(wide.as_u64().unwrap() <= 390, "the page is {wide} wide on a phone");
     shot(&browser, "web-phone");
-    browser.look(1360, 860, "light");
+    browser.look(1280, 800, "light");
 
+    // What agents say is text, in the counts by label as in the rows.
+    let hostile = Crowd::gather(master.address, AGENTS..AGENTS + 2);
+    browser.until("[...document.querySelectorAll('#labels h3')].some((key) => key.textContent.startsWith('<img'))");
     // By keyboard: a search, and on to the agent.
     browser.run("document.querySelector('#q').focus()");
-    browser.press("node-0003");
+    browser.press("node-5001");
     browser.until("document.querySelector('#range').textContent === '1–1 of 1'");
     let tags = browser.run("return document.querySelector('#agents .tags').innerText");
     assert!(tags.as_str().unwrap().contains(HOSTILE), "{tags}");
@@ -189,6 +192,9 @@ fn the_page_shows_five_thousand_agents_follows_a_loss_and_runs_nothing_that_agen
     let output = browser.run("return document.querySelector('.output pre').textContent");
     assert!(output.as_str().unwrap().contains(HOSTILE), "{output}");
     assert_eq!(browser.run("return document.querySelectorAll('main img, main script').length"), 0);
+    drop(hostile);
+    browser.look(1280, 1080, "light");
+    browser.run("scrollTo(0, 0)");
     shot(&browser, "web-agent");
 
     // A loss arrives without a reload: this stays in the page.
