@@ -166,3 +166,18 @@ pub async fn serve(core: Arc<Core>, http: Http) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::access::{Who, decide};
+
+    /// The page asks in the place of whoever has signed in, past the table: so the table must let them.
+    #[test]
+    fn whoever_may_look_at_the_page_may_make_the_calls_behind_it() {
+        for call in ["List", "Get", "Explain", "Events", "ListCommands", "GetCommand", "Logs"] {
+            for who in [Who::Viewer, Who::Operator] {
+                assert!(decide(&format!("/agent.Fleet/{call}"), who).is_ok(), "{who:?} {call}");
+            }
+        }
+    }
+}

@@ -306,8 +306,9 @@ async fn events_come_as_they_happen_to_so_many_pages_and_end_with_the_session() 
     for _ in 0..32 {
         let mut stream = TcpStream::connect(page.address).await.unwrap();
         let (cookie, key) = (&session.cookie, &session.key);
-        let head =
-            format!("GET /api/events HTTP/1.1\r\nhost: localhost\r\ncookie: {cookie}\r\nsloth-key: {key}\r\n\r\n");
+        let head = format!(
+            "GET /api/events HTTP/1.1\r\nconnection: close\r\nhost: localhost\r\ncookie: {cookie}\r\nsloth-key: {key}\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut seen = String::new();
         while !seen.contains("agent.connected") {
