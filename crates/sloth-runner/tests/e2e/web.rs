@@ -174,13 +174,14 @@ fn the_page_shows_five_thousand_agents_follows_a_loss_and_runs_nothing_that_agen
     browser.run("document.querySelector('#q').focus()");
     browser.press("node-5001");
     browser.until("document.querySelector('#range').textContent === '1–1 of 1'");
+    browser.until("document.querySelector('#agents tbody a')?.textContent === 'node-5001'");
     let tags = browser.run("return document.querySelector('#agents .tags').innerText");
     assert!(tags.as_str().unwrap().contains(HOSTILE), "{tags}");
     assert_eq!(browser.run("return document.querySelectorAll('main img, main script, aside img').length"), 0);
     assert_eq!(browser.run("return document.title"), "Fleet – Sloth Runner");
     browser.run("const q = document.querySelector('#q'); q.value = ''; q.focus(); q.dispatchEvent(new Event('input'))");
     browser.press("lady");
-    browser.until("document.querySelector('#range').textContent === '1–1 of 1'");
+    browser.until("document.querySelector('#agents tbody a')?.textContent === 'lady'");
     browser.run("document.querySelector('#agents tbody a').focus()");
     browser.press("\u{e007}");
     browser.until("document.activeElement.id === 'agent-title' && document.activeElement.textContent === 'lady'");
