@@ -14,7 +14,7 @@ pub mod outputs;
 pub mod security;
 pub mod store;
 pub mod tool;
-mod web;
+pub mod web;
 pub mod webhook;
 
 use std::{ffi::OsString, io::Write};

@@ -7,6 +7,7 @@ mod init;
 mod reload;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use crate::{
     cli::Format,
@@ -38,10 +39,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What the line begins with that says the master is up.
 const STARTED: &str = "Master ";
@@ -66,6 +64,8 @@ pub enum MasterCommand {
     Check(CheckArgs),
     /// Make what a master needs that other hosts reach: certificates, a configuration, and a token for agents
     Init(init::InitArgs),
+    /// Print a link that signs a browser in to the web page of the master that runs on this machine, once
+    Web(ControlArgs),
     /// Copy the database while the master runs
     Backup(BackupArgs),
 }
@@ -158,6 +158,7 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
         MasterCommand::Start(args) => start(args),
         MasterCommand::Stop(args) => args.config.state_dir().and_then(|path| control::stop(&path, format)),
         MasterCommand::Status(args) => args.config.state_dir().and_then(|path| control::status(&path, format)),
+        MasterCommand::Web(args) => args.config.state_dir().and_then(|path| web::link(&path, format)),
         MasterCommand::Check(args) => check(args, format),
         MasterCommand::Init(args) => init::init(args),
         MasterCommand::Backup(args) => backup(args, format),
@@ -295,7 +296,7 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             daemon::detach(log);
         }
         let options = Options {
-            http: bind_http(config)?,
+            http: web::bind(config, security.as_ref())?,
             webhook: webhook(config)?,
             name: sloth_agent::config::host_name(),
             registrations_per_second: config.registrations_per_second,
@@ -324,30 +325,6 @@ fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), 
         _ => None,
     };
     Ok((acceptor, authority))
-}
-
-/// That a port which nobody asked for is taken, as by a second master of this host, is no reason not to serve.
-fn bind_http(config: &MasterConfig) -> Result<Option<TcpListener>, String> {
-    let Some(address) = config.http_listen else { return Ok(None) };
-    match listen::bind(address) {
-        Ok(listener) => {
-            let address = listener.local_addr().map_err(|error| error.to_string())?;
-            log::info!("Health and metrics on http://{address}");
-            if !address.ip().to_canonical().is_loopback() {
-                log::warn!("Whoever reaches http://{address} sees numbers and the names of agents");
-            }
-            Ok(Some(listener))
-        }
-        Err(error) if config.http_asked => {
-            let why = describe(&error.error);
-            Err(format!("cannot listen on {address} (http.listen): {why}; take another, or \"\" for none"))
-        }
-        Err(error) => {
-            let why = describe(&error.error);
-            log::warn!("No health and metrics: cannot listen on {address}: {why}; set http.listen, or \"\" for none");
-            Ok(None)
-        }
-    }
 }
 
 fn webhook(config: &MasterConfig) -> Result<Option<Webhook>, String> {

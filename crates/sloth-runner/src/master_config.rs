@@ -28,6 +28,9 @@ pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 
 const HTTP_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50080);
 
+/// Names of one master.
+const HOSTS_MAX: usize = 16;
+
 /// Looked for where `--config` names none, best first.
 const FILES: [&str; 2] = ["master.toml", "/etc/sloth-runner/master.toml"];
 
@@ -46,6 +49,8 @@ pub struct MasterConfig {
     pub http_listen: Option<SocketAddr>,
     /// Somebody has set it: that it is taken is an error then.
     pub http_asked: bool,
+    /// Names under which a proxy passes requests on, besides those of this host. Default: none.
+    pub http_hosts: Vec<String>,
     /// Of the whole fleet, kept by stretching intervals. Default 5,000.
     pub heartbeats_per_second: u32,
     /// Default 5,000.
@@ -140,6 +145,7 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
         store,
         http_listen: http.value.unwrap_or(Some(HTTP_LISTEN_DEFAULT)),
         http_asked: !http.is_default(),
+        http_hosts: reader.list("http.hosts", HOSTS_MAX, check_host).value.unwrap_or_default(),
         heartbeats_per_second: heartbeats.value,
         registrations_per_second: registrations.value,
         history: History {
@@ -163,8 +169,8 @@ fn http_listen(reader: &mut Reader, insecure: bool) -> Setting<Option<Option<Soc
     {
         let text = format!(
             "http.listen is {address}, which other hosts can reach, and it speaks plain HTTP: whoever reaches it sees \
-             numbers and the names of agents; add --insecure to accept that, or listen on {HTTP_LISTEN_DEFAULT} and put \
-             a proxy with TLS before it"
+             numbers and the names of agents, and who is on the way sees what its web page shows; add --insecure to \
+             accept that, or listen on {HTTP_LISTEN_DEFAULT} and put a proxy with TLS before it"
         );
         reader.problem(&http.origin, text);
     }
@@ -298,5 +304,14 @@ fn check_http(text: &str) -> Result<Option<SocketAddr>, String> {
         Err(_) => {
             Err("not an IP address with a port: write it like 127.0.0.1:50080 or [::1]:50080, or \"\" for none".into())
         }
+    }
+}
+
+/// A name, as it stands in `Host`, in small letters.
+fn check_host(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    match !text.is_empty() && text.len() <= 253 && text.bytes().all(good) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("not a name: write it without scheme and port, like sloth.example.org".into()),
     }
 }

@@ -210,3 +210,43 @@ async fn files_of_tls_that_cannot_be_used_are_found_by_check() {
     let said: serde_json::Value = serde_json::from_str(&done.out).expect("one document");
     assert!(done.code == 2 && said["valid"] == false && said["problems"][0].as_str().unwrap().contains("tls.key_file"));
 }
+
+/// Status and body of a request to the web page.
+async fn page(address: &str, method: &str, headers: &str, body: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let path = if method == "POST" { "/api/session" } else { "/api/fleet" };
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n");
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{head}{headers}\r\n{body}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(secured::PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+#[tokio::test]
+async fn tokens_of_viewers_and_operators_sign_in_to_the_web_page_and_a_revoked_one_ends_its_session() {
+    let mut master = Master::start(&["http.listen=\"127.0.0.1:0\""]).await;
+    let line = master.log.line("Health and metrics on http://").await;
+    let address = line.rsplit_once("http://").unwrap().1.to_owned();
+    let post = "origin: http://localhost\r\ncontent-type: application/json\r\n";
+    let viewer = master.token("--role viewer").await;
+    let agent = master.token("--role agent").await;
+    let shown = |token: &str| serde_json::json!({"token": token}).to_string();
+    assert_eq!(page(&address, "POST", post, &shown(&master.operator())).await.0, 200);
+    for bad in [agent.as_str(), "sloth1.no.token", ""] {
+        assert_eq!(page(&address, "POST", post, &shown(bad)).await.0, 401, "{bad}");
+    }
+    let (status, answer) = page(&address, "POST", post, &shown(&viewer)).await;
+    assert!(status == 200 && answer.contains(r#""role":"viewer""#), "{answer}");
+    let between = |begin: &str, end: &str| answer.split_once(begin).unwrap().1.split_once(end).unwrap().0.to_owned();
+    let (cookie, key) = (between("set-cookie: ", ";"), between(r#""key":""#, "\""));
+    let both = format!("cookie: {cookie}\r\nsloth-key: {key}\r\n");
+    assert_eq!(page(&address, "GET", &both, "").await.0, 200);
+    let id = sloth_agent::token::Token::parse(&viewer).unwrap().id();
+    let done = master.tool(&format!("token revoke {id}")).await;
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(page(&address, "GET", &both, "").await.0, 401);
+    assert_eq!(page(&address, "POST", post, &shown(&viewer)).await.0, 401);
+}

@@ -4,8 +4,11 @@ mod events;
 mod explain;
 mod follow;
 mod list;
+mod look;
 mod run;
 mod tokens;
+
+pub use look::{Look, look_at_output};
 
 use super::{core::Core, join::blocking, ports::Record, rows};
 use crate::access::Caller;

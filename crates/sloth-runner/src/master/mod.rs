@@ -21,12 +21,14 @@ mod wires;
 
 pub(crate) use self::{
     core::Core,
+    fleet_rpc::{FleetService, Look, look_at_output},
     meters::{Counts, STORE_BOUNDS},
 };
 use crate::{
     access::{Caller, Guard},
     listen::Incoming,
     security::{Security, tls::Secured},
+    web::Http,
     webhook::Webhook,
 };
 use clock::{BootClock, Clock};
@@ -50,8 +52,8 @@ pub struct Options {
     pub heartbeats_per_second: u32,
     /// None: in the clear, and everybody may do everything.
     pub security: Option<Arc<Security>>,
-    /// Where health and metrics are served, if they are.
-    pub http: Option<TcpListener>,
+    /// Where health, metrics and the web page are served, if they are.
+    pub http: Option<Http>,
     /// To whom events are posted, if to anybody.
     pub webhook: Option<Webhook>,
 }
@@ -108,8 +110,8 @@ pub async fn serve(
     let (http, webhook) = (options.http.take(), options.webhook.take());
     let core = start(store, outputs, snapshot, options, STDIN_GRACE);
     let mut beside = JoinSet::new();
-    if let Some(listener) = http {
-        beside.spawn(crate::web::serve(core.clone(), listener));
+    if let Some(http) = http {
+        beside.spawn(crate::web::serve(core.clone(), http));
     }
     if let Some(webhook) = webhook {
         beside.spawn(crate::webhook::run(core.clone(), webhook));

@@ -6,4 +6,5 @@ mod pace;
 mod queue;
 mod sessions;
 mod watch;
+mod web;
 mod webhook;

@@ -94,13 +94,13 @@ pub fn stop(state_dir: &Path, format: Format) -> Result<(), i32> {
     Err(failed(format!("the master (pid {pid}) still runs after {limit}s: `kill -KILL {pid}` ends it at once")))
 }
 
-fn look(state_dir: &Path, format: Format) -> Result<Holder, i32> {
+pub fn look(state_dir: &Path, format: Format) -> Result<Holder, i32> {
     FileLock::holder(&lock_file(state_dir))
         .map_err(|error| failed(format, &format!("cannot look into {}: {}", state_dir.display(), describe(&error))))
 }
 
 /// Says why: to people, and to programs that wait for a document.
-fn failed(format: Format, why: &str) -> i32 {
+pub fn failed(format: Format, why: &str) -> i32 {
     if format == Format::Json {
         crate::tool::print(&json::error(why));
     }

@@ -17,7 +17,7 @@ const SHOWN_MAX: usize = 10;
 /// A clock that is off by less is not worth a word: a heartbeat may have taken as long.
 const SKEW_MIN_MS: u64 = 1_000;
 
-pub async fn show(tool: &Tool, name: String) -> i32 {
+pub(super) async fn show(tool: &Tool, name: String) -> i32 {
     let reply = tool.master.call(async move |mut client| client.explain(GetRequest { name }).await).await;
     show_answer(tool.format, reply, |reply| match tool.format {
         Format::Json => json::document(&document(&reply)),
@@ -27,7 +27,7 @@ pub async fn show(tool: &Tool, name: String) -> i32 {
 
 /// `-o json`. The field names are an interface.
 #[derive(Serialize)]
-struct Explained<'a> {
+pub struct Explained<'a> {
     #[serde(flatten)]
     row: json::Agent<'a>,
     host: &'a str,
@@ -85,7 +85,7 @@ struct Told<'a> {
     epoch: Option<u64>,
 }
 
-fn document(reply: &ExplainReply) -> Explained<'_> {
+pub fn document(reply: &ExplainReply) -> Explained<'_> {
     let agent = reply.agent.as_ref().unwrap_or(&NOBODY);
     Explained {
         row: json::agent(agent),

@@ -8,7 +8,7 @@ mod credential;
 pub mod duration;
 pub mod ending;
 mod events;
-mod explain;
+pub(crate) mod explain;
 pub mod follow;
 pub mod id;
 pub mod json;

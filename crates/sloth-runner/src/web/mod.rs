@@ -1,58 +1,160 @@
-//! What the master serves over HTTP: `/metrics`, `/healthz` and `/readyz`, to whoever reaches the port.
+//! What the master serves over HTTP: `/metrics`, `/healthz` and `/readyz` to whoever reaches the port, and the web page
+//! to those who have signed in.
 //!
-//! It is read only, and open without a credential; so by default nobody but this host reaches it, and what it says are
-//! numbers and the names of agents that are away. Whatever shows more belongs behind a session of its own: see
-//! [`router`].
+//! All of it is to look at: nothing here changes anything but who is signed in.
 
+mod agent;
+mod assets;
+pub mod code;
+mod events;
+mod failures;
+mod guard;
 mod health;
 mod host;
+mod list;
 mod metrics;
+mod output;
+mod session;
+mod sign_in;
 mod text;
 
 use crate::{clock::sleep, master::Core};
-use axum::{Router, middleware, routing::get};
+use axum::{Extension, Router, middleware, routing::get};
+use code::Codes;
+use failures::Failures;
+use guard::Peer;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{sync::Arc, time::Duration};
+use session::Sessions;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// Connections at once; further ones wait. Of 100 open files that are kept for others than agents, two thirds.
 const CONNECTIONS_MAX: usize = 64;
+/// Of these, pages that follow events: the others are for requests.
+const STREAMS_MAX: usize = 32;
 /// A client that has not sent its request by then is closed, and so is one that is idle for so long.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an error of `accept`, as at the limit of open files.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Everything that is served. What is added here is open to whoever reaches the port, unless it asks for a session
-/// itself; nothing may be added that changes anything without one.
-fn router(core: Arc<Core>, loopback: bool) -> Router {
+/// The role that a token has, if it lets somebody look: `viewer` or `operator`.
+pub type Admit = Arc<dyn Fn(&str) -> Option<&'static str> + Send + Sync>;
+
+/// Where it is served, and to whom.
+pub struct Http {
+    pub listener: TcpListener,
+    /// Names under which a proxy passes requests on, besides those of this host.
+    pub hosts: Vec<String>,
+    pub codes: Codes,
+    /// None: there are no tokens.
+    pub admit: Option<Admit>,
+}
+
+/// What the page's handlers share.
+struct Web {
+    core: Arc<Core>,
+    hosts: Vec<String>,
+    codes: Codes,
+    admit: Option<Admit>,
+    sessions: Mutex<Sessions>,
+    failures: Mutex<Failures>,
+    streams: Arc<Semaphore>,
+    /// Held by who looks through the whole fleet: one at a time.
+    scan: Semaphore,
+    /// Cookies are named after it: browsers keep those of all ports of a host together.
+    port: u16,
+}
+
+impl Web {
+    fn now(&self) -> Duration {
+        self.core.now().monotonic
+    }
+
+    /// The session, if it still lasts and what let it in still would.
+    fn session(&self, hash: &session::Hash) -> Option<session::Session> {
+        let sessions = || self.sessions.lock().expect("no holder of this lock panics");
+        let found = sessions().find(self.now(), hash)?;
+        let admitted = match (&found.token, &self.admit) {
+            (None, _) => true,
+            (Some(token), Some(admit)) => admit(token).is_some(),
+            (Some(_), None) => false,
+        };
+        if !admitted {
+            sessions().close(hash);
+        }
+        admitted.then_some(found)
+    }
+}
+
+/// Everything that is served. What is added to `open` is there for whoever reaches the port, what is added to `looking`
+/// for who has signed in; nothing may be added that changes anything.
+fn router(core: Arc<Core>, web: Arc<Web>, loopback: bool) -> Router {
     let open = Router::new()
         .route("/metrics", get(metrics::serve))
         .route("/healthz", get(health::lives))
         .route("/readyz", get(health::ready))
         .with_state(core);
-    if loopback { open.layer(middleware::from_fn(host::only_local)) } else { open }
+    let local = middleware::from_fn_with_state(web.clone(), guard::for_us);
+    let open = if loopback { open.layer(local) } else { open };
+    let looking = Router::new()
+        .route("/api/fleet", get(list::serve))
+        .route("/api/agents/{id}", get(agent::serve))
+        .route("/api/agents/{id}/commands", get(agent::commands))
+        .route("/api/commands/{id}/output", get(output::serve))
+        .route("/api/events", get(events::serve))
+        .layer(middleware::from_fn_with_state(web.clone(), guard::signed_in));
+    let data = looking
+        .route("/api/session", get(sign_in::look).post(sign_in::sign_in).delete(sign_in::sign_out))
+        .layer(middleware::from_fn(guard::from_us));
+    let page = Router::new()
+        .route("/", get(assets::page))
+        .route("/page.css", get(assets::style))
+        .route("/page.js", get(assets::script))
+        .route("/icon.svg", get(assets::icon))
+        .merge(data)
+        .layer(middleware::from_fn_with_state(web.clone(), guard::for_us))
+        .layer(middleware::map_response(guard::harden))
+        .with_state(web);
+    open.merge(page)
 }
 
 /// Serves until the task is dropped.
-pub async fn serve(core: Arc<Core>, listener: TcpListener) {
-    let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-    let router = router(core, loopback);
+pub async fn serve(core: Arc<Core>, http: Http) {
+    let Http { listener, hosts, codes, admit } = http;
+    let address = listener.local_addr().ok();
+    let loopback = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
+    let web = Arc::new(Web {
+        core: core.clone(),
+        hosts,
+        codes,
+        admit,
+        sessions: Mutex::default(),
+        failures: Mutex::default(),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        scan: Semaphore::new(1),
+        port: address.map_or(0, |address| address.port()),
+    });
+    let router = router(core, web, loopback);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = places.clone().acquire_owned().await.expect("nobody closes it");
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 log::debug!("cannot accept an HTTP connection: {error}");
                 sleep(PAUSE).await;
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let Ok(local) = stream.local_addr() else { continue }; // it is closed already
+        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer { remote, local })));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
@@ -62,5 +164,20 @@ pub async fn serve(core: Arc<Core>, listener: TcpListener) {
             let _ = connection.await;
             drop(place);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::access::{Who, decide};
+
+    /// The page asks in the place of whoever has signed in, past the table: so the table must let them.
+    #[test]
+    fn whoever_may_look_at_the_page_may_make_the_calls_behind_it() {
+        for call in ["List", "Get", "Explain", "Events", "ListCommands", "GetCommand", "Logs"] {
+            for who in [Who::Viewer, Who::Operator] {
+                assert!(decide(&format!("/agent.Fleet/{call}"), who).is_ok(), "{who:?} {call}");
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ mod fleet;
 
 mod bad_luck;
 mod broken_wire;
+mod browser;
 mod control;
 mod crash;
 mod daemon;
@@ -27,3 +28,4 @@ mod queue;
 mod run;
 mod scenarios;
 mod watch;
+mod web;

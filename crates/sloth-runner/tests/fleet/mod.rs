@@ -149,6 +149,14 @@ impl Master {
         self.tool_started(args).done()
     }
 
+    /// The program in the master's folder, for what asks no master over the network.
+    #[track_caller]
+    pub fn tool_without_master(&self, args: &[&str]) -> Done {
+        let mut command = program(self.folder.path());
+        command.args(args);
+        Running::start(command, Stdio::null()).done()
+    }
+
     fn tool_command(&self, args: &[&str]) -> Command {
         let mut command = program(self.folder.path());
         command.args(["--master", &self.address.to_string()]).args(args);
@@ -247,8 +255,12 @@ pub struct Cable {
 
 impl Cable {
     pub fn to(master: &Master) -> Self {
+        Self::to_address(master.address)
+    }
+
+    pub fn to_address(address: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let proxy = runtime.block_on(Proxy::to(master.address));
+        let proxy = runtime.block_on(Proxy::to(address));
         Self { proxy, _runtime: runtime }
     }
 

@@ -95,7 +95,9 @@ async fn health_and_metrics_say_how_the_master_and_its_fleet_are() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let core = master.core.upgrade().unwrap();
-    let _web = tokio::spawn(crate::web::serve(core, listener));
+    let http =
+        crate::web::Http { listener, hosts: Vec::new(), codes: crate::web::code::Codes::new().unwrap(), admit: None };
+    let _web = tokio::spawn(crate::web::serve(core, http));
     let mut agent = master.agent(register(1, "a")).await;
     master.connect(register(2, "b\"")).await.rejected().await;
     drop(master.agent(register(3, "lost")).await);
@@ -120,7 +122,7 @@ async fn health_and_metrics_say_how_the_master_and_its_fleet_are() {
     assert!(metrics.contains("sloth_master_agent_inactive_since_seconds{agent=\"lost\",reason=\""), "{metrics}");
     assert_eq!(get(address, "/healthz", "127.0.0.1").await, (200, "ok\n".to_owned()));
     assert_eq!(get(address, "/readyz", "[::1]:1").await, (200, "ready\n".to_owned()));
-    assert_eq!(get(address, "/", "localhost").await.0, 404);
+    assert_eq!(get(address, "/nothing", "localhost").await.0, 404);
     assert_eq!(get(address, "/metrics", "evil.example").await.0, 421);
 
     master.store.fail(Some("the disk is full"));
