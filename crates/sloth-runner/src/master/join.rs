@@ -128,11 +128,9 @@ pub struct Standing {
 impl Standing {
     /// None in plain mode.
     pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
-        let security = core.security.as_ref()?;
-        let (agent_id, fingerprint) = caller?.agent?;
-        let record = security.admission.certificate(&fingerprint);
-        if record.is_none() {
-            let security = security.clone();
+        let standing = Self::look(core, caller)?;
+        if standing.record.is_none() {
+            let (security, agent_id, fingerprint) = (core.security.clone()?, standing.agent_id, standing.fingerprint);
             // Its agent may be deleted one day.
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = security.admission.note(&fingerprint, agent_id) {
@@ -140,6 +138,13 @@ impl Standing {
                 }
             });
         }
+        Some(standing)
+    }
+
+    /// The same, and records nothing.
+    pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
+        let (agent_id, fingerprint) = caller?.agent?;
+        let record = core.security.as_ref()?.admission.certificate(&fingerprint);
         Some(Self { agent_id, fingerprint, record })
     }
 
