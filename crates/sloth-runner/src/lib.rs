@@ -1,6 +1,7 @@
 //! The master of a fleet of agents, and the operator's tool.
 
 pub mod access;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 mod dashes;

@@ -296,3 +296,53 @@ async fn the_tool_keeps_contexts_and_works_by_them() {
     let done = run(tool("agent list")).await;
     assert!(done.code == 2 && done.err.contains("others can read them (mode 0644): run chmod 600 "), "{}", done.err);
 }
+
+#[tokio::test]
+async fn who_did_what_and_who_was_refused_is_in_the_audit_file() {
+    let master = Master::start(&[]).await;
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = master.joins(state.path(), "lady");
+    agent.active().await;
+    let viewer = master.token("--role viewer --name eva").await;
+    assert_eq!(master.tool("agent run lady -- echo hidden-argument").await.code, 0);
+    assert_eq!(master.tool_with(&viewer, "agent delete lady --force").await.code, 1);
+    let id = sloth_agent::token::Token::parse(&viewer).unwrap().id();
+    assert_eq!(master.tool(&format!("token revoke {id}")).await.code, 0);
+    assert_eq!(master.tool_with(&viewer, "agent list").await.code, 1);
+    let once = master.token("--ttl 1ms").await;
+    let other = tempfile::tempdir().unwrap();
+    master.agent(other.path(), "other", &["--token", &once]).log.line("the token has expired").await;
+    assert_eq!(master.tool("agent delete lady --force").await.code, 0);
+
+    let file =
+        files(master.directory.path()).into_iter().find(|path| path.ends_with("audit.log")).expect("it is there");
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let with = |action: &str, who: &str, what: &str| {
+        let holds = |line: &&serde_json::Value, key: &str, part: &str| {
+            line[key].as_str().is_some_and(|text| text.contains(part))
+        };
+        let mut found = lines.iter().filter(|line| line["action"] == action);
+        let found = found.find(|line| holds(line, "who", who) && holds(line, "what", what));
+        let found = found.unwrap_or_else(|| panic!("no {action} by {who}: {what} in\n{text}"));
+        assert!(found["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{found}");
+        assert!(found["time"].is_string(), "{found}");
+        found.clone()
+    };
+    let joined = with("agent.joined", "somebody without a credential", "certificate given by token ");
+    assert_eq!(joined["agent"], "lady");
+    assert_eq!(with("run", "operator with token ", "echo")["agent"], "lady");
+    with("token_created", "operator with token ", "of role viewer");
+    with("refused", &format!("viewer with token {id} (eva)"), "/agent.Fleet/Delete: a viewer may only look");
+    with("token_revoked", "operator with token ", &id);
+    with("refused", "somebody without a credential", "/agent.AgentRegistry/Join: the token has expired");
+    assert_eq!(with("delete", "operator with token ", "certificates revoked")["agent"], "lady");
+    let revoked =
+        lines.iter().find(|line| line["what"].as_str().unwrap().starts_with("/agent.Fleet/List: the token is revoked"));
+    assert!(revoked.is_some(), "{text}");
+    for secret in [&viewer, &once, &master.operator()].map(|token| token.rsplit('.').next().unwrap().to_owned()) {
+        assert!(!text.contains(&secret), "a secret");
+    }
+    assert!(!text.contains("hidden-argument"), "arguments may be secrets");
+}

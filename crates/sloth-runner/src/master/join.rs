@@ -46,7 +46,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
         return Err(Status::invalid_argument("the proof does not show that the key is the agent's"));
     }
     let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
-    let present = caller.and_then(|caller| caller.agent);
+    let present = caller.as_ref().and_then(|caller| caller.agent);
     let name = request.name.clone();
     let (what, by, done) = if request.token.is_empty() {
         let Some((id, fingerprint)) = present else {
@@ -74,6 +74,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
             return Err(status);
         }
     };
+    core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
     let message = format!("{name} was given a certificate {by}, asked for by {from}");
     core.decide(|fleet, now| fleet.note(now, what, &name, agent_id, message));
     Ok(JoinReply {

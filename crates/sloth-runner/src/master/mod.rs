@@ -243,6 +243,11 @@ impl agent_registry_server::AgentRegistry for AgentService {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        join::answer(&self.core, request).await.map(Response::new)
+        let caller = request.extensions().get::<Caller>().cloned();
+        let answer = join::answer(&self.core, request).await;
+        if let (Err(status), Some(security)) = (&answer, &self.core.security) {
+            security.refused(caller.as_ref(), None, "/agent.AgentRegistry/Join", status);
+        }
+        answer.map(Response::new)
     }
 }
