@@ -6,7 +6,10 @@ use crate::{
     config::{Secret, Tls},
     joining::{Exported, statement},
     token::{Token, sha256},
-    transport::{Client, Dialled, Failure, classify_status, tls},
+    transport::{
+        Client, Dialled, Failure, classify_status,
+        tls::{self, Certificate},
+    },
 };
 use file::Identity;
 use link::LossReason;
@@ -17,7 +20,10 @@ use ring::{
 use rustls_pki_types::CertificateDer;
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::Semaphore, time::timeout};
@@ -47,6 +53,7 @@ pub struct Credentials {
     agent_id: [u8; 16],
     name: String,
     state: Mutex<State>,
+    ends: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -63,7 +70,16 @@ impl Credentials {
     /// Those in this state directory; none: nothing is kept.
     pub fn new(directory: Option<&Path>, agent_id: [u8; 16], name: &str) -> Self {
         let file = directory.map(|directory| directory.join(file::NAME));
-        Self { file, agent_id, name: name.to_owned(), state: Mutex::default() }
+        Self { file, agent_id, name: name.to_owned(), state: Mutex::default(), ends: Arc::default() }
+    }
+
+    /// When the certificate that was used last ends, seconds since 1970; 0 while there is none, or none that can be read.
+    pub fn ends(&self) -> Arc<AtomicU64> {
+        self.ends.clone()
+    }
+
+    fn note_end(&self, certificate: Option<Certificate>) {
+        self.ends.store(certificate.map_or(0, |read| read.not_after), Ordering::Relaxed);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -86,11 +102,13 @@ impl Credentials {
         let mut state = self.state();
         state.looked = true;
         state.identity = state.identity.take().or(read.map(Arc::new));
+        self.note_end(state.identity.as_ref().and_then(|identity| identity.certificate()));
         Ok(state.identity.clone())
     }
 
     async fn keep(&self, identity: Identity) {
         let identity = Arc::new(identity);
+        self.note_end(identity.certificate());
         *self.state() = State { identity: Some(identity.clone()), looked: true, pending: None };
         let Some(file) = self.file.clone() else { return };
         let shown = file.display().to_string();
@@ -191,7 +209,7 @@ impl Means {
         let credentials = &self.credentials;
         let own = self.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
         if own {
-            return configured(self.tls).await.map(Some);
+            return configured(self.tls, Some(credentials)).await.map(Some);
         }
         let token = match &self.token {
             Some(secret) => Some(Token::parse(&secret.0).map_err(|why| {
@@ -217,7 +235,7 @@ impl Means {
                 let connector = tls::Connector::pinned(sha256(&identity.ca), certified, server_name, Arc::default());
                 connector.map(Some).map_err(|found| unusable(&found))
             }
-            None if self.tls.is_some() => configured(self.tls).await.map(Some),
+            None if self.tls.is_some() => configured(self.tls, None).await.map(Some),
             None => Ok(None),
         }
     }
@@ -249,9 +267,14 @@ fn no_randomness() -> Failure {
 }
 
 /// Read anew for each attempt: what was renewed on disk is used without a restart.
-async fn configured(tls: Option<Tls>) -> Result<tls::Connector, Failure> {
+async fn configured(tls: Option<Tls>, own: Option<&Credentials>) -> Result<tls::Connector, Failure> {
     let Some(tls) = tls else { return Err(Failure::protocol("TLS is not configured")) };
-    let loaded = from_disk("the files of tls.*", move || tls::Connector::load(&tls)).await?;
+    let certified = own.is_some();
+    let read = move || (tls::Connector::load(&tls), certified.then(|| tls::own_certificate(&tls)).flatten());
+    let (loaded, certificate) = from_disk("the files of tls.*", read).await?;
+    if let Some(own) = own {
+        own.note_end(certificate);
+    }
     loaded.map_err(|found| unusable(&found))
 }
 
@@ -296,7 +319,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let credentials = Credentials::new(Some(folder.path()), [1; 16], "lady");
         for _ in 0..100 {
-            let failure = configured(Some(tls.clone())).await.err().expect("nothing is read");
+            let failure = configured(Some(tls.clone()), None).await.err().expect("nothing is read");
             assert_eq!(failure.reason, LossReason::Tls);
             assert_eq!(failure.detail, "the files of tls.* could not be read within 8s: their disk hangs");
             let failure = credentials.identity().await.err().expect("nothing is read");
@@ -305,7 +328,7 @@ mod tests {
         drop(hangs);
         // A paused clock runs ahead of threads.
         tokio::time::resume();
-        let failure = configured(Some(tls)).await.err().expect("there is no such file");
+        let failure = configured(Some(tls), None).await.err().expect("there is no such file");
         assert!(
             failure.detail.starts_with("tls.ca_file is /nowhere/ca.pem, which cannot be read"),
             "{}",

@@ -216,6 +216,7 @@ impl<C: Clock> Driver<C> {
 
     /// Where the certificate is that it is given, if it joins by a token. Default: in memory.
     pub fn with_credentials(self, credentials: Credentials) -> Self {
+        self.board.show_certificate(credentials.ends());
         Self { credentials: Arc::new(credentials), ..self }
     }
 

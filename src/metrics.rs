@@ -4,7 +4,10 @@ use crate::{clock::boottime, commands::Meter};
 use link::{LossReason, Outcome, Phase, Report, Seconds};
 use std::{
     fmt::Write,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,6 +19,7 @@ pub const OUTCOMES: [&str; 7] = ["exited", "signaled", "timed_out", "cancelled",
 pub struct Board {
     meter: Meter,
     link: Mutex<LinkState>,
+    certificate_ends: OnceLock<Arc<AtomicU64>>,
 }
 
 /// How the link stands, and what it has counted since the process began.
@@ -48,12 +52,17 @@ impl Board {
             next_attempt: None,
             why: String::new(),
         };
-        Self { meter, link: Mutex::new(link) }
+        Self { meter, link: Mutex::new(link), certificate_ends: OnceLock::new() }
     }
 
     /// Writes on it.
     pub fn update(&self, change: impl FnOnce(&mut LinkState)) {
         change(&mut self.link());
+    }
+
+    /// From here on it says when the agent's certificate ends: seconds since 1970; 0 while there is none.
+    pub fn show_certificate(&self, ends: Arc<AtomicU64>) {
+        let _ = self.certificate_ends.set(ends); // there is one agent in a process
     }
 
     /// How the link stands now.
@@ -114,6 +123,12 @@ impl Board {
         }
         page.head("spool_bytes", "gauge", "Output of commands that no master has acknowledged");
         page.value("spool_bytes", self.meter.spool_bytes());
+        let certificate = "certificate_expires_timestamp_seconds";
+        page.head(certificate, "gauge", "When the agent's certificate ends, Unix time; absent without one");
+        let ends = self.certificate_ends.get().map_or(0, |ends| ends.load(Ordering::Relaxed));
+        if ends > 0 {
+            page.value(certificate, ends);
+        }
         page.0
     }
 
@@ -241,7 +256,9 @@ mod tests {
     fn every_metric_of_the_design_is_there_with_its_help_and_type_and_no_other() {
         let board = Board::new(Meter::default());
         board.update(|link| link.round_trip = Some(S));
+        board.show_certificate(Arc::new(AtomicU64::new(7)));
         let page = board.metrics();
+        assert_eq!(value(&page, "sloth_agent_certificate_expires_timestamp_seconds"), Some("7"));
         let names = [
             "build_info",
             "connected",
@@ -253,6 +270,7 @@ mod tests {
             "next_attempt_seconds",
             "commands_total",
             "spool_bytes",
+            "certificate_expires_timestamp_seconds",
         ]
         .map(|name| format!("sloth_agent_{name}"));
         for name in &names {

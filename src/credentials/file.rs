@@ -3,6 +3,7 @@
 use crate::{
     config::describe,
     token::{Alphabet, encode},
+    transport::tls::Certificate,
 };
 use rustls::{
     crypto::ring::default_provider,
@@ -50,6 +51,11 @@ impl Identity {
         let certified = CertifiedKey::new(vec![certificate], key);
         certified.keys_match().map_err(|_| "the certificate does not go with the key".to_owned())?;
         Ok(Self { token_id, certified, ca, pkcs8: pkcs8.to_vec() })
+    }
+
+    /// What it says; none: it cannot be read here.
+    pub fn certificate(&self) -> Option<Certificate> {
+        Certificate::read(self.certified.cert.first()?)
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Rolling(Arc<Mutex<Inner>>);
 struct Inner {
     path: PathBuf,
     file: File,
+    /// Of each file that is made.
+    mode: u32,
     size: u64,
     size_max: u64,
     /// The current one counted.
@@ -75,14 +77,22 @@ impl Rolling {
     /// # Errors
     /// When another process holds it, or it cannot be written.
     pub fn open(path: &Path, size_max: u64, files_max: u32) -> Result<Self, OpenError> {
+        Self::open_with(path, size_max, files_max, 0o640)
+    }
+
+    /// As [`Rolling::open`], for a file whose mode is to be this one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(path: &Path, size_max: u64, files_max: u32, mode: u32) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(path.to_path_buf(), error);
-        let file = open_to_append(path).map_err(failed)?;
+        let file = open_to_append(path, mode).map_err(failed)?;
         if !lock(&file).map_err(failed)? {
             return Err(OpenError::Held(path.to_path_buf()));
         }
         let size = file.metadata().map_err(failed)?.len();
         let (path, captures_stdio, lost) = (path.to_path_buf(), false, 0);
-        Ok(Self(Arc::new(Mutex::new(Inner { path, file, size, size_max, files_max, captures_stdio, lost }))))
+        Ok(Self(Arc::new(Mutex::new(Inner { path, file, mode, size, size_max, files_max, captures_stdio, lost }))))
     }
 
     pub fn path(&self) -> PathBuf {
@@ -163,7 +173,7 @@ impl Inner {
         }
         // Made and locked under another name, so that nobody takes hold of it on the way.
         let fresh_path = numbered(&self.path, "new");
-        let fresh = open_to_append(&fresh_path)?;
+        let fresh = open_to_append(&fresh_path, self.mode)?;
         fresh.set_len(0)?;
         lock(&fresh)?;
         for number in (1..self.files_max - 1).rev() {
@@ -185,7 +195,7 @@ impl Inner {
         let here = self.file.metadata().map(id).ok();
         let there = std::fs::metadata(&self.path).map(id).ok();
         if here != there
-            && let Ok(file) = open_to_append(&self.path)
+            && let Ok(file) = open_to_append(&self.path, self.mode)
         {
             // Held by a process of this same agent, or by nobody: the answer changes nothing.
             let _ = lock(&file);
@@ -205,9 +215,9 @@ impl Inner {
     }
 }
 
-fn open_to_append(path: &Path) -> io::Result<File> {
+fn open_to_append(path: &Path, mode: u32) -> io::Result<File> {
     // A named pipe without a reader must not hold the start, nor a full one the agent; to a file it means nothing.
-    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path)
+    OpenOptions::new().append(true).create(true).mode(mode).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Takes the lock on a file, without waiting; false if another process has it.

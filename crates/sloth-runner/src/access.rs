@@ -41,11 +41,13 @@ pub enum Who {
 use Who::{Agent, Anonymous, Operator, Viewer};
 
 /// Every call that there is, and who may make it. What is not here nobody may.
-pub const TABLE: [(&str, &[Who]); 17] = [
+pub const TABLE: [(&str, &[Who]); 18] = [
     ("/agent.AgentRegistry/Connect", &[Agent]),
     ("/agent.AgentRegistry/SendOutput", &[Agent]),
     // With a token in the message, or to renew.
     ("/agent.AgentRegistry/Join", &[Anonymous, Agent]),
+    // What would become of its own registration.
+    ("/agent.AgentRegistry/Check", &[Agent]),
     ("/agent.Fleet/List", &[Operator, Viewer]),
     ("/agent.Fleet/Get", &[Operator, Viewer]),
     ("/agent.Fleet/Explain", &[Operator, Viewer]),
@@ -165,11 +167,18 @@ impl Guard {
         };
         let caller = caller(self.security.as_deref(), request.extensions().get(), bearer)?;
         let who = caller.who;
+        request.extensions_mut().insert(caller);
         if let Some(who) = who {
             decide(request.uri().path(), who)?;
         }
-        request.extensions_mut().insert(caller);
         Ok(who)
+    }
+
+    fn refused(&self, request: &Request<Body>, status: &Status) {
+        if let Some(security) = &self.security {
+            let (caller, peer) = (request.extensions().get::<Caller>(), request.extensions().get::<Peer>());
+            security.refused(caller, peer.map(|peer| peer.address), request.uri().path(), status);
+        }
     }
 }
 
@@ -208,7 +217,10 @@ where
                 Box::pin(in_time(self.inner.call(request)))
             }
             Ok(_) => Box::pin(self.inner.call(request)),
-            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+            Err(status) => {
+                self.guard.refused(&request, &status);
+                Box::pin(std::future::ready(Ok(status.into_http())))
+            }
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The command line of `sloth-runner`.
 
-use crate::{master_cli::MasterCommand, tool::duration};
+use crate::{
+    master_cli::MasterCommand,
+    tool::{check_context_name, duration},
+};
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
 };
-use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
+use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 /// Master of a fleet of agents that stay with it, and the tool to work with them
 #[derive(Debug, Parser)]
@@ -18,7 +21,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not running (`master status`, `agent st
 128+n for signal n, 255 where there is no code."
 )]
 pub struct Cli {
-    /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else localhost:50050]
+    /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else that of the context in use, else localhost:50050]
     #[arg(long, global = true, value_name = "HOST[:PORT]")]
     pub master: Option<String>,
     /// A token of the master's for an operator or a viewer; says which CA to trust, too [default: $SLOTH_RUNNER_TOKEN]
@@ -27,6 +30,9 @@ pub struct Cli {
     /// The CA of the master's certificate, in PEM [default: $SLOTH_RUNNER_CA, else the one that the token names]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub ca: Option<String>,
+    /// Talk to the master of this context (`sloth-runner context list`)
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
+    pub context: Option<String>,
     /// How to print: tables for people or JSON for programs
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub output: Format,
@@ -49,6 +55,9 @@ where
         let why = "--master, --token and --ca say how to talk to a master, and mean nothing to what runs here";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
+    if let Some(why) = misplaced(&cli) {
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
     if cli.output == Format::Json && prints_text_alone(&cli.command) {
         let why = "-o json is for answers: what runs here, and what starts or checks an agent, print text alone";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
@@ -58,6 +67,35 @@ where
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
     Ok(cli)
+}
+
+/// Flags about masters where they mean nothing.
+fn misplaced(cli: &Cli) -> Option<&'static str> {
+    use AgentCommand::{Check, Doctor, Reconnect, Start, Status};
+    let says_a_master = cli.master.is_some() || cli.token.is_some() || cli.ca.is_some();
+    match &cli.command {
+        Command::Context(ContextCommand::Add { token_file: Some(_), .. }) if cli.token.is_some() => {
+            Some("--token and --token-file: a context has one token")
+        }
+        Command::Context(ContextCommand::Add { .. }) if cli.context.is_some() => {
+            Some("--context picks one that was added, and means nothing here")
+        }
+        Command::Context(ContextCommand::Add { .. }) => None,
+        _ if says_a_master && cli.context.is_some() => {
+            Some("--context says which master, and with what: leave --master, --token and --ca away, or the context")
+        }
+        Command::Context(_) if says_a_master || cli.context.is_some() => {
+            Some("--master, --token, --ca and --context mean nothing here: `context add` takes the first three")
+        }
+        Command::Master(_)
+        | Command::Demo
+        | Command::Agent(Start { .. } | Status { .. } | Reconnect { .. } | Check { .. } | Doctor { .. })
+            if cli.context.is_some() =>
+        {
+            Some("--context says how to talk to a master as an operator, and means nothing to what runs here")
+        }
+        _ => None,
+    }
 }
 
 /// The label that nobody can have. It would be looked for by its last value alone.
@@ -86,7 +124,7 @@ fn prints_text_alone(command: &Command) -> bool {
 fn definition() -> clap::Command {
     fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
         let hidden = |command: clap::Command, id: &'static str| match id {
-            "master" | "token" | "ca" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
+            "master" | "token" | "ca" | "context" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
             _ => {
                 let format = clap::builder::EnumValueParser::<Format>::new();
                 let arg = clap::Arg::new(id).short('o').long(id).global(true).hide(true);
@@ -95,14 +133,13 @@ fn definition() -> clap::Command {
         };
         options.iter().fold(command, |command, id| hidden(command, id))
     }
-    Cli::command().mut_subcommand("demo", |demo| without(&["master", "token", "ca", "output"], demo)).mut_subcommand(
-        "master",
-        |master| {
-            without(&["master", "token", "ca"], master)
+    Cli::command()
+        .mut_subcommand("demo", |demo| without(&["master", "token", "ca", "context", "output"], demo))
+        .mut_subcommand("master", |master| {
+            without(&["master", "token", "ca", "context"], master)
                 .mut_subcommand("start", |start| without(&["output"], start))
                 .mut_subcommand("init", |init| without(&["output"], init))
-        },
-    )
+        })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -127,6 +164,30 @@ pub enum Command {
     /// Tokens, which let agents join and people in
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Contexts: masters that this tool knows, with what lets it in there
+    #[command(subcommand)]
+    Context(ContextCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// Keep a master (--master), its CA (--ca, if the token's is not meant) and a token, read from standard input
+    ///
+    /// The first one is used from then on, where neither flags nor environment say which master.
+    Add {
+        /// How to call it
+        #[arg(value_parser = check_context_name)]
+        name: String,
+        /// Read the token from this file instead of standard input
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// List contexts; their tokens by id alone
+    List,
+    /// Use this one from now on
+    Use { name: String },
+    /// Forget one, with its token; the token stays good (`token revoke` ends it)
+    Remove { name: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -512,6 +573,19 @@ mod tests {
         assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
         assert_eq!(parse("master check -o json").unwrap().output, Format::Json);
         for line in ["master start -o json", "-o json demo", "-o json agent check", "-o json agent start --name a"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        for line in [
+            "agent list --context a --master b",
+            "--token x agent list --context a",
+            "context add a --context b --master c",
+            "context add a --token x --token-file y --master c",
+            "context list --master a",
+            "context use",
+            "context add .a --master c",
+            "--context a master status",
+            "--context a demo",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         for line in ["master start --master a", "--master a master status", "demo --master a"] {

@@ -1,6 +1,7 @@
 //! The master of a fleet of agents, and the operator's tool.
 
 pub mod access;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 mod dashes;
@@ -44,7 +45,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
             return error.exit_code();
         }
     };
-    let access = tool::Access { master: cli.master, token: cli.token, ca: cli.ca };
+    let access = tool::Access { master: cli.master, token: cli.token, ca: cli.ca, context: cli.context };
     match cli.command {
         cli::Command::Demo => demo::run(),
         cli::Command::Master(command) => master_cli::run(command, cli.output),
@@ -56,6 +57,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
         cli::Command::Agent(command) => tool::agent(access, cli.output, command),
         cli::Command::Command(command) => tool::command(access, cli.output, command),
         cli::Command::Token(command) => tool::token(access, cli.output, command),
+        cli::Command::Context(command) => tool::context(access, cli.output, command),
     }
 }
 

@@ -10,6 +10,7 @@ mod tests;
 mod web;
 
 use crate::{
+    audit::{self, Audit},
     cli::Format,
     clock, listen,
     master::{self, Options, ports::Outputs},
@@ -278,7 +279,7 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
     let (store, snapshot) =
         SqliteStore::open(&config.store, config.history, environment).map_err(|error| error.to_string())?;
 
-    let security = config.tls.as_ref().map(|files| secure(files, &config.store)).transpose()?;
+    let security = config.tls.as_ref().map(|files| secure(files, config)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no threads, or no timers: {error}"))?;
     let served = runtime.block_on(async {
@@ -312,10 +313,11 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
 }
 
 /// What TLS needs; the database has its tables already.
-fn secure(files: &TlsFiles, database: &Path) -> Result<Arc<Security>, String> {
+fn secure(files: &TlsFiles, config: &MasterConfig) -> Result<Arc<Security>, String> {
     let (acceptor, authority) = certificates(files)?;
-    let admission = Admission::open(database, clock::unix_ms)?;
-    Ok(Arc::new(Security { acceptor: Arc::new(acceptor), authority, admission }))
+    let admission = Admission::open(&config.store, clock::unix_ms)?;
+    let audit = Audit::open(&config.state_dir.join(audit::FILE), config.log.max_size, config.log.max_files)?;
+    Ok(Arc::new(Security { acceptor: Arc::new(acceptor), authority, admission, audit: Some(audit) }))
 }
 
 fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), String> {

@@ -235,6 +235,10 @@ async fn an_agent_acts_as_itself_alone() {
         name: "lady".to_owned(),
         ..Register::default()
     };
+    let request = proto::CheckRequest { register: Some(register.clone()) };
+    let forecast = client.check(request).await.unwrap().into_inner();
+    assert_eq!(forecast.reason(), proto::rejected::Reason::Unauthorized, "{}", forecast.message);
+    assert!(!forecast.known, "it is told of another agent");
     let message = AgentMessage { kind: Some(Up::Register(register)) };
     let mut answers = client.connect(tokio_stream::iter([message])).await.unwrap().into_inner();
     match answers.message().await.unwrap().and_then(|message| message.kind) {

@@ -111,11 +111,20 @@ impl Core {
         }
     }
 
-    /// Records who did what. In plain mode nobody can be told from anybody, and nothing is recorded.
+    /// Records who did what, as an event and in the audit file. In plain mode nobody can be told from anybody, and nothing
+    /// is recorded.
     pub fn audit(self: &Arc<Self>, caller: Option<&Caller>, kind: &str, agent: (&str, AgentId), what: &str) {
         if let Some(caller) = caller.filter(|caller| caller.who.is_some()) {
+            self.file_audit(Some(caller), kind.trim_start_matches("audit."), agent, what);
             let message = format!("{what}, by {caller}");
             self.decide(|fleet, now| fleet.note(now, kind, agent.0, agent.1, message));
+        }
+    }
+
+    /// Records it in the audit file alone.
+    pub fn file_audit(&self, caller: Option<&Caller>, action: &str, agent: (&str, AgentId), what: &str) {
+        if let Some(audit) = self.security.as_ref().and_then(|security| security.audit.as_ref()) {
+            audit.done(caller, action, agent, what);
         }
     }
 

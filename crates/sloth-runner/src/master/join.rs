@@ -46,7 +46,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
         return Err(Status::invalid_argument("the proof does not show that the key is the agent's"));
     }
     let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
-    let present = caller.and_then(|caller| caller.agent);
+    let present = caller.as_ref().and_then(|caller| caller.agent);
     let name = request.name.clone();
     let (what, by, done) = if request.token.is_empty() {
         let Some((id, fingerprint)) = present else {
@@ -74,6 +74,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
             return Err(status);
         }
     };
+    core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
     let message = format!("{name} was given a certificate {by}, asked for by {from}");
     core.decide(|fleet, now| fleet.note(now, what, &name, agent_id, message));
     Ok(JoinReply {
@@ -128,11 +129,9 @@ pub struct Standing {
 impl Standing {
     /// None in plain mode.
     pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
-        let security = core.security.as_ref()?;
-        let (agent_id, fingerprint) = caller?.agent?;
-        let record = security.admission.certificate(&fingerprint);
-        if record.is_none() {
-            let security = security.clone();
+        let standing = Self::look(core, caller)?;
+        if standing.record.is_none() {
+            let (security, agent_id, fingerprint) = (core.security.clone()?, standing.agent_id, standing.fingerprint);
             // Its agent may be deleted one day.
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = security.admission.note(&fingerprint, agent_id) {
@@ -140,6 +139,13 @@ impl Standing {
                 }
             });
         }
+        Some(standing)
+    }
+
+    /// The same, and records nothing.
+    pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
+        let (agent_id, fingerprint) = caller?.agent?;
+        let record = core.security.as_ref()?.admission.certificate(&fingerprint);
         Some(Self { agent_id, fingerprint, record })
     }
 

@@ -233,8 +233,8 @@ impl agent_registry_server::AgentRegistry for AgentService {
     }
 
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
-        let remote = request.remote_addr();
-        Ok(Response::new(check::check(&self.core, request.into_inner(), remote)))
+        let caller = request.extensions().get::<Caller>().cloned();
+        Ok(Response::new(check::check(&self.core, request.into_inner(), caller.as_ref())))
     }
 
     async fn send_output(
@@ -245,6 +245,11 @@ impl agent_registry_server::AgentRegistry for AgentService {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        join::answer(&self.core, request).await.map(Response::new)
+        let caller = request.extensions().get::<Caller>().cloned();
+        let answer = join::answer(&self.core, request).await;
+        if let (Err(status), Some(security)) = (&answer, &self.core.security) {
+            security.refused(caller.as_ref(), None, "/agent.AgentRegistry/Join", status);
+        }
+        answer.map(Response::new)
     }
 }

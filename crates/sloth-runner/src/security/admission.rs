@@ -322,6 +322,14 @@ impl Admission {
         self.known(|known| known.certificates.get(fingerprint).cloned())
     }
 
+    /// Until when the newest certificate of this agent is good; none: it has none that was made here and admits it.
+    pub fn agent_expires_ms(&self, agent_id: &[u8; 16]) -> Option<u64> {
+        self.known(|known| {
+            let its = known.certificates.values().filter(|one| one.agent_id == *agent_id && !one.revoked);
+            its.filter(|one| one.issued_ms > 0).map(|one| one.expires_ms).max()
+        })
+    }
+
     /// Remembers a certificate that was made elsewhere, so that it can be revoked with its agent. Blocks.
     ///
     /// # Errors

@@ -6,9 +6,11 @@ pub mod pki;
 pub mod testing;
 pub mod tls;
 
+use crate::{access::Caller, audit::Audit};
 use admission::Admission;
 use pki::Authority;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tonic::{Code, Status};
 
 /// What `tls` in `master.toml` names. Paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,17 @@ pub struct Security {
     /// None where the configuration names no key of a CA.
     pub authority: Option<Authority>,
     pub admission: Admission,
+    /// The file that says who did what.
+    pub audit: Option<Audit>,
+}
+
+impl Security {
+    /// Puts it into the audit file where somebody was refused for what he shows, and not for what he asks.
+    pub fn refused(&self, caller: Option<&Caller>, address: Option<SocketAddr>, call: &str, status: &Status) {
+        if let (Some(audit), Code::Unauthenticated | Code::PermissionDenied) = (&self.audit, status.code()) {
+            audit.refused(caller, address, call, status.message());
+        }
+    }
 }
 
 /// What a token or a certificate makes of who shows it.

@@ -43,5 +43,5 @@ pub fn security() -> (TempDir, Arc<Security>) {
     drop(SqliteStore::open(&database, History::default(), environment).unwrap());
     let acceptor = Arc::new(Acceptor::new(files).unwrap());
     let admission = Admission::open(&database, clock::unix_ms).unwrap();
-    (folder, Arc::new(Security { acceptor, authority: None, admission }))
+    (folder, Arc::new(Security { acceptor, authority: None, admission, audit: None }))
 }

@@ -15,6 +15,7 @@ use sloth_agent::{
     config::describe,
     joining::{EXPORTER_LABEL, Exported},
     token::sha256,
+    transport::tls::Certificate,
 };
 use std::{
     fs,
@@ -114,6 +115,7 @@ pub struct Acceptor {
 
 struct Current {
     config: Arc<ServerConfig>,
+    ends: Vec<(&'static str, u64)>,
     stamps: Vec<Stamp>,
     looked: Duration,
 }
@@ -128,8 +130,14 @@ impl Acceptor {
     /// For people: the setting, the file, the rule and the remedy.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
         let stamps = stamps(&files);
-        let config = Arc::new(load(&files)?);
-        Ok(Self { files, current: Mutex::new(Current { config, stamps, looked: clock::boottime() }) })
+        let (config, ends) = load(&files)?;
+        let (config, looked) = (Arc::new(config), clock::boottime());
+        Ok(Self { files, current: Mutex::new(Current { config, ends, stamps, looked }) })
+    }
+
+    /// When the certificates in use end, seconds since 1970, by their kind: `server`, `ca`.
+    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).ends.clone()
     }
 
     /// Of the files as they are now; where they cannot be used, of the last ones that could.
@@ -142,8 +150,8 @@ impl Acceptor {
             if stamps != current.stamps {
                 current.stamps = stamps;
                 match load(&self.files) {
-                    Ok(config) => {
-                        current.config = Arc::new(config);
+                    Ok((config, ends)) => {
+                        (current.config, current.ends) = (Arc::new(config), ends);
                         log::info!("TLS: the files have changed and are used from now on");
                     }
                     Err(error) => log::error!("TLS: the files have changed and cannot be used: {error}"),
@@ -205,7 +213,8 @@ fn stamps(files: &TlsFiles) -> Vec<Stamp> {
     all.into_iter().flatten().map(stamp).collect()
 }
 
-fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
+/// What is served, and when its certificates end.
+fn load(files: &TlsFiles) -> Result<(ServerConfig, Vec<(&'static str, u64)>), String> {
     let named = |key: &str, path: &Path, what: &str| format!("{key} is {}, {what}", path.display());
     let certificates = |key: &str, path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
         let text = read_public(path).map_err(|why| named(key, path, &why))?;
@@ -216,10 +225,19 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
     };
     let provider = Arc::new(default_provider());
     let mut chain = certificates("tls.cert_file", &files.cert_file)?;
+    let mut ends = Vec::new();
+    let mut ends_of = |kind, certificate: &[u8]| {
+        // One that cannot be read here may serve all the same.
+        ends.extend(Certificate::read(certificate).map(|read| (kind, read.not_after)));
+    };
+    ends_of("server", &chain[0]);
     let mut roots = RootCertStore::empty();
     for (key, path) in [("tls.ca_file", &files.ca_file), ("tls.client_ca_file", &files.client_ca_file)] {
         let Some(path) = path else { continue };
-        for certificate in certificates(key, path)? {
+        for (place, certificate) in certificates(key, path)?.into_iter().enumerate() {
+            if key == "tls.ca_file" && place == 0 {
+                ends_of("ca", &certificate);
+            }
             let added = roots.add(certificate.clone());
             added.map_err(|error| named(key, path, &format!("which holds no certificate of a CA ({error})")))?;
             if key == "tls.ca_file" && !chain.contains(&certificate) {
@@ -246,7 +264,7 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
     // Each connection is checked anew, and nothing is remembered of the ones before.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok((config, ends))
 }
 
 /// # Errors

@@ -4,6 +4,8 @@ pub mod address;
 mod agents;
 mod commands;
 pub mod connect;
+mod context;
+mod contexts;
 mod credential;
 pub mod duration;
 pub mod ending;
@@ -27,10 +29,11 @@ mod zone;
 
 pub use agents::{list, table as agent_table};
 pub use commands::quote;
+pub use context::context;
+pub use contexts::check_name as check_context_name;
 
 use crate::cli::{AgentCommand, CommandCommand, Format, TokenCommand};
 use connect::{Master, Trouble, Waits};
-use credential::Credential;
 use sloth_agent::config::describe;
 use std::{
     io::{self, IsTerminal, Write},
@@ -50,6 +53,8 @@ pub struct Access {
     pub master: Option<String>,
     pub token: Option<String>,
     pub ca: Option<String>,
+    /// By name, and then none of the others.
+    pub context: Option<String>,
 }
 
 /// Runs `sloth-runner agent …` and returns the exit code.
@@ -107,18 +112,8 @@ fn complain(what: impl std::fmt::Display) {
 }
 
 fn with_tool(access: Access, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
-    let variable = std::env::var(address::VARIABLE).ok();
-    let address = match address::choose(access.master.as_deref(), variable.as_deref()) {
-        Ok(address) => address,
-        Err(why) => {
-            complain(why);
-            return 2;
-        }
-    };
-    let variable = |name| std::env::var(name).ok();
-    let token = [access.token, variable(credential::TOKEN_VARIABLE)];
-    let credential = match Credential::choose(token, [access.ca, variable(credential::CA_VARIABLE)]) {
-        Ok(credential) => credential,
+    let (address, credential) = match context::resolve(access, context::Environment::own()) {
+        Ok(resolved) => resolved,
         Err(why) => {
             complain(why);
             return 2;

@@ -36,6 +36,7 @@ struct Scrape {
     queued: usize,
     connections: usize,
     agents_connections: usize,
+    certificates: Vec<(&'static str, u64)>,
     files: Option<(u64, u64)>,
     cpu_s: Option<f64>,
     resident: Option<u64>,
@@ -65,6 +66,7 @@ impl Scrape {
                 queued: fleet.dispatch().queued_in_all(),
                 connections,
                 agents_connections,
+                certificates: Vec::new(),
                 files: None,
                 cpu_s: None,
                 resident: None,
@@ -93,6 +95,7 @@ impl Scrape {
         });
         scrape.away.sort_by(|a, b| (b.since_unix_ms, &a.name).cmp(&(a.since_unix_ms, &b.name)));
         scrape.away.truncate(AWAY_MAX);
+        scrape.certificates = core.security.as_ref().map_or(Vec::new(), |security| security.acceptor.ends());
         scrape.files = open_files();
         (scrape.cpu_s, scrape.resident) = (cpu_seconds(), resident_bytes());
         scrape
@@ -167,6 +170,13 @@ fn render(scrape: &Scrape) -> String {
     text.single("sloth_master_operator_connections", "gauge", help, operators);
     let help = "Events for the webhook: delivered, attempts that failed, and given up.";
     by_word(&mut text, "sloth_master_webhook_total", help, "result", &counts.webhook);
+    if !scrape.certificates.is_empty() {
+        let name = "sloth_master_certificate_expires_timestamp_seconds";
+        text.family(name, "gauge", "When a certificate in use ends, Unix time: the master's own, its authority's.");
+        for (kind, ends) in &scrape.certificates {
+            text.sample(name, &[("kind", kind)], ends);
+        }
+    }
     process(&mut text, scrape);
     text.finish()
 }

@@ -48,11 +48,16 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
         lost_at_unix_ms,
         commands,
         commands_in_all: u32::try_from(commands_in_all).unwrap_or(u32::MAX),
-        certificate_expires_unix_ms: 0,
+        certificate_expires_unix_ms: certificate_ends(core, &id),
         time_unix_ms: now.unix_ms,
         told: told.into_iter().map(rows::told).collect(),
         agent: Some(rows::agent(view)),
     })
+}
+
+/// 0: it has none that was made here.
+fn certificate_ends(core: &Core, id: &AgentId) -> u64 {
+    core.security.as_ref().and_then(|security| security.admission.agent_expires_ms(id)).unwrap_or(0)
 }
 
 async fn history(core: &Arc<Core>, id: AgentId) -> Result<(Vec<fleet::SessionRecord>, Vec<fleet::Told>), Status> {

@@ -1,0 +1,186 @@
+//! The audit file: who did what, and who was refused, one JSON object a line.
+
+use crate::{access::Caller, clock, tool::time::rfc3339};
+use fleet::AgentId;
+use serde::Serialize;
+use sloth_agent::logging::{OpenError, Rolling};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+/// In the state directory.
+pub const FILE: &str = "audit.log";
+
+/// So many refusals are written at once, and then one for each [`REFUSAL_EVERY`]: whoever knocks without end writes
+/// 9 MB a day and not what the disk takes. The others are counted.
+const REFUSALS_MAX: u32 = 30;
+const REFUSAL_EVERY: Duration = Duration::from_secs(2);
+
+/// Of what somebody sent, characters: that has no bound of its own.
+const SENT_MAX: usize = 200;
+
+/// Shared by all that answer calls.
+pub struct Audit {
+    file: Rolling,
+    refusals: Mutex<Refusals>,
+}
+
+/// A line. What is not known is null.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: Option<String>,
+    action: &'a str,
+    /// By which token or certificate.
+    who: Option<&'a str>,
+    address: Option<SocketAddr>,
+    agent: Option<&'a str>,
+    agent_id: Option<String>,
+    what: String,
+    /// Refusals before this one that were not written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unwritten: Option<u64>,
+}
+
+impl Audit {
+    /// Opens or creates it, for its owner alone. Blocks.
+    ///
+    /// # Errors
+    /// For people, with the remedy.
+    pub fn open(path: &Path, size_max: u64, files_max: u32) -> Result<Self, String> {
+        let file = Rolling::open_with(path, size_max, files_max, 0o600).map_err(|error| match error {
+            OpenError::Held(path) => {
+                format!("the audit file {} is written by another process: end that one", path.display())
+            }
+            OpenError::Io(path, error) => {
+                let why = sloth_agent::config::describe(&error);
+                format!("cannot write the audit file {}: {why}; make it writable", path.display())
+            }
+        })?;
+        // One that was there before, too.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(|error| format!("cannot keep the audit file {} from others: {error}", path.display()))?;
+        Ok(Self { file, refusals: Mutex::new(Refusals::new(clock::boottime())) })
+    }
+
+    /// Something was done.
+    pub fn done(&self, caller: Option<&Caller>, action: &str, agent: (&str, AgentId), what: &str) {
+        self.write(&Line {
+            agent: Some(agent.0).filter(|name| !name.is_empty()),
+            agent_id: (agent.1 != AgentId::default()).then(|| fleet::hex(&agent.1)),
+            ..line(caller, None, action, what.to_owned())
+        });
+    }
+
+    /// A call was refused. Of many only some are written.
+    pub fn refused(&self, caller: Option<&Caller>, address: Option<SocketAddr>, call: &str, why: &str) {
+        let now = clock::boottime();
+        let unwritten = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).written(now);
+        let Some(unwritten) = unwritten else { return };
+        let what = format!("{}: {}", cut(call), cut(why));
+        let unwritten = Some(unwritten).filter(|&count| count > 0);
+        self.write(&Line { unwritten, ..line(caller, address, "refused", what) });
+    }
+
+    fn write(&self, line: &Line<'_>) {
+        let mut text = serde_json::to_vec(line).expect("these types have string keys and no failing parts");
+        text.push(b'\n');
+        self.file.write_line(&text);
+    }
+}
+
+fn line<'a>(caller: Option<&'a Caller>, address: Option<SocketAddr>, action: &'a str, what: String) -> Line<'a> {
+    Line {
+        time: rfc3339(clock::unix_ms()),
+        action,
+        who: caller.map(|caller| caller.name.as_str()).filter(|name| !name.is_empty()),
+        address: caller.and_then(|caller| caller.address).or(address),
+        agent: None,
+        agent_id: None,
+        what,
+        unwritten: None,
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(SENT_MAX).collect()
+}
+
+/// How many refusals may still be written, and how many were not.
+struct Refusals {
+    left: u32,
+    /// Up to when `left` is counted.
+    counted: Duration,
+    unwritten: u64,
+}
+
+impl Refusals {
+    fn new(now: Duration) -> Self {
+        Self { left: REFUSALS_MAX, counted: now, unwritten: 0 }
+    }
+
+    /// Whether one of now is written, with how many before it were not.
+    fn written(&mut self, now: Duration) -> Option<u64> {
+        let more = now.saturating_sub(self.counted).as_nanos() / REFUSAL_EVERY.as_nanos();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(more).min(REFUSALS_MAX);
+        self.counted = if self.left == REFUSALS_MAX { now } else { self.counted + REFUSAL_EVERY * more };
+        if self.left == 0 {
+            self.unwritten += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.unwritten))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn who_knocks_without_end_writes_little_and_is_counted() {
+        let at = Duration::from_millis;
+        let mut refusals = Refusals::new(at(0));
+        let written = (0..1_000).filter(|_| refusals.written(at(0)) == Some(0)).count();
+        assert_eq!(written, 30);
+        assert_eq!(refusals.written(at(1_999)), None);
+        assert_eq!(refusals.written(at(2_000)), Some(971));
+        assert_eq!(refusals.written(at(2_001)), None);
+        assert_eq!(refusals.written(at(3_999)), None);
+        assert_eq!(refusals.written(at(4_000)), Some(2), "the halves before were not lost");
+        let written = (0..1_000).filter(|_| refusals.written(at(1_000_000)).is_some()).count();
+        assert_eq!(written, 30, "a quiet time fills it again, and no more than that");
+    }
+
+    #[test]
+    fn lines_are_json_for_the_owner_alone_and_old_files_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let audit = Audit::open(&path, 500, 2).unwrap();
+        let address = Some("127.0.0.1:7".parse().unwrap());
+        let caller = Caller { who: None, name: "operator \"eva\"".to_owned(), address, agent: None };
+        for _ in 0..10 {
+            audit.done(Some(&caller), "run", ("lady", [1; 16]), "command a\nb");
+        }
+        audit.refused(None, address, &"x".repeat(10_000), "no");
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        let text: String = names.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(names.iter().all(|path| fs::metadata(path).unwrap().mode() & 0o777 == 0o600));
+        let done = lines.iter().find(|line| line["action"] == "run").unwrap();
+        assert_eq!((&done["who"], &done["agent"]), (&"operator \"eva\"".into(), &"lady".into()), "{done}");
+        assert_eq!(done["agent_id"], "01".repeat(16));
+        let refused = lines.iter().find(|line| line["action"] == "refused").unwrap();
+        assert_eq!((&refused["address"], &refused["who"]), (&"127.0.0.1:7".into(), &serde_json::Value::Null));
+        assert!(refused["what"].as_str().unwrap().len() < 300, "{refused}");
+    }
+}

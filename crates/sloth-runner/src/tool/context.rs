@@ -1,0 +1,288 @@
+//! `context add`, `list`, `use` and `remove`, and which master the other commands talk to.
+
+use super::{
+    Access,
+    address::{self, Address},
+    complain,
+    contexts::{self, Context, Contexts},
+    credential::{CA_VARIABLE, Credential, TOKEN_VARIABLE},
+    fail, json, print, say,
+    table::{Cell, Table},
+    wants_colours,
+};
+use crate::cli::{ContextCommand, Format};
+use serde::Serialize;
+use sloth_agent::{config::describe, token::Token};
+use std::{
+    env,
+    fs::File,
+    io::{self, IsTerminal, Read},
+    path::{Path, PathBuf},
+};
+
+/// More is no token.
+const TOKEN_MAX: u64 = 4096;
+
+/// What the environment says.
+#[derive(Default)]
+pub struct Environment {
+    pub master: Option<String>,
+    pub token: Option<String>,
+    pub ca: Option<String>,
+    /// The file of contexts.
+    pub file: Option<PathBuf>,
+}
+
+impl Environment {
+    pub fn own() -> Self {
+        let variable = |name| env::var(name).ok().filter(|text| !text.is_empty());
+        Self {
+            master: variable(address::VARIABLE),
+            token: variable(TOKEN_VARIABLE),
+            ca: variable(CA_VARIABLE),
+            file: contexts::own_path(),
+        }
+    }
+}
+
+/// Which master, and how to talk to it. A context counts as a whole or not at all, so that no token meets a master that
+/// it is not for: the one of `--context`; where a flag or a variable says anything of a master, none; else the one that
+/// is used.
+///
+/// # Errors
+/// What is wrong and where it was written, for people.
+pub fn resolve(access: Access, environment: Environment) -> Result<(Address, Credential), String> {
+    let said = [&access.master, &access.token, &access.ca, &environment.master, &environment.token, &environment.ca];
+    let chosen = match &access.context {
+        Some(name) => {
+            let file = environment.file.ok_or_else(homeless)?;
+            Some((name.clone(), contexts::read(&file)?.named(name)?.clone()))
+        }
+        None if said.into_iter().any(Option::is_some) => None,
+        None => current(environment.file.as_deref())?,
+    };
+    match chosen {
+        Some((name, context)) => of(&context).map_err(|why| format!("context {name}: {why}")),
+        None => {
+            let address = address::choose(access.master.as_deref(), environment.master.as_deref())?;
+            let credential = Credential::choose([access.token, environment.token], [access.ca, environment.ca])?;
+            Ok((address, credential))
+        }
+    }
+}
+
+fn current(file: Option<&Path>) -> Result<Option<(String, Context)>, String> {
+    let Some(file) = file else { return Ok(None) };
+    let contexts = contexts::read(file)?;
+    let Some(name) = contexts.current.clone() else { return Ok(None) };
+    let context = contexts.named(&name)?.clone();
+    Ok(Some((name, context)))
+}
+
+fn of(context: &Context) -> Result<(Address, Credential), String> {
+    let address =
+        Address::parse(&context.master).map_err(|why| format!("its master is {:?}, {why}", context.master))?;
+    let credential = Credential::choose([context.token.clone(), None], [context.ca.clone(), None])?;
+    Ok((address, credential))
+}
+
+fn homeless() -> String {
+    "contexts have no place: neither XDG_CONFIG_HOME nor HOME is an absolute path".to_owned()
+}
+
+/// Runs `sloth-runner context …` and returns the exit code.
+pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
+    let Some(file) = contexts::own_path() else {
+        fail(format, &homeless());
+        return 1;
+    };
+    let done = match command {
+        ContextCommand::Add { name, token_file } => {
+            let context = match wanted(access, token_file.as_deref()) {
+                Ok(context) => context,
+                Err(why) => {
+                    complain(why);
+                    return 2;
+                }
+            };
+            let added = change(&file, |contexts| contexts.add(&name, context));
+            added.map(|used| {
+                let then = if used {
+                    ", and used from now on".to_owned()
+                } else {
+                    format!(": `sloth-runner context use {name}` has it used")
+                };
+                format!("context {name} added{then}")
+            })
+        }
+        ContextCommand::List => contexts::read(&file).map(|contexts| list(format, &contexts)),
+        ContextCommand::Use { name } => change(&file, |contexts| contexts.set_current(&name))
+            .map(|()| format!("context {name} is used from now on")),
+        ContextCommand::Remove { name } => {
+            change(&file, |contexts| contexts.remove(&name)).map(|()| format!("context {name} removed"))
+        }
+    };
+    match done {
+        Ok(text) if text.ends_with('\n') => print(&text),
+        Ok(message) if format == Format::Json => print(&json::document(&Message { message })),
+        Ok(message) => print(&(message + "\n")),
+        Err(why) => {
+            fail(format, &why);
+            1
+        }
+    }
+}
+
+fn change<R>(file: &Path, change: impl FnOnce(&mut Contexts) -> Result<R, String>) -> Result<R, String> {
+    let mut contexts = contexts::read(file)?;
+    let done = change(&mut contexts)?;
+    contexts::write(file, &contexts)?;
+    Ok(done)
+}
+
+/// What is to be added, checked as it is when it is used.
+fn wanted(access: Access, token_file: Option<&Path>) -> Result<Context, String> {
+    let master = access.master.ok_or("a context is of a master: say which with --master HOST[:PORT]")?;
+    Address::parse(&master).map_err(|why| format!("--master is {master:?}, {why}"))?;
+    let ca = match access.ca {
+        Some(file) => {
+            let path = std::path::absolute(&file).map_err(|error| format!("--ca is {file}: {}", describe(&error)))?;
+            Some(
+                path.into_os_string()
+                    .into_string()
+                    .map_err(|_| format!("--ca is {file}, below a folder that is not UTF-8"))?,
+            )
+        }
+        None => None,
+    };
+    let (from, text) = match (access.token, token_file) {
+        (Some(text), _) => ("--token".to_owned(), text),
+        (None, Some(path)) => {
+            let failed = |error: io::Error| format!("--token-file is {}: {}", path.display(), describe(&error));
+            (format!("--token-file {}", path.display()), File::open(path).and_then(text_of).map_err(failed)?)
+        }
+        (None, None) if io::stdin().is_terminal() => {
+            say("The token, and Enter; nothing for a master without tokens:");
+            let mut line = String::new();
+            io::stdin().read_line(&mut line).map_err(|error| format!("no token: {}", describe(&error)))?;
+            ("standard input".to_owned(), line)
+        }
+        (None, None) => {
+            let failed = |error: io::Error| format!("no token on standard input: {}", describe(&error));
+            ("standard input".to_owned(), text_of(io::stdin()).map_err(failed)?)
+        }
+    };
+    let text = text.trim();
+    let token = match (text, token_file) {
+        ("", Some(_)) => return Err(format!("{from} holds no token")),
+        ("", None) => None,
+        (text, _) => Some(Token::parse(text).map_err(|why| format!("the token of {from} {why}"))?.text()),
+    };
+    Credential::choose([token.clone(), None], [ca.clone(), None])?;
+    Ok(Context { master, ca, token })
+}
+
+fn text_of(from: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    from.take(TOKEN_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[derive(Serialize)]
+struct Message {
+    message: String,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    current: bool,
+    master: &'a str,
+    ca: Option<&'a str>,
+    /// As `token list` shows it.
+    token_id: Option<String>,
+}
+
+fn list(format: Format, contexts: &Contexts) -> String {
+    let rows = contexts.contexts.iter().map(|(name, context)| Shown {
+        name,
+        current: contexts.current.as_ref() == Some(name),
+        master: &context.master,
+        ca: context.ca.as_deref(),
+        token_id: context.token.as_deref().and_then(|text| Token::parse(text).ok()).map(|token| token.id()),
+    });
+    if format == Format::Json {
+        return json::document(&rows.collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["USED", "NAME", "MASTER", "TOKEN", "CA"]);
+    for row in rows {
+        let used = if row.current { "*" } else { "" };
+        let cells = [used, row.name, row.master, row.token_id.as_deref().unwrap_or(""), row.ca.unwrap_or("")];
+        table.row(cells.map(Cell::new).into());
+    }
+    table.render(wants_colours(&io::stdout()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("contexts.json");
+        let mut contexts = Contexts::default();
+        for name in ["a", "b"] {
+            let token = Some(Token::new([1; 32], [2; 32]).text());
+            contexts.add(name, Context { master: format!("{name}.test:1"), ca: None, token }).unwrap();
+        }
+        contexts::write(&file, &contexts).unwrap();
+        (folder, file)
+    }
+
+    /// Which master, and whether over TLS.
+    fn resolved(access: Access, environment: Environment) -> (String, bool) {
+        let (address, credential) = resolve(access, environment).unwrap();
+        (address.to_string(), credential.dialler(&address).is_some())
+    }
+
+    #[test]
+    fn a_context_counts_as_a_whole_where_nothing_else_is_said() {
+        let (_folder, file) = folder();
+        let text = |text: &str| Some(text.to_owned());
+        let environment = || Environment { file: Some(file.clone()), ..Environment::default() };
+        let with_master = || Environment { master: text("e:1"), ..environment() };
+        assert_eq!(resolved(Access::default(), environment()), ("a.test:1".to_owned(), true));
+        let named = || Access { context: text("b"), ..Access::default() };
+        assert_eq!(resolved(named(), environment()), ("b.test:1".to_owned(), true));
+        assert_eq!(resolved(named(), with_master()), ("b.test:1".to_owned(), true), "the flag wins");
+        assert_eq!(resolved(Access::default(), with_master()), ("e:1".to_owned(), false), "the token stays at home");
+        let flag = Access { master: text("f:1"), ..Access::default() };
+        assert_eq!(resolved(flag, environment()), ("f:1".to_owned(), false));
+        let token = Environment { token: Some(Token::new([1; 32], [3; 32]).text()), ..environment() };
+        assert_eq!(resolved(Access::default(), token), ("localhost:50050".to_owned(), true));
+    }
+
+    #[test]
+    fn without_contexts_it_is_as_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = || Environment { file: Some(folder.path().join("contexts.json")), ..Environment::default() };
+        for environment in [file(), Environment::default()] {
+            assert_eq!(resolved(Access::default(), environment), ("localhost:50050".to_owned(), false));
+        }
+        let named = Access { context: Some("a".to_owned()), ..Access::default() };
+        assert!(resolve(named.clone(), file()).err().unwrap().starts_with("there is no context a"));
+        assert_eq!(resolve(named, Environment::default()).err().unwrap(), homeless());
+    }
+
+    #[test]
+    fn the_list_holds_no_secret() {
+        let (_folder, file) = folder();
+        let contexts = contexts::read(&file).unwrap();
+        let secret = Token::new([1; 32], [2; 32]).text();
+        let secret = secret.rsplit('.').next().unwrap();
+        for format in [Format::Table, Format::Json] {
+            let text = list(format, &contexts);
+            assert!(text.contains("b.test:1") && !text.contains(secret), "{text}");
+        }
+    }
+}
