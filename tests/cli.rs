@@ -417,7 +417,10 @@ fn in_the_background_a_reload_finds_its_file_and_a_new_worker_keeps_what_it_said
     write("80s", "debug");
     // To the supervisor, as the pid file says.
     let told = place.run(&["reconnect"]).expect(0);
-    assert_eq!(told.out, format!("agent node1 (pid {pid}) was told to connect now\n"));
+    assert_eq!(
+        told.out,
+        format!("agent node1 (pid {pid}) was told to read its configuration again and to connect now\n")
+    );
     eventually("the change", || {
         place.log("agent.log").contains("INFO  config: reconnect.max_delay changed from 70s to 80s\n")
     });

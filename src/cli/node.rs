@@ -87,7 +87,7 @@ impl Node {
         }
     }
 
-    /// Has the agent connect now if it waits for its next attempt; the exit code.
+    /// Has the agent read its configuration again, and connect now if it waits for its next attempt; the exit code.
     pub(super) fn reconnect(&self) -> i32 {
         let process = match self.process(NOT_RUNNING, "send it SIGHUP") {
             Ok(process) => process,
@@ -95,12 +95,18 @@ impl Node {
         };
         let (agent, pid, fields) = (self.called(), process.pid, self.fields());
         let field = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
-        if field("state") == Some("Active") {
-            let master = field("master").unwrap_or("its master");
-            return print(&format!("{agent} (pid {pid}) is connected already, to {master}\n"));
-        }
+        let done = match field("state") {
+            Some("Active") => {
+                let master = field("master").unwrap_or("its master");
+                format!(
+                    "{agent} (pid {pid}) is connected already, to {master}; it was told to read its configuration \
+                     again: its log says what came of that"
+                )
+            }
+            _ => format!("{agent} (pid {pid}) was told to read its configuration again and to connect now"),
+        };
         match self.signal(process, libc::SIGHUP, "reach") {
-            DONE => print(&format!("{agent} (pid {pid}) was told to connect now\n")),
+            DONE => print(&format!("{done}\n")),
             failed => failed,
         }
     }
