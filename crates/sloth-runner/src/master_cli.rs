@@ -28,6 +28,7 @@ use sloth_agent::{
         units::ShowSize,
     },
     logging::{self, Rolling},
+    state,
 };
 use std::{
     fs,
@@ -418,6 +419,7 @@ fn take_state_dir(directory: &Path) -> Result<FileLock, String> {
         let error = describe(error);
         format!("cannot {what} the state directory {shown}: {error}; {remedy}, or name another with --state-dir")
     };
+    state::make_trusted(directory).map_err(|error| fails("trust", &error))?;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| fails("make", &error))?;
     FileLock::take(&control::lock_file(directory)).map_err(|error| match error {
