@@ -190,7 +190,12 @@ fn start(args: StartArgs) -> Result<(), i32> {
     }
     let reload = Reload::new(sources, &loaded, log.clone());
     let background = log.filter(|_| args.daemon);
-    serve(&loaded.config, reload, background.as_ref()).map_err(failed)
+    serve(&loaded.config, reload, background.as_ref()).map_err(|error| {
+        log::error!("Master ended: {error}");
+        failed(error)
+    })?;
+    log::info!("Master stopped");
+    Ok(())
 }
 
 fn load_or_say(sources: &Sources) -> Result<Loaded, i32> {
@@ -291,6 +296,12 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             log::warn!("Neither TLS nor tokens on {address}: whoever reaches it can run commands on every agent");
         }
         say_started(address, &config.state_dir);
+        log::info!(
+            "Master started: sloth-runner {}, pid {}, listening on {address}, state directory {}",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            config.state_dir.display()
+        );
         log::info!("Up to {open_files} open files, room for {} agents", open_files::sessions_max());
         if let Some(log) = background {
             daemon::detach(log);
