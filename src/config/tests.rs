@@ -176,7 +176,7 @@ fn all_that_is_wrong_is_said_at_once_with_lines() {
         [
             "agent.toml:1: name is \"my agent\", with a space in it: use 1 to 63 letters, digits, '.', '_' and '-', \
              beginning with a letter or digit",
-            "agent.toml:2: master is localhost:99999, with a port that is none: use 1 to 65535",
+            "agent.toml:2: master is localhost:99999, with \"99999\", which is not a port: use 1 to 65535",
             "agent.toml:5: heartbeat.timeout is 8s, above heartbeat.interval (5s): lower it, or raise interval",
             "agent.toml:6: heartbeat.intervall is not known: did you mean heartbeat.interval?",
             "agent.toml:9: reconnect.max_delay is 2s, below reconnect.initial_delay (5s): raise it, or lower \

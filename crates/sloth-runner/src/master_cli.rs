@@ -425,6 +425,8 @@ fn take_state_dir(directory: &Path) -> Result<FileLock, String> {
     let fails = |what: &str, error: &io::Error| {
         let remedy = match error.kind() {
             io::ErrorKind::StorageFull => "make room there",
+            // What is there is a file, or lies below one.
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "a part of that path is a file: remove it",
             _ => "let this user write it",
         };
         let error = describe(error);
