@@ -16,13 +16,18 @@ fn the_same_id_attaches_to_the_command_and_never_starts_it_again() {
     }
     let other = ["agent", "run", "lady", "--id", "once", "--", "true"];
     let refused = master.tool(&other).expect(255);
-    assert!(refused.stderr.contains("command once exists with other content"), "{}", refused.stderr);
+    let expected = "sloth-runner: command once exists with other content (it differs in: argument list or --shell, \
+                    directory): `sloth-runner command get once` shows it; another --id runs a new one\n";
+    assert_eq!(refused.stderr, expected);
     fs::write(master.path("gate"), "").unwrap();
     for tool in tools {
         assert_eq!(tool.done().expect(5).text(), "a\nz\n");
     }
     assert_eq!(master.tool(&args).expect(5).text(), "a\nz\n", "after its end, too");
-    assert!(master.tool(&other).expect(255).stderr.contains("other content"));
+    let _other = master.agent("kei");
+    let elsewhere = ["agent", "run", "kei", "--id", "once", "--dir", dir, "--env", "A=b", "--shell", line];
+    let refused = master.tool(&elsewhere).expect(255).stderr;
+    assert!(refused.contains(" content (it differs in: agent, there lady, environment): "), "{refused}");
     assert_eq!(fs::read_to_string(master.path("count")).unwrap(), "started\n");
 }
 
