@@ -60,10 +60,14 @@ pub fn knows(word: &str) -> bool {
 /// `program` is what help and errors call the program. Must be called while the process has a single thread: `--daemon`
 /// forks.
 pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
-    let parsed = match parse(args) {
+    let args: Vec<OsString> = args.collect();
+    // As a part of another program, only with its command: that one's own help lists no options of ours.
+    let command = args.iter().filter_map(|arg| arg.to_str()).find(|arg| knows(arg));
+    let help = command.map_or_else(|| format!("{program} --help"), |command| format!("{program} {command} --help"));
+    let parsed = match parse(args.iter().cloned()) {
         Ok(parsed) => parsed,
         Err(text) => {
-            complain(&format!("{program}: {text}\nTry `{program} --help`."));
+            complain(&format!("{program}: {text}\nTry `{help}`."));
             return USAGE;
         }
     };
