@@ -81,8 +81,12 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
         Parsed::Command(command, sources) => {
             let surroundings = Surroundings::of_process();
             let loaded = load(&sources, &surroundings);
-            let found = |find: &dyn Fn(&node::Node) -> i32, loaded| {
-                node::find(loaded, &sources).map_or_else(bad_configuration, |node| find(&node))
+            let found = |find: &dyn Fn(&node::Node) -> i32, loaded| match node::find(loaded, &sources) {
+                Ok(node) => find(&node),
+                Err(text) => {
+                    complain(&text);
+                    USAGE
+                }
             };
             match command {
                 Command::Start { daemon } => configured(loaded, |loaded| {

@@ -114,6 +114,9 @@ fn an_agent_is_found_in_spite_of_what_else_is_wrong() {
     assert_eq!(of("nmae =", &[], Some("n")), at("/state/sloth-runner/n", true));
     assert_eq!(of("nmae =", &[("--state-dir", "state_dir", "/s")], None), at("/s", false));
     assert_eq!(of("nmae =", &[], None), None);
+    assert_eq!(of("prot = 1\nstate_dir = '/s'", &[], None), at("/s", false));
+    assert_eq!(of("prot = 1\nname = 'n'", &[], None), at("/state/sloth-runner/n", false));
+    assert_eq!(of("prot = 1\nname = '../n'", &[], None), None);
 }
 
 #[test]
