@@ -60,10 +60,14 @@ pub fn knows(word: &str) -> bool {
 /// `program` is what help and errors call the program. Must be called while the process has a single thread: `--daemon`
 /// forks.
 pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
-    let parsed = match parse(args) {
+    let args: Vec<OsString> = args.collect();
+    // As a part of another program, only with its command: that one's own help lists no options of ours.
+    let command = args.iter().filter_map(|arg| arg.to_str()).find(|arg| knows(arg));
+    let help = command.map_or_else(|| format!("{program} --help"), |command| format!("{program} {command} --help"));
+    let parsed = match parse(args.iter().cloned()) {
         Ok(parsed) => parsed,
         Err(text) => {
-            complain(&format!("{program}: {text}\nTry `{program} --help`."));
+            complain(&format!("{program}: {text}\nTry `{help}`."));
             return USAGE;
         }
     };
@@ -77,8 +81,12 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
         Parsed::Command(command, sources) => {
             let surroundings = Surroundings::of_process();
             let loaded = load(&sources, &surroundings);
-            let found = |find: &dyn Fn(&node::Node) -> i32, loaded| {
-                node::find(loaded, &sources).map_or_else(bad_configuration, |node| find(&node))
+            let found = |find: &dyn Fn(&node::Node) -> i32, loaded| match node::find(loaded, &sources) {
+                Ok(node) => find(&node),
+                Err(text) => {
+                    complain(&text);
+                    USAGE
+                }
             };
             match command {
                 Command::Start { daemon } => configured(loaded, |loaded| {

@@ -101,7 +101,7 @@ pub struct Guard {
 impl Guard {
     /// Removes pid file and status, at a planned end.
     pub fn leave(&self) {
-        if trusted(&self.path, refuge::is_ours).is_ok() {
+        if is_trusted(&self.path).is_ok() {
             let _ = fs::remove_file(self.path.join(PID));
             let _ = fs::remove_file(self.path.join(STATUS));
         }
@@ -133,7 +133,7 @@ impl StateDir {
             refuge: None,
             pid: String::new(),
         };
-        if let Err(error) = trusted(path, refuge::make_private) {
+        if let Err(error) = make_trusted(path) {
             state.fall_back("be trusted", &error);
             state.agent_id = identity::derive(Path::new("/"), name);
             return state.settled();
@@ -352,6 +352,22 @@ impl StateDir {
 
 fn is_temporary(path: &Path) -> bool {
     path.starts_with(temporary_folder(refuge::own_uid()))
+}
+
+/// Makes sure, where the state directory is the one for a user without a home, that nobody else has made its folder.
+///
+/// # Errors
+/// It is another user's, or cannot be made.
+pub fn make_trusted(path: &Path) -> io::Result<()> {
+    trusted(path, refuge::make_private)
+}
+
+/// Whether a state directory can be believed: as [`make_trusted`], but nothing is made.
+///
+/// # Errors
+/// Its folder is another user's, or is not there.
+pub fn is_trusted(path: &Path) -> io::Result<()> {
+    trusted(path, refuge::is_ours)
 }
 
 /// Where everybody may make folders, only one that `check` finds ours is looked into.

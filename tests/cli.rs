@@ -169,7 +169,12 @@ fn a_bad_configuration_is_refused_everywhere_with_all_that_is_wrong() {
     );
     for command in ["check", "start", "stop", "status"] {
         let done = place.run(&[command, "--config", file, "--port", "0"]).expect(2);
-        assert_eq!((done.out.as_str(), &done.err), ("", &expected), "{command}");
+        // The file says nowhere which agent is meant.
+        let way_out = match command {
+            "stop" | "status" => "to find the agent all the same, name its state directory: --state-dir DIR\n",
+            _ => "",
+        };
+        assert_eq!((done.out, done.err), (String::new(), format!("{expected}{way_out}")), "{command}");
     }
     let daemon = place.run(&["start", "--daemon", "--config", file, "--port", "0"]).expect(2);
     assert_eq!(daemon.err, expected);
@@ -417,7 +422,10 @@ fn in_the_background_a_reload_finds_its_file_and_a_new_worker_keeps_what_it_said
     write("80s", "debug");
     // To the supervisor, as the pid file says.
     let told = place.run(&["reconnect"]).expect(0);
-    assert_eq!(told.out, format!("agent node1 (pid {pid}) was told to connect now\n"));
+    assert_eq!(
+        told.out,
+        format!("agent node1 (pid {pid}) was told to read its configuration again and to connect now\n")
+    );
     eventually("the change", || {
         place.log("agent.log").contains("INFO  config: reconnect.max_delay changed from 70s to 80s\n")
     });
@@ -505,5 +513,15 @@ fn a_typo_in_the_configuration_hides_no_agent_that_is_named() {
     let broken = run("status", "nmae =").expect(3);
     assert!(broken.err.contains("agent.toml:1: is not TOML: "), "{}", broken.err);
     assert!(broken.err.contains("\nlooking in the default place all the same: /"), "{}", broken.err);
-    run("stop", &typo).expect(0);
+    let unnamed = |command, config: &str| {
+        fs::write(place.path().join("agent.toml"), config).unwrap();
+        Done::of(place.command(&[command, "--config", "agent.toml"]).output().unwrap())
+    };
+    let lost = unnamed("stop", "nmae =").expect(2);
+    let way_out = "\nto find the agent all the same, name its state directory: --state-dir DIR\n";
+    assert!(lost.err.ends_with(way_out), "{}", lost.err);
+    let stopped = unnamed("stop", &typo).expect(0);
+    assert!(stopped.err.starts_with("agent.toml:1: nmae is not known"), "{}", stopped.err);
+    let goes_on = format!("\ngoing on all the same, with the state directory {}\n", state.display());
+    assert!(stopped.err.ends_with(&goes_on) && stopped.out.starts_with("agent node1 has stopped"), "{}", stopped.err);
 }

@@ -337,7 +337,14 @@ async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
     let mut master = Master::on(TcpListener::bind(address).await.expect("free again"));
     let pid = agent.child.id().expect("it runs");
     let done = reconnect(agent.state.path()).await;
-    assert_eq!(done, (Some(0), format!("agent lady (pid {pid}) was told to connect now\n"), String::new()));
+    assert_eq!(
+        done,
+        (
+            Some(0),
+            format!("agent lady (pid {pid}) was told to read its configuration again and to connect now\n"),
+            String::new()
+        )
+    );
     let serving = tokio::spawn(master.active(1).await.serve());
     let state = agent.state.path().join("status.json");
     timeout(PATIENCE, async {
@@ -349,11 +356,16 @@ async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
     .await
     .expect("it becomes Active");
     let done = reconnect(agent.state.path()).await;
-    let connected = format!("agent lady (pid {pid}) is connected already, to {address}\n");
+    let connected = format!(
+        "agent lady (pid {pid}) is connected already, to {address}; it was told to read its configuration again: its \
+         log says what came of that\n"
+    );
     assert_eq!(done, (Some(0), connected, String::new()));
+    agent.line("config: read again, nothing has changed").await;
     agent.signal(libc::SIGTERM);
     agent.exit().await;
-    assert_eq!(agent.count("config: "), 1, "one SIGHUP came: {:#?}", agent.log);
+    assert_eq!(agent.count("config: "), 2, "two SIGHUPs came: {:#?}", agent.log);
+    assert_eq!(agent.count("INFO  Agent registered"), 1, "the session stayed: {:#?}", agent.log);
     serving.abort();
     let (code, _, said) = reconnect(agent.state.path()).await;
     assert_eq!(code, Some(3));

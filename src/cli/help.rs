@@ -12,7 +12,7 @@ Commands:
   start      Run the agent, in the foreground or with --daemon in the background
   stop       Ask a running agent to end, and wait until it has
   status     Say whether the agent runs and is connected
-  reconnect  Have a running agent that waits for its next attempt connect now
+  reconnect  Have a running agent read its configuration again, and connect now if it waits
   check      Check the configuration and show it; start nothing
   doctor     Try the configuration, from the state directory to a registration; say what is wrong
 

@@ -40,8 +40,11 @@ pub(super) struct Node {
 
 /// Finds the agent that the command line means.
 ///
-/// With `--name` or `--state-dir` a configuration that does not hold is in nobody's way.
-pub(super) fn find(loaded: Result<Loaded, Problems>, sources: &Sources) -> Result<Node, Problems> {
+/// A configuration that does not hold is in nobody's way, as long as something says where the agent's state is.
+///
+/// # Errors
+/// Nothing does: what is wrong, and the way out.
+pub(super) fn find(loaded: Result<Loaded, Problems>, sources: &Sources) -> Result<Node, String> {
     let flag = |flag| sources.flags.iter().rev().find(|(name, ..)| *name == flag).map(|(.., value)| value.clone());
     let wanted = flag("--name");
     let agent = |name: &str, path: &Path| match (&wanted, flag("--state-dir")) {
@@ -59,14 +62,22 @@ pub(super) fn find(loaded: Result<Loaded, Problems>, sources: &Sources) -> Resul
         }
         Err(problems) => problems,
     };
-    let sound = wanted.as_ref().is_none_or(|name| check_name(name).is_ok());
-    if !sound || (wanted.is_none() && flag("--state-dir").is_none()) {
-        return Err(problems);
+    if wanted.as_ref().is_some_and(|name| check_name(name).is_err()) {
+        return Err(problems.to_string());
     }
     let Some(Whereabouts { state_dir, unread }) = whereabouts(sources, &Surroundings::of_process(), wanted.as_deref())
     else {
-        return Err(problems);
+        return Err(format!("{problems}\nto find the agent all the same, name its state directory: --state-dir DIR"));
     };
+    if wanted.is_none() && flag("--state-dir").is_none() {
+        complain(&format!("{problems}\ngoing on all the same, with the state directory {}", state_dir.display()));
+        return Ok(Node {
+            agent: format!("the agent of {}", state_dir.display()),
+            wanted,
+            stops_within: 60 * PATIENCE,
+            path: state_dir,
+        });
+    }
     if unread {
         complain(&format!("{problems}\nlooking in the default place all the same: {}", state_dir.display()));
     }
@@ -87,7 +98,7 @@ impl Node {
         }
     }
 
-    /// Has the agent connect now if it waits for its next attempt; the exit code.
+    /// Has the agent read its configuration again, and connect now if it waits for its next attempt; the exit code.
     pub(super) fn reconnect(&self) -> i32 {
         let process = match self.process(NOT_RUNNING, "send it SIGHUP") {
             Ok(process) => process,
@@ -95,12 +106,18 @@ impl Node {
         };
         let (agent, pid, fields) = (self.called(), process.pid, self.fields());
         let field = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
-        if field("state") == Some("Active") {
-            let master = field("master").unwrap_or("its master");
-            return print(&format!("{agent} (pid {pid}) is connected already, to {master}\n"));
-        }
+        let done = match field("state") {
+            Some("Active") => {
+                let master = field("master").unwrap_or("its master");
+                format!(
+                    "{agent} (pid {pid}) is connected already, to {master}; it was told to read its configuration \
+                     again: its log says what came of that"
+                )
+            }
+            _ => format!("{agent} (pid {pid}) was told to read its configuration again and to connect now"),
+        };
         match self.signal(process, libc::SIGHUP, "reach") {
-            DONE => print(&format!("{agent} (pid {pid}) was told to connect now\n")),
+            DONE => print(&format!("{done}\n")),
             failed => failed,
         }
     }

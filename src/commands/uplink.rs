@@ -28,7 +28,8 @@ const CALLS_MAX: usize = 16;
 
 /// Before a call that failed is made again. Doubles.
 const RETRY_MIN: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Somebody makes room on the master's disk and waits for the output: it goes on within a few seconds.
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// How long a call may have nothing to carry before it makes way for one that waits.
 const IDLE_MAX: Duration = Duration::from_secs(1);

@@ -74,7 +74,7 @@ impl MasterAddress {
 fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
-        _ => Err("with a port that is none: use 1 to 65535".into()),
+        _ => Err(format!("with {text:?}, which is not a port: use 1 to 65535")),
     }
 }
 
@@ -177,10 +177,10 @@ mod tests {
             ("[::1", "without its closing bracket: write it like [::1]:50050"),
             ("[host]:1", "not an IPv6 address in its brackets: write it like [::1]:50050"),
             ("[::1]x", "not an address: after the bracket comes a colon and the port"),
-            ("host:0", "with a port that is none: use 1 to 65535"),
-            ("host:+1", "with a port that is none: use 1 to 65535"),
-            ("host:", "with a port that is none: use 1 to 65535"),
-            ("host:65536", "with a port that is none: use 1 to 65535"),
+            ("host:0", "with \"0\", which is not a port: use 1 to 65535"),
+            ("host:+1", "with \"+1\", which is not a port: use 1 to 65535"),
+            ("host:", "with \"\", which is not a port: use 1 to 65535"),
+            ("host:65536", "with \"65536\", which is not a port: use 1 to 65535"),
             ("http://host:1/", "a URL: write host:1"),
             ("a host", "with ' ' in the host name: use letters, digits, '.', '-' and '_'"),
         ] {

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use super::{
     Config,
-    address::name_from_host,
+    address::{check_name, name_from_host},
     reader::{Layers, Origin, Problem, Problems, Shown},
     settings,
 };
@@ -167,8 +167,8 @@ pub struct Whereabouts {
     pub unread: bool,
 }
 
-/// Finds the state directory of an agent whose configuration need not hold. `name` is for the default; none where
-/// nothing says which agent is meant.
+/// Finds the state directory of an agent whose configuration need not hold. `name` is for the default, before the
+/// one that is configured; none where nothing says which agent is meant.
 pub fn whereabouts(sources: &Sources, surroundings: &Surroundings, name: Option<&str>) -> Option<Whereabouts> {
     let mut layers = Layers::default();
     if let Some(path) = file(sources, surroundings) {
@@ -184,7 +184,10 @@ pub fn whereabouts(sources: &Sources, surroundings: &Surroundings, name: Option<
     let unread = said.is_none() && layers.is_broken();
     let state_dir = match said {
         Some(said) => std::path::absolute(said).ok()?,
-        None => surroundings.default_state_dir(name?),
+        None => {
+            let own = layers.text("name").filter(|name| check_name(name).is_ok());
+            surroundings.default_state_dir(name.or(own)?)
+        }
     };
     Some(Whereabouts { state_dir, unread })
 }

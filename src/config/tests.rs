@@ -114,6 +114,9 @@ fn an_agent_is_found_in_spite_of_what_else_is_wrong() {
     assert_eq!(of("nmae =", &[], Some("n")), at("/state/sloth-runner/n", true));
     assert_eq!(of("nmae =", &[("--state-dir", "state_dir", "/s")], None), at("/s", false));
     assert_eq!(of("nmae =", &[], None), None);
+    assert_eq!(of("prot = 1\nstate_dir = '/s'", &[], None), at("/s", false));
+    assert_eq!(of("prot = 1\nname = 'n'", &[], None), at("/state/sloth-runner/n", false));
+    assert_eq!(of("prot = 1\nname = '../n'", &[], None), None);
 }
 
 #[test]
@@ -176,7 +179,7 @@ fn all_that_is_wrong_is_said_at_once_with_lines() {
         [
             "agent.toml:1: name is \"my agent\", with a space in it: use 1 to 63 letters, digits, '.', '_' and '-', \
              beginning with a letter or digit",
-            "agent.toml:2: master is localhost:99999, with a port that is none: use 1 to 65535",
+            "agent.toml:2: master is localhost:99999, with \"99999\", which is not a port: use 1 to 65535",
             "agent.toml:5: heartbeat.timeout is 8s, above heartbeat.interval (5s): lower it, or raise interval",
             "agent.toml:6: heartbeat.intervall is not known: did you mean heartbeat.interval?",
             "agent.toml:9: reconnect.max_delay is 2s, below reconnect.initial_delay (5s): raise it, or lower \

@@ -7,10 +7,9 @@ use std::{
 };
 
 use super::{
-    LOCK, PID, Process, RUNTIME, STATUS, StateDir,
+    LOCK, PID, Process, RUNTIME, STATUS, StateDir, is_trusted,
     process::start_time,
     refuge::{self, Place},
-    trusted,
 };
 use crate::logging::{is_unlocked, lock};
 
@@ -29,7 +28,7 @@ impl StateDir {
     /// # Errors
     /// When its lock cannot be examined.
     pub fn holder(path: &Path) -> io::Result<Holder> {
-        let here = match trusted(path, refuge::is_ours) {
+        let here = match is_trusted(path) {
             Ok(()) => lock_is_held(path),
             Err(_) => Ok(false),
         };
@@ -61,7 +60,7 @@ impl StateDir {
     pub fn remove_stale_pid(path: &Path) -> Option<u32> {
         // Under the lock: the file of an agent that is starting is not stale.
         let here = || {
-            trusted(path, refuge::is_ours).ok()?;
+            is_trusted(path).ok()?;
             let file = File::open(path.join(LOCK)).ok()?;
             if !lock(&file).ok()? {
                 return None;
@@ -97,7 +96,7 @@ pub(super) fn read_process(path: &Path) -> Option<Process> {
 
 /// Where an agent may have left pid and status.
 fn homes(path: &Path) -> Vec<PathBuf> {
-    let own = trusted(path, refuge::is_ours).is_ok().then(|| path.to_path_buf());
+    let own = is_trusted(path).is_ok().then(|| path.to_path_buf());
     own.into_iter().chain(refuge::held(&Place::all(path))).collect()
 }
 

@@ -309,7 +309,8 @@ pub enum AgentCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Ask an agent to shut down (`stop --name NAME` ends one of this node, without the master)
+    /// Ask an agent to shut down, and return at once (`stop --name NAME` ends one of this node, without the master, and
+    /// waits until it has)
     Stop {
         /// Its name, or its id in hex
         name: String,

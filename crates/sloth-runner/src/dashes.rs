@@ -47,9 +47,33 @@ pub fn meant(args: &[OsString]) -> Option<Vec<String>> {
     Some(words[..at].iter().chain(&["--"]).chain(command).map(|word| (*word).to_owned()).collect())
 }
 
+/// `agent run node1 --shell ls -l`: the line with all that follows, if it was not quoted.
+pub fn unquoted(args: &[OsString]) -> Option<Vec<String>> {
+    let words: Vec<&str> = args.iter().map(|arg| arg.to_str()).collect::<Option<_>>()?;
+    let at = words.iter().position(|word| *word == "--shell")? + 1;
+    let (before, line) = words.split_at_checked(at)?;
+    let is_split = line.len() > 1 && !line[0].contains(char::is_whitespace) && !line.contains(&"--");
+    let line = is_split.then(|| line.join(" "))?;
+    Some(before.iter().map(|word| (*word).to_owned()).chain([line]).collect())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::meant;
+    use super::{meant, unquoted};
+
+    #[test]
+    fn a_line_that_was_not_quoted_is_put_together() {
+        for (line, expected) in [
+            ("agent run n --shell ls -l", Some("ls -l")),
+            ("agent run n --timeout 1s --shell df -h /tmp", Some("df -h /tmp")),
+            ("agent run n --shell ls", None),
+            ("agent run n --shell", None),
+            ("agent run n -- sh -x", None),
+        ] {
+            let args: Vec<_> = line.split(' ').map(Into::into).collect();
+            assert_eq!(unquoted(&args).and_then(|mut words| words.pop()).as_deref(), expected, "{line}");
+        }
+    }
 
     #[test]
     fn the_dashes_come_after_the_agent_or_after_the_options_that_name_them() {

@@ -36,6 +36,12 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
                 tool::say(&format!("error: the command goes after `--`; did you mean: sloth-runner {line}"));
                 return 2;
             }
+            if let Some(meant) = dashes::unquoted(&args).filter(|meant| cli::parse(meant).is_ok()) {
+                let meant: Vec<String> = meant[1..].iter().map(|word| tool::quote(word)).collect();
+                let line = meant.join(" ");
+                tool::say(&format!("error: the line for the shell is one word: quote it: sloth-runner {line}"));
+                return 2;
+            }
             let text = error.render().to_string();
             let _ = if error.use_stderr() {
                 std::io::stderr().write_all(text.as_bytes())

@@ -30,6 +30,7 @@ use sloth_agent::{
         units::ShowSize,
     },
     logging::{self, Rolling},
+    state,
 };
 use std::{
     fs,
@@ -191,7 +192,12 @@ fn start(args: StartArgs) -> Result<(), i32> {
     }
     let reload = Reload::new(sources, &loaded, log.clone());
     let background = log.filter(|_| args.daemon);
-    serve(&loaded.config, reload, background.as_ref()).map_err(failed)
+    serve(&loaded.config, reload, background.as_ref()).map_err(|error| {
+        log::error!("Master ended: {error}");
+        failed(error)
+    })?;
+    log::info!("Master stopped");
+    Ok(())
 }
 
 fn load_or_say(sources: &Sources) -> Result<Loaded, i32> {
@@ -292,6 +298,12 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             log::warn!("Neither TLS nor tokens on {address}: whoever reaches it can run commands on every agent");
         }
         say_started(address, &config.state_dir);
+        log::info!(
+            "Master started: sloth-runner {}, pid {}, listening on {address}, state directory {}",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            config.state_dir.display()
+        );
         log::info!("Up to {open_files} open files, room for {} agents", open_files::sessions_max());
         if let Some(log) = background {
             daemon::detach(log);
@@ -392,11 +404,14 @@ fn take_state_dir(directory: &Path) -> Result<FileLock, String> {
     let fails = |what: &str, error: &io::Error| {
         let remedy = match error.kind() {
             io::ErrorKind::StorageFull => "make room there",
+            // What is there is a file, or lies below one.
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "a part of that path is a file: remove it",
             _ => "let this user write it",
         };
         let error = describe(error);
         format!("cannot {what} the state directory {shown}: {error}; {remedy}, or name another with --state-dir")
     };
+    state::make_trusted(directory).map_err(|error| fails("trust", &error))?;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| fails("make", &error))?;
     FileLock::take(&control::lock_file(directory)).map_err(|error| match error {

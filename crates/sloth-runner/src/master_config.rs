@@ -286,8 +286,14 @@ fn tls(reader: &mut Reader) -> Option<TlsFiles> {
 
 fn check_listen(text: &str) -> Result<SocketAddr, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let is_host = |host: &str| host == "localhost" || host.parse::<Ipv4Addr>().is_ok();
     match text.parse() {
         Ok(address) => Ok(address),
+        Err(_) if is_host(text) => Err(format!("without a port: write it like {text}:50050")),
+        Err(_) if text.parse::<IpAddr>().is_ok() => Err(format!("without a port: write it like [{text}]:50050")),
+        Err(_) if is_host(host) && port.parse::<u16>().is_err() => {
+            Err(format!("with {port:?}, which is not a port: use 1 to 65535"))
+        }
         Err(_) if host == "localhost" => check_listen(&format!("127.0.0.1:{port}")),
         Err(_) if host.is_empty() && port.parse::<u16>().is_ok() => {
             Err(format!("without an address: write 0.0.0.0:{port} for all interfaces, or 127.0.0.1:{port}"))

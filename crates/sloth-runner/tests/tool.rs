@@ -440,3 +440,23 @@ async fn followed_events_come_once_each_over_broken_connections() {
     let (code, text, _) = run(&master, "agent events -o json").await;
     assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().len()), (0, 6));
 }
+
+#[tokio::test]
+async fn a_line_that_nobody_quoted_starts_nothing() {
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    let (code, _, said) = run(&master, "agent run lady --timeout 1s --shell sleep 5").await;
+    let expected = "sloth-runner: no agent \"5\", so nothing was run: `sloth-runner agent list` shows all; if that belongs \
+                    to the line, quote it: --shell 'sleep 5'\n";
+    assert_eq!((code, said.as_str()), (1, expected));
+    let (code, _, said) = run(&master, "agent run lady --shell ls -l").await;
+    let expected = "error: the line for the shell is one word: quote it: sloth-runner agent run lady --shell 'ls -l'\n";
+    assert_eq!((code, said.as_str()), (2, expected));
+    let (code, _, said) = run(&master, "agent run lady nobody no1 kei -- ls").await;
+    let expected =
+        "sloth-runner: no agents \"nobody\", \"no1\", so nothing was run: `sloth-runner agent list` shows all\n";
+    assert_eq!((code, said.as_str()), (1, expected));
+    master.seen(|script| assert_eq!(script.starts.len(), 0));
+    let (code, _, said) = run(&master, "agent start --nam node1").await;
+    assert_eq!(code, 2);
+    assert!(said.ends_with("\nTry `sloth-runner agent start --help`.\n"), "{said}");
+}

@@ -1083,6 +1083,9 @@ pub struct CommandRow {
     /// while it is queued, in the reply to Run: since when its agent is away, and why
     #[prost(string, tag = "13")]
     pub agent_away: ::prost::alloc::string::String,
+    /// while it is unfinished: why the master cannot keep its output, which waits
+    #[prost(string, tag = "14")]
+    pub output_stalls: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Gap {

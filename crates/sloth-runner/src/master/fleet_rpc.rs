@@ -242,11 +242,13 @@ async fn stored(core: &Arc<Core>, id: &str) -> Result<Option<Record>, Status> {
 }
 
 fn row(core: &Core, record: &Record) -> CommandRow {
-    let received = match record.state {
-        CommandState::Finished => 0,
-        _ => core.hub(&record.id).map_or(0, |hub| *hub.received.borrow()),
+    let hub = if record.state == CommandState::Finished { None } else { core.hub(&record.id) };
+    let received = hub.as_ref().map_or(0, |hub| *hub.received.borrow());
+    let row = CommandRow {
+        output_stalls: hub.map_or_else(String::new, |hub| hub.disk_failed()),
+        ..rows::command(record, received)
     };
-    waiting(core, record, rows::command(record, received))
+    waiting(core, record, row)
 }
 
 /// The row of a command that waits for its agent says since when, and why.

@@ -6,7 +6,7 @@ use super::{
     stdin::Stdin,
 };
 use fleet::View;
-use std::sync::{Arc, Mutex, Weak, atomic::AtomicBool};
+use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::watch;
 
 /// One unfinished command.
@@ -21,8 +21,8 @@ pub struct Hub {
     /// All of its output, once the agent has told how much there is: `u64::MAX` before.
     pub total: watch::Sender<u64>,
     pub stdin: Stdin,
-    /// Its output could not be kept, and was not since.
-    pub disk_failed: AtomicBool,
+    /// Why its output could not be kept, and was not since.
+    disk_failed: Mutex<Option<String>>,
     /// Open while somebody brings or reads it: of commands that nobody deals with no file is held.
     log: Mutex<Option<Weak<dyn OutputLog>>>,
     opening: Mutex<()>,
@@ -38,7 +38,7 @@ impl Hub {
             durable: watch::Sender::new(0),
             total: watch::Sender::new(u64::MAX),
             stdin: Stdin::new(fresh, stdin_end),
-            disk_failed: AtomicBool::new(false),
+            disk_failed: Mutex::default(),
             log: Mutex::default(),
             opening: Mutex::new(()),
         }
@@ -57,6 +57,16 @@ impl Hub {
         self.received.send_replace(log.received());
         *self.log.lock().expect("no holder of this lock panics") = Some(Arc::downgrade(&log));
         Ok(log)
+    }
+
+    /// Sets why its output cannot be kept; what it was before.
+    pub fn set_disk_failed(&self, why: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *self.disk_failed.lock().expect("no holder of this lock panics"), why)
+    }
+
+    /// Why its output cannot be kept; empty while it can.
+    pub fn disk_failed(&self) -> String {
+        self.disk_failed.lock().expect("no holder of this lock panics").clone().unwrap_or_default()
     }
 
     /// Its output, if somebody has it open.

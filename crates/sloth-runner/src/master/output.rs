@@ -4,10 +4,7 @@ use super::{core::Core, hub::Hub, orphans, ports::OutputLog, ports::Piece};
 use crate::access::Caller;
 use fleet::SessionId;
 use proto::{OutputAck, OutputMessage};
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -88,7 +85,7 @@ fn stale() -> Status {
 
 /// What the agent is told: it keeps what was not acknowledged as durable, and comes again. An outage is an event once.
 fn disk_error(core: &Arc<Core>, hub: &Hub, error: &str) -> Status {
-    if hub.disk_failed.swap(true, Ordering::Relaxed) {
+    if hub.set_disk_failed(Some(error.to_owned())).is_some() {
         log::warn!("the output of command {} still cannot be kept: {error}", hub.id);
     } else {
         core.decide(|fleet, now| fleet.output_failed(now, &hub.id, error));
@@ -259,7 +256,7 @@ impl Upload {
         self.sync.running = None;
         match durable {
             Ok(durable) => {
-                if self.hub.disk_failed.swap(false, Ordering::Relaxed) {
+                if self.hub.set_disk_failed(None).is_some() {
                     log::info!("the output of command {} is kept again", self.hub.id);
                 }
                 let gaps = self.log.gaps();

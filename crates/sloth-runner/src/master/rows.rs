@@ -103,6 +103,7 @@ pub fn command(record: &Record, received: u64) -> CommandRow {
         gaps: record.gaps.iter().map(|(offset, bytes)| Gap { offset: *offset, bytes: *bytes }).collect(),
         expires_unix_ms: record.expires_unix_ms.unwrap_or(0),
         agent_away: String::new(),
+        output_stalls: String::new(),
     }
 }
 

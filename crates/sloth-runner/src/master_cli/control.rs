@@ -8,7 +8,7 @@ use crate::{
     tool::json,
 };
 use serde::Serialize;
-use sloth_agent::config::describe;
+use sloth_agent::{config::describe, state::is_trusted};
 use std::{
     path::{Path, PathBuf},
     thread,
@@ -95,6 +95,10 @@ pub fn stop(state_dir: &Path, format: Format) -> Result<(), i32> {
 }
 
 pub fn look(state_dir: &Path, format: Format) -> Result<Holder, i32> {
+    // Whose pid stands in a folder of another user, nobody knows.
+    if is_trusted(state_dir).is_err() {
+        return Ok(Holder::Nobody);
+    }
     FileLock::holder(&lock_file(state_dir))
         .map_err(|error| failed(format, &format!("cannot look into {}: {}", state_dir.display(), describe(&error))))
 }

@@ -278,10 +278,14 @@ fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
     let again = world.run(&["stop", "-o", "json", "--state-dir", &state]);
     assert_eq!(again.status.code(), Some(1));
     assert_eq!(document(again)["error"], format!("no master is running (state directory {state})"));
-    let wal = std::fs::metadata(format!("{state}/sloth.db-wal")).map_or(0, |wal| wal.len());
-    assert_eq!(wal, 0, "the database is whole in its one file");
+    for left in ["sloth.db-wal", "sloth.db-shm"] {
+        assert!(!Path::new(&state).join(left).exists(), "{left}: the database is whole in its one file");
+    }
     let log = std::fs::read_to_string(world.directory.path().join("master.log")).unwrap();
-    assert!(log.contains("INFO  Shutting down"), "{log}");
+    let version = env!("CARGO_PKG_VERSION");
+    let started = format!("INFO  Master started: sloth-runner {version}, pid {pid}, listening on 127.0.0.1:");
+    assert!(log.contains(&started) && log.contains(&format!(", state directory {state}\n")), "{log}");
+    assert!(log.contains("INFO  Shutting down") && log.ends_with("INFO  Master stopped\n"), "{log}");
 }
 
 #[test]

@@ -104,6 +104,21 @@ fn everything_wrong_is_said_at_once_with_its_line_and_remedy() {
 }
 
 #[test]
+fn what_is_missing_of_an_address_is_named() {
+    for (listen, problem) in [
+        ("localhost", "without a port: write it like localhost:50050"),
+        ("127.0.0.1", "without a port: write it like 127.0.0.1:50050"),
+        ("::1", "without a port: write it like [::1]:50050"),
+        ("localhost:", "with \"\", which is not a port: use 1 to 65535"),
+        ("127.0.0.1:99999", "with \"99999\", which is not a port: use 1 to 65535"),
+        ("myhost:1", "not an IP address with a port: write it like 127.0.0.1:50050 or [::1]:50050"),
+    ] {
+        let problems = load_text(&format!("listen = \"{listen}\"")).unwrap_err();
+        assert_eq!(problems, [format!("master.toml:1: listen is {listen}, {problem}")]);
+    }
+}
+
+#[test]
 fn other_hosts_reach_the_master_only_where_that_is_said_out_loud() {
     for listen in ["0.0.0.0:50050", "[::]:50050", "192.168.1.15:1", "[::ffff:10.0.0.1]:5"] {
         let text = format!("listen = \"{listen}\"");

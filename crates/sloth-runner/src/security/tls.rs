@@ -64,6 +64,9 @@ pub struct Peer {
     pub exported: Option<Exported>,
 }
 
+/// Of what kind a certificate is (`server`, `ca`), and when it ends, in Unix seconds.
+pub type Ends = Vec<(&'static str, u64)>;
+
 /// A client certificate, checked by TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -115,7 +118,7 @@ pub struct Acceptor {
 
 struct Current {
     config: Arc<ServerConfig>,
-    ends: Vec<(&'static str, u64)>,
+    ends: Ends,
     stamps: Vec<Stamp>,
     looked: Duration,
 }
@@ -136,7 +139,7 @@ impl Acceptor {
     }
 
     /// When the certificates in use end, seconds since 1970, by their kind: `server`, `ca`.
-    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+    pub fn ends(&self) -> Ends {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).ends.clone()
     }
 
@@ -214,7 +217,7 @@ fn stamps(files: &TlsFiles) -> Vec<Stamp> {
 }
 
 /// What is served, and when its certificates end.
-fn load(files: &TlsFiles) -> Result<(ServerConfig, Vec<(&'static str, u64)>), String> {
+fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
     let named = |key: &str, path: &Path, what: &str| format!("{key} is {}, {what}", path.display());
     let certificates = |key: &str, path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
         let text = read_public(path).map_err(|why| named(key, path, &why))?;

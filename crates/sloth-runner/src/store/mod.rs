@@ -51,10 +51,17 @@ pub struct Environment {
 /// The database. Dropping it writes what waits, then closes it.
 pub struct SqliteStore {
     path: PathBuf,
-    queue: Arc<Queue>,
-    writer: Option<JoinHandle<()>>,
+    /// Before the writer's, which is to be the last: only a connection that may write removes the files beside the
+    /// database when it is closed.
     reader: Mutex<Connection>,
+    writer: WriterThread,
     _lock: FileLock,
+}
+
+/// The thread that writes. Dropping it has it write what waits, and waits for its end.
+struct WriterThread {
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl SqliteStore {
@@ -93,8 +100,8 @@ impl SqliteStore {
             .name("store".into())
             .spawn(move || writer.run())
             .map_err(|error| OpenError::io(path, &error))?;
-        let store =
-            Self { path: path.to_owned(), queue, writer: Some(writer), reader: Mutex::new(reader), _lock: lock };
+        let writer = WriterThread { queue, thread: Some(writer) };
+        let store = Self { path: path.to_owned(), reader: Mutex::new(reader), writer, _lock: lock };
         Ok((store, snapshot))
     }
 
@@ -108,21 +115,21 @@ impl SqliteStore {
     }
 }
 
-impl Drop for SqliteStore {
+impl Drop for WriterThread {
     fn drop(&mut self) {
         self.queue.close("the master is shutting down");
-        if let Some(writer) = self.writer.take()
+        if let Some(thread) = self.thread.take()
             // The last owner may have been a closure that the writer called.
-            && writer.thread().id() != std::thread::current().id()
+            && thread.thread().id() != std::thread::current().id()
         {
-            let _ = writer.join();
+            let _ = thread.join();
         }
     }
 }
 
 impl Store for SqliteStore {
     fn write(&self, changes: Vec<Change>, done: Done) {
-        self.queue.push(Call { changes, done });
+        self.writer.queue.push(Call { changes, done });
     }
 
     fn events(

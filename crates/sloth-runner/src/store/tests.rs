@@ -498,3 +498,17 @@ fn files_that_hold_environments_are_private() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
 }
+
+#[test]
+fn a_database_that_was_read_and_closed_leaves_no_files_beside_it() {
+    let world = World::new();
+    let (store, _) = world.open();
+    write(&store, vec![Change::PutAgent(agent(1))]).unwrap();
+    // Only one that has read has the files of the WAL open.
+    assert_eq!(store.command("none").unwrap(), None);
+    drop(store);
+    let mut left: Vec<_> =
+        fs::read_dir(world.directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["sloth.db", "sloth.db.lock"]);
+}

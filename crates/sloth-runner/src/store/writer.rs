@@ -67,7 +67,7 @@ impl Writer {
     }
 
     /// Everything into the one file, so that whoever copies that has all of it. Closing the last connection would do it,
-    /// but the last one may be the reader's, which must not write.
+    /// too, but says nothing where that fails.
     fn fold_wal(&self) {
         let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         match folded {

@@ -30,7 +30,7 @@ mod tests {
         assert_eq!(choose(None, Some("")).unwrap().to_string(), "localhost:50050");
         assert_eq!(
             choose(None, Some("b:x")).unwrap_err(),
-            "SLOTH_RUNNER_MASTER_ADDR is \"b:x\", with a port that is none: use 1 to 65535"
+            "SLOTH_RUNNER_MASTER_ADDR is \"b:x\", with \"x\", which is not a port: use 1 to 65535"
         );
     }
 }

@@ -244,6 +244,7 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("Command", &row.spec.as_ref().map(line).unwrap_or_default());
     field("State", &row.state);
     field("Waits", &row.agent_away);
+    field("Output", &row.output_stalls);
     field("Expires", &rfc3339(row.expires_unix_ms).unwrap_or_default());
     // The words of the list.
     field("Outcome", &short(row));

@@ -27,6 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A person who waits for an answer so long is told that there is none yet.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How the standard library begins what it says of a name that it could not resolve.
+const NO_ADDRESS: &str = "failed to lookup address information";
 /// How it is called that nothing comes back.
 const SILENT: &str = "no answer";
 /// Output in flight for one command: enough to fill a fast network with a few milliseconds of delay.
@@ -104,6 +106,11 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreachable { address, why } if why.starts_with(NO_ADDRESS) => write!(
+                f,
+                "cannot reach the master at {address}: {why}; check the name (--master, {})",
+                super::address::VARIABLE
+            ),
             Self::Unreachable { address, why } => write!(
                 f,
                 "cannot reach the master at {address}: {why}; is it running there? (--master, {})",
@@ -411,6 +418,15 @@ mod tests {
         let trouble = asked(&server(b"")).await;
         assert!(trouble.to_string().ends_with(", before any answer; is it a master's port?"), "{trouble}");
         assert!(trouble.is_passing());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_has_no_address_is_to_be_checked() {
+        // No system resolves this name (RFC 6761).
+        let master = Master::new(Address::parse("nohost.invalid").unwrap(), Waits::default());
+        let said = master.client().await.unwrap_err().to_string();
+        assert!(said.starts_with("cannot reach the master at nohost.invalid:50050: failed to lookup"), "{said}");
+        assert!(said.ends_with("; check the name (--master, SLOTH_RUNNER_MASTER_ADDR)"), "{said}");
     }
 
     #[tokio::test]

@@ -12,7 +12,8 @@ use super::{
 use crate::clock::sleep;
 use bytes::Bytes;
 use proto::{
-    CancelRequest, CommandRow, GetRequest, LogsRequest, RunReply, RunRequest, RunStart, run_reply, run_request,
+    CancelRequest, CommandRow, GetCommandRequest, GetRequest, LogsRequest, RunReply, RunRequest, RunStart, run_reply,
+    run_request,
 };
 use std::{io, pin::Pin, time::Duration};
 use tokio::{
@@ -71,6 +72,7 @@ pub async fn follow(
         end_seen_at: None,
         gap: None,
         agent_away: false,
+        stall_told: false,
     };
     follow.run(cancel).await
 }
@@ -90,6 +92,8 @@ struct Follow<'a, O> {
     gap: Option<(u64, u64)>,
     /// That the command's agent is away has been told.
     agent_away: bool,
+    /// That the master cannot keep the output has been told, since some came last.
+    stall_told: bool,
 }
 
 struct Stdin {
@@ -307,6 +311,7 @@ impl<O: Output> Follow<'_, O> {
                 {
                     self.tell_back(row.agent.clone()).await;
                 }
+                self.stall_told = false;
                 for piece in self.position.take(chunk) {
                     if self.show(piece).await.is_err() {
                         let stdin_unfinished = self.stdin.as_ref().is_some_and(|stdin| !stdin.window.is_finished());
@@ -338,7 +343,21 @@ impl<O: Output> Follow<'_, O> {
                 self.output.notice(format!("{away}: waiting for its return")).await;
             }
             None if self.agent_away => self.tell_back(agent.name).await,
-            _ => {}
+            Some(_) => {}
+            None => self.look_after_output().await,
+        }
+    }
+
+    /// The agent is there: it may be the master that cannot take the output.
+    async fn look_after_output(&mut self) {
+        let Some(row) = self.row.as_ref().filter(|_| !self.stall_told) else { return };
+        let request = GetCommandRequest { id: row.id.clone() };
+        let call = self.master.call(async |mut client: Client| client.get_command(request).await);
+        let Ok(Ok(row)) = timeout(GOOD, call).await else { return };
+        if !row.output_stalls.is_empty() {
+            self.stall_told = true;
+            let why = printable(&row.output_stalls);
+            self.output.notice(format!("the master cannot keep the output, which waits with the agent: {why}")).await;
         }
     }
 

@@ -193,7 +193,8 @@ pub fn command(row: &CommandRow) -> Command<'_> {
         outcome: outcome.and_then(ending::word),
         code: outcome.filter(|_| kind == Some(Kind::Exited)).map(|outcome| outcome.code),
         signal: outcome.filter(|_| kind == Some(Kind::Signaled)).map(|outcome| outcome.signal),
-        reason: outcome.map_or(present(&row.agent_away), |outcome| present(&outcome.reason)),
+        reason: outcome
+            .map_or(present(&row.agent_away).or(present(&row.output_stalls)), |outcome| present(&outcome.reason)),
         created: rfc3339(row.created_unix_ms),
         started: rfc3339(row.started_unix_ms),
         finished: rfc3339(row.finished_unix_ms),

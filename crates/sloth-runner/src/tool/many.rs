@@ -7,15 +7,17 @@ use super::{
     follow::{Call, follow},
     id, json,
     output::{Budget, Collected, Nowhere, Prefixed},
+    quote,
     run::{document, say_away, spec, start, written},
     say,
     table::printable,
     writer::{self, Writer},
 };
 use crate::cli::{Format, RunArgs, Status};
-use proto::{ListRequest, RunStart};
+use proto::{GetRequest, ListRequest, RunStart};
 use std::{collections::HashSet, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
+use tonic::Code;
 
 /// On several agents there is no code of one command: not everything that was asked for was done, and well.
 pub const FAILED: i32 = 1;
@@ -27,6 +29,11 @@ pub fn is_meant(args: &RunArgs) -> bool {
 
 /// Runs the command everywhere, at most `--max-parallel` at a time, and returns the exit code.
 pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> i32 {
+    let strangers = strangers(&tool.master, &args.agents).await;
+    if !strangers.is_empty() {
+        super::fail(tool.format, &no_such(&strangers, args));
+        return FAILED;
+    }
     let agents = match targets(&tool.master, args).await {
         Ok((agents, stopped)) => {
             if stopped > 0 {
@@ -221,6 +228,38 @@ impl Run {
     fn as_document(&self) -> json::CommandWithOutput<'_> {
         document(&self.id, &self.agent, &self.ending, self.output.as_ref())
     }
+}
+
+/// Of the agents that were named, those that the master does not know: a mistake in one of the names, or a line for the
+/// shell that nobody quoted, must not begin anything. Where the master does not answer, the runs themselves say so.
+async fn strangers(master: &Arc<Master>, agents: &[String]) -> Vec<String> {
+    const AT_ONCE: usize = 50;
+    let mut strangers = Vec::new();
+    for some in agents.chunks(AT_ONCE) {
+        let mut asked: Vec<_> = Vec::with_capacity(some.len());
+        for name in some {
+            let (master, name) = (master.clone(), name.clone());
+            asked.push(tokio::spawn(async move {
+                let request = GetRequest { name: name.clone() };
+                let answer = master.call(async move |mut client| client.get(request).await).await;
+                matches!(answer, Err(Trouble::Answer { code: Code::NotFound, .. })).then_some(name)
+            }));
+        }
+        for answer in asked {
+            strangers.extend(answer.await.expect("these tasks are not aborted, and a panic goes on"));
+        }
+    }
+    strangers
+}
+
+fn no_such(strangers: &[String], args: &RunArgs) -> String {
+    let names: Vec<String> = strangers.iter().map(|name| format!("{name:?}")).collect();
+    let names = names.join(", ");
+    let agents = if strangers.len() == 1 { "agent" } else { "agents" };
+    let line = args.shell.as_ref().map(|line| format!("{line} {}", strangers.join(" ")));
+    let hint = line
+        .map_or_else(String::new, |line| format!("; if that belongs to the line, quote it: --shell {}", quote(&line)));
+    format!("no {agents} {names}, so nothing was run: `sloth-runner agent list` shows all{hint}")
 }
 
 /// Names without repetition, in the order given; those found by label are in the master's order. With them the number of

@@ -46,10 +46,13 @@ fn output_that_a_full_disk_does_not_take_is_told_and_arrives_once_there_is_room(
     assert_eq!(told["reason"], "disk");
     let message = told["message"].as_str().unwrap();
     assert!(message.contains("command big: ") && message.contains("No space left on device"), "{message}");
+    assert!(message.contains("; make room there"), "{message}");
+    run.err.line("the master cannot keep the output, which waits with the agent: ");
     // The command has ended by now or soon; what is missing here holds its end back.
     agent.line("Command big exited with code 0");
     let row = master.json(&["command", "get", "big"]);
     assert_eq!((&row["state"], &row["outcome"]), (&"accepted".into(), &serde_json::Value::Null));
+    assert!(row["reason"].as_str().unwrap().contains("make room there"), "{row}");
     assert!(agent.running.is_running() && master.tool(&["agent", "list"]).code == 0);
 
     disk.grow("4m");

@@ -6,6 +6,7 @@ use crate::master::{
     core::{Core, Queueing},
     hub::Hub,
     orphans,
+    ports::Record,
     stdin::{Fed, FeedError},
 };
 use fleet::{Refusal, Submit, Submitted, View};
@@ -89,6 +90,7 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
     loop {
         let known = core.read(|fleet| fleet.dispatch().unfinished(&start.id).is_some());
         let stored = if known { None } else { stored(core, &start.id).await? };
+        let earlier = stored.clone();
         let submit =
             Submit { id: start.id.clone(), agent: start.agent.clone(), spec: start.spec.clone().unwrap_or_default() };
         // Whom to wait for is known before the answer is, so that no arrival in between is missed.
@@ -117,7 +119,11 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
                 )));
             }
             Refusal::OtherContent => {
-                return Err(Status::already_exists(format!("command {} exists with other content", start.id)));
+                return Err(core.read(|fleet| {
+                    let unfinished = fleet.dispatch().unfinished(&start.id).map(|(record, _)| record);
+                    let agent = fleet.registry().find(&start.agent);
+                    other_content(start, unfinished.or(earlier.as_ref()), agent)
+                }));
             }
             Refusal::UnknownAgent => return Err(no_agent(&start.agent)),
             Refusal::QueueFull { agent, waiting } => {
@@ -136,6 +142,39 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
             }
         }
     }
+}
+
+/// What differs, and what to do.
+fn other_content(start: &RunStart, earlier: Option<&Record>, agent: Option<fleet::AgentId>) -> Status {
+    let id = &start.id;
+    let differs = earlier.map_or_else(String::new, |earlier| {
+        let differs = differences(start, earlier, agent).join(", ");
+        format!(" (it differs in: {differs})")
+    });
+    Status::already_exists(format!(
+        "command {id} exists with other content{differs}: `sloth-runner command get {id}` shows it; another --id runs a \
+         new one"
+    ))
+}
+
+fn differences(start: &RunStart, earlier: &Record, agent: Option<fleet::AgentId>) -> Vec<String> {
+    let (old, new) = (&earlier.spec, start.spec.clone().unwrap_or_default());
+    let elsewhere = earlier.agent != start.agent && Some(earlier.agent_id) != agent;
+    let stdin = |has: bool| if has { "has one" } else { "has none" };
+    [
+        (elsewhere, format!("agent, there {}", earlier.agent)),
+        (old.shell.is_empty() != new.shell.is_empty(), "argument list or --shell".to_owned()),
+        (old.argv != new.argv && old.shell.is_empty() && new.shell.is_empty(), "argument list".to_owned()),
+        (old.shell != new.shell && !old.shell.is_empty() && !new.shell.is_empty(), "shell line".to_owned()),
+        (old.env != new.env, "environment".to_owned()),
+        (old.dir != new.dir, "directory".to_owned()),
+        (old.user != new.user, "user".to_owned()),
+        (old.timeout_ms != new.timeout_ms, "timeout".to_owned()),
+        (old.stdin != new.stdin, format!("standard input, it {} (see -n)", stdin(old.stdin))),
+    ]
+    .into_iter()
+    .filter_map(|(differs, what)| differs.then_some(what))
+    .collect()
 }
 
 /// Since when and why, and what to do.
