@@ -113,9 +113,12 @@ pub struct Acceptor {
     current: Mutex<Current>,
 }
 
+/// When certificates end, seconds since 1970, by their kind: `server`, `ca`.
+pub type Ends = Vec<(&'static str, u64)>;
+
 struct Current {
     config: Arc<ServerConfig>,
-    ends: Vec<(&'static str, u64)>,
+    ends: Ends,
     stamps: Vec<Stamp>,
     looked: Duration,
 }
@@ -135,8 +138,8 @@ impl Acceptor {
         Ok(Self { files, current: Mutex::new(Current { config, ends, stamps, looked }) })
     }
 
-    /// When the certificates in use end, seconds since 1970, by their kind: `server`, `ca`.
-    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+    /// Of the certificates in use.
+    pub fn ends(&self) -> Ends {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).ends.clone()
     }
 
@@ -214,7 +217,7 @@ fn stamps(files: &TlsFiles) -> Vec<Stamp> {
 }
 
 /// What is served, and when its certificates end.
-fn load(files: &TlsFiles) -> Result<(ServerConfig, Vec<(&'static str, u64)>), String> {
+fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
     let named = |key: &str, path: &Path, what: &str| format!("{key} is {}, {what}", path.display());
     let certificates = |key: &str, path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
         let text = read_public(path).map_err(|why| named(key, path, &why))?;
