@@ -64,9 +64,6 @@ pub struct Peer {
     pub exported: Option<Exported>,
 }
 
-/// Of what kind a certificate is (`server`, `ca`), and when it ends, in Unix seconds.
-pub type Ends = Vec<(&'static str, u64)>;
-
 /// A client certificate, checked by TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -116,6 +113,9 @@ pub struct Acceptor {
     current: Mutex<Current>,
 }
 
+/// When certificates end, seconds since 1970, by their kind: `server`, `ca`.
+pub type Ends = Vec<(&'static str, u64)>;
+
 struct Current {
     config: Arc<ServerConfig>,
     ends: Ends,
@@ -138,7 +138,7 @@ impl Acceptor {
         Ok(Self { files, current: Mutex::new(Current { config, ends, stamps, looked }) })
     }
 
-    /// When the certificates in use end, seconds since 1970, by their kind: `server`, `ca`.
+    /// Of the certificates in use.
     pub fn ends(&self) -> Ends {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).ends.clone()
     }
