@@ -41,13 +41,15 @@ pub enum Who {
 use Who::{Agent, Anonymous, Operator, Viewer};
 
 /// Every call that there is, and who may make it. What is not here nobody may.
-pub const TABLE: [(&str, &[Who]); 16] = [
+pub const TABLE: [(&str, &[Who]); 18] = [
     ("/agent.AgentRegistry/Connect", &[Agent]),
     ("/agent.AgentRegistry/SendOutput", &[Agent]),
     // With a token in the message, or to renew.
     ("/agent.AgentRegistry/Join", &[Anonymous, Agent]),
+    ("/agent.AgentRegistry/Check", &[Agent]),
     ("/agent.Fleet/List", &[Operator, Viewer]),
     ("/agent.Fleet/Get", &[Operator, Viewer]),
+    ("/agent.Fleet/Explain", &[Operator, Viewer]),
     ("/agent.Fleet/Delete", &[Operator]),
     ("/agent.Fleet/Stop", &[Operator]),
     ("/agent.Fleet/Events", &[Operator, Viewer]),
@@ -260,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_viewer_only_looks() {
-        let looks = ["List", "Get", "Events", "Logs", "ListCommands", "GetCommand"];
+        let looks = ["List", "Get", "Explain", "Events", "Logs", "ListCommands", "GetCommand"];
         for call in calls() {
             let look = call.strip_prefix("/agent.Fleet/").is_some_and(|name| looks.contains(&name));
             assert_eq!(decide(&call, Viewer).is_ok(), look, "{call}");

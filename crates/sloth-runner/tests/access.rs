@@ -235,6 +235,10 @@ async fn an_agent_acts_as_itself_alone() {
         name: "lady".to_owned(),
         ..Register::default()
     };
+    let check = proto::CheckRequest { register: Some(register.clone()) };
+    let told = client.check(check).await.unwrap().into_inner();
+    assert_eq!(told.reason(), proto::rejected::Reason::Unauthorized, "{}", told.message);
+    assert!(!told.known, "it learns nothing of the other");
     let message = AgentMessage { kind: Some(Up::Register(register)) };
     let mut answers = client.connect(tokio_stream::iter([message])).await.unwrap().into_inner();
     match answers.message().await.unwrap().and_then(|message| message.kind) {

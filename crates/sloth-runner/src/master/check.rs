@@ -2,14 +2,16 @@
 
 use super::{
     core::{Core, rejection},
+    join::Standing,
     rows, session,
 };
+use crate::access::Caller;
 use link::LossReason;
 use proto::{CheckReply, CheckRequest, rejected::Reason};
 use std::net::SocketAddr;
 
 /// Looks, and changes nothing.
-pub fn check(core: &Core, request: CheckRequest, remote: Option<SocketAddr>) -> CheckReply {
+pub fn check(core: &Core, request: CheckRequest, remote: Option<SocketAddr>, caller: Option<&Caller>) -> CheckReply {
     let reply = CheckReply {
         master_name: core.name().to_owned(),
         master_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -23,7 +25,13 @@ pub fn check(core: &Core, request: CheckRequest, remote: Option<SocketAddr>) -> 
         let message = "agent_id, instance_id and spool_id must be 16 bytes each".to_owned();
         return CheckReply { reason: rejection(LossReason::Protocol).into(), message, ..reply };
     };
-    let (register, _) = session::split(message, id, instance, spool_id, remote, core.now());
+    let (mut register, _) = session::split(message, id, instance, spool_id, remote, core.now());
+    if let Some(standing) = Standing::look(core, caller) {
+        let holder = core.read(|fleet| fleet.registry().find(&register.name));
+        if let Err((reason, message)) = standing.apply(&mut register, holder) {
+            return CheckReply { reason: rejection(reason).into(), message, ..reply };
+        }
+    }
     let forecast = core.read(|fleet| fleet.registry().would_register(register));
     let reason = forecast.refused.map_or(Reason::Unspecified, rejection);
     CheckReply { reason: reason.into(), message: forecast.message, known: forecast.known, ..reply }

@@ -126,13 +126,18 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// None in plain mode.
-    pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
+    /// None in plain mode. Writes nothing down.
+    pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
         let security = core.security.as_ref()?;
         let (agent_id, fingerprint) = caller?.agent?;
-        let record = security.admission.certificate(&fingerprint);
-        if record.is_none() {
-            let security = security.clone();
+        Some(Self { agent_id, fingerprint, record: security.admission.certificate(&fingerprint) })
+    }
+
+    /// None in plain mode. A certificate that is new here is recorded.
+    pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
+        let standing = Self::look(core, caller)?;
+        if let (None, Some(security)) = (&standing.record, core.security.clone()) {
+            let (agent_id, fingerprint) = (standing.agent_id, standing.fingerprint);
             // Its agent may be deleted one day.
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = security.admission.note(&fingerprint, agent_id) {
@@ -140,7 +145,7 @@ impl Standing {
                 }
             });
         }
-        Some(Self { agent_id, fingerprint, record })
+        Some(standing)
     }
 
     /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.

@@ -232,7 +232,8 @@ impl agent_registry_server::AgentRegistry for AgentService {
 
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
         let remote = request.remote_addr();
-        Ok(Response::new(check::check(&self.core, request.into_inner(), remote)))
+        let caller = request.extensions().get::<Caller>().cloned();
+        Ok(Response::new(check::check(&self.core, request.into_inner(), remote, caller.as_ref())))
     }
 
     async fn send_output(
