@@ -3,6 +3,8 @@
 //! The same inputs each time. For longer, and with others: `SLOTH_FUZZ_SEED=7 SLOTH_FUZZ_SECONDS=600 cargo test --release
 //! -p sloth-runner --test fuzz`. A failure names target, seed and round.
 
+#![allow(clippy::disallowed_methods, reason = "it runs for a real while")]
+
 use prost::Message;
 use sloth_agent::{
     config::{self, Surroundings},
