@@ -52,6 +52,14 @@ impl<R: AsyncRead + Unpin> Log<R> {
         let found = found.await.ok().flatten();
         found.unwrap_or_else(|| panic!("no {text:?} in:\n{}", self.seen.join("\n")))
     }
+
+    /// All that was ever said, by a process that has ended.
+    pub async fn whole(&mut self) -> String {
+        while let Some(line) = timeout(PATIENCE, self.lines.next_line()).await.expect("it has ended").unwrap() {
+            self.seen.push(line);
+        }
+        self.seen.join("\n")
+    }
 }
 
 pub struct Done {
@@ -111,6 +119,10 @@ impl Master {
         (self.process, _, self.log) = Self::serve(self.directory.path(), &[&listen]).await;
     }
 
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -156,7 +168,10 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(words: Vec<String>, state: &Path, name: &str) -> Self {
-        let mut agent = program();
+        Self::start_as(program(), words, state, name)
+    }
+
+    pub fn start_as(mut agent: Command, words: Vec<String>, state: &Path, name: &str) -> Self {
         agent.arg("agent").args(words).arg("--state-dir").arg(state).args(["--name", name]).current_dir(state);
         for setting in [
             "reconnect.initial_delay=\"100ms\"",
