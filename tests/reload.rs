@@ -303,6 +303,8 @@ async fn an_agent_that_is_leaving_takes_no_other_configuration() {
     let spec = proto::CommandSpec { argv, stdin: true, ..Default::default() };
     session.send(Down::RunCommand(proto::RunCommand { id: "c".into(), spec: Some(spec) })).await;
     while !matches!(session.next().await, Some(Up::CommandAccepted(_))) {}
+    // One that has not started would be refused, and its end be passed over below while a heartbeat is waited for.
+    agent.line("INFO  Command c started: ").await;
     agent.signal(libc::SIGTERM);
     agent.line("INFO  Shutting down: waiting up to 30s for 1 command(s)").await;
     reload(&agent, "127.0.0.1:1", "labels.site = 'berlin'\n");
