@@ -347,6 +347,7 @@ async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
             String::new()
         )
     );
+    agent.line("config: read again, nothing has changed").await;
     let serving = tokio::spawn(master.active(1).await.serve());
     let state = agent.state.path().join("status.json");
     timeout(PATIENCE, async {
