@@ -16,7 +16,7 @@ use crate::{
     reload::Reload,
     report::Line,
     state::{self, StateDir},
-    status::{self, Field},
+    status::{self, Field, SHUTTING_DOWN},
 };
 use link::LossReason;
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
@@ -267,6 +267,9 @@ impl Keeper for Files {
             ("report_address", Field::Text(&status.report_address)),
             ("attempt", Field::Number(status.attempt.into())),
         ];
+        if status.shutting_down {
+            fields.push((SHUTTING_DOWN, Field::Boolean(true)));
+        }
         if status.next_attempt_unix_ms > 0 {
             fields.push(("next_attempt", Field::Text(&next_attempt)));
         }

@@ -83,6 +83,8 @@ pub struct Status {
     pub last_loss: Option<(LossReason, String, u64)>,
     /// The latest failed attempt since then.
     pub last_failure: Option<(LossReason, String, u64)>,
+    /// It was told to end, and takes no commands any more.
+    pub shutting_down: bool,
     /// Masters that are not tried at present, and until when.
     pub skipped: Vec<(String, u64)>,
     /// What changes all the time: only where somebody asked.
@@ -181,6 +183,7 @@ impl<C: Clock> Driver<C> {
             next_attempt_unix_ms: 0,
             last_loss: None,
             last_failure: None,
+            shutting_down: false,
             skipped: Vec::new(),
             live: None,
         };
@@ -334,6 +337,10 @@ impl<C: Clock> Driver<C> {
         self.drop_candidate();
         self.commands.drain();
         self.tell(Input::Shutdown);
+        if !self.status.shutting_down {
+            self.status.shutting_down = true;
+            self.keeper.keep_status(&self.status);
+        }
     }
 
     fn network_changed(&mut self) {

@@ -3,6 +3,9 @@
 use crate::logging::utc::Utc;
 use std::{fmt::Write, time::Duration};
 
+/// There, and true, while the agent is ending.
+pub const SHUTTING_DOWN: &str = "shutting_down";
+
 /// A value in the status file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field<'a> {

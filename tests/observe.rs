@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Agent, PATIENCE, master::Master};
-use proto::{PastEvent, past_event::Kind};
+use proto::{PastEvent, agent_message::Kind as Up, master_message::Kind as Down, past_event::Kind};
 use std::{fs, net::SocketAddr, path::Path};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -152,6 +152,36 @@ async fn the_status_is_as_of_the_moment_at_which_it_is_asked_for() {
     agent.child.kill().await.expect("it ends");
     let (code, gone) = status(agent.state.path(), &["-o", "json"]).await;
     assert!(code == Some(3) && gone.contains("\"state\": \"NotRunning\""), "{gone}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_leaving_says_so_at_once_to_people_and_to_its_master() {
+    let mut master = Master::start().await;
+    // No heartbeat falls due by itself while the test looks.
+    let mut agent = Agent::start(&master.address(), &["heartbeat.interval=\"60s\"", "heartbeat.max_interval=\"60s\""]);
+    let mut session = master.active(1).await;
+    let argv = ["/bin/sleep", "1000"].map(|word| word.as_bytes().to_vec()).into();
+    let spec = proto::CommandSpec { argv, ..Default::default() };
+    session.send(Down::RunCommand(proto::RunCommand { id: "c".into(), spec: Some(spec) })).await;
+    agent.line("INFO  Command c started: ").await;
+    agent.signal(libc::SIGTERM);
+    loop {
+        if let Up::Heartbeat(beat) = session.next().await.expect("the session goes on") {
+            assert!(!beat.ready, "no command would get through");
+            break;
+        }
+    }
+    let (code, text) = status(agent.state.path(), &[]).await;
+    assert_eq!(
+        (code, text.lines().next()),
+        (Some(1), Some("agent lady: Active, shutting down: 1 command(s) left")),
+        "{text}"
+    );
+    let (code, json) = status(agent.state.path(), &["-o", "json"]).await;
+    assert!(code == Some(1) && json.contains("\n  \"shutting_down\": true,"), "{json}");
+    // The second signal waits for nothing.
+    agent.signal(libc::SIGTERM);
+    drop(session);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{fs, path::Path, thread, time::Duration};
 use crate::{
     config::units::{ShowDuration, ShowSize},
     state::{StateDir, is_stopped},
-    status::{self, Field},
+    status::{self, Field, SHUTTING_DOWN},
 };
 
 /// For so long an answer is waited for. An agent that is at work needs a millisecond.
@@ -85,7 +85,12 @@ pub(super) struct Shown<'a> {
 
 impl Shown<'_> {
     pub fn is_active(&self) -> bool {
-        self.state() == "Active" && self.stopped().is_none()
+        self.state() == "Active" && self.stopped().is_none() && !self.is_shutting_down()
+    }
+
+    /// It takes no commands any more.
+    fn is_shutting_down(&self) -> bool {
+        field(&self.fields, SHUTTING_DOWN) == Some("true")
     }
 
     fn state(&self) -> &str {
@@ -104,7 +109,7 @@ impl Shown<'_> {
 
     /// Everything else, in the order in which it is written.
     fn rest(&self) -> impl Iterator<Item = &(String, String)> {
-        let apart = ["name", "pid", "state"];
+        let apart = ["name", "pid", "state", SHUTTING_DOWN];
         self.fields.iter().filter(move |(key, value)| {
             !apart.contains(&key.as_str()) && !INTERNAL.contains(&key.as_str()) && !value.is_empty()
         })
@@ -114,7 +119,12 @@ impl Shown<'_> {
         let stands = self.stopped().map_or_else(String::new, |pid| {
             format!(", but process {pid} is stopped and does nothing: `kill -CONT {pid}` lets it go on")
         });
-        let mut text = format!("{}: {}{stands}\n", self.agent, self.state());
+        let ending = match field(&self.fields, "commands_held") {
+            _ if !self.is_shutting_down() => String::new(),
+            Some(left) => format!(", shutting down: {left} command(s) left"),
+            None => ", shutting down".to_owned(),
+        };
+        let mut text = format!("{}: {}{ending}{stands}\n", self.agent, self.state());
         let mut line = |key: &str, value: &str| text.push_str(&format!("  {:<16} {value}\n", key.replace('_', " ")));
         if let Some(pid) = self.pid {
             line("pid", &pid.to_string());
@@ -152,6 +162,7 @@ impl Shown<'_> {
         fields.extend(self.pid.map(|pid| ("pid", Field::Number(pid.into()))));
         fields.extend(worker.map(|pid| ("worker_pid", Field::Number(pid.into()))));
         fields.push(("stopped", Field::Boolean(self.stopped().is_some())));
+        fields.push((SHUTTING_DOWN, Field::Boolean(self.is_shutting_down())));
         for (key, value) in self.rest() {
             let number = NUMBERS.contains(&key.as_str()) && value.parse::<f64>().is_ok();
             fields.push((key, if number { Field::Json(value) } else { Field::Text(value) }));

@@ -87,6 +87,7 @@ fn without_a_manager_or_its_patience_nothing_is_due() {
 #[test]
 fn each_state_has_words() {
     let mut status = Status {
+        shutting_down: false,
         skipped: Vec::new(),
         live: None,
         phase: Phase::Connecting,

@@ -423,6 +423,10 @@ impl Link {
         if matches!(self.shutdown, Shutdown::No) {
             self.shutdown = Shutdown::Grace(now.saturating_add(self.params.shutdown_grace));
             self.report(Report::ShuttingDown);
+            // It tells the master at once that no command would get through any more.
+            if matches!(self.state, State::Active { .. }) {
+                self.beat(now);
+            }
         } else {
             self.stop();
         }
