@@ -47,6 +47,16 @@ pub struct Means {
     pub credentials: Arc<Credentials>,
 }
 
+/// What an agent would show a master as things are, for who only looks.
+pub enum Standing {
+    /// The files of `tls.*`, or nothing.
+    Configured,
+    /// A certificate that it was given for a token.
+    Joined(tls::Connector, Option<Certificate>),
+    /// A token that it has not joined with yet; the connection looks for the CA that the token names.
+    Token(tls::Connector, Token),
+}
+
 /// The certificate of one agent, in its state directory and in memory. Where it cannot be kept, it lives in memory.
 pub struct Credentials {
     file: Option<PathBuf>,
@@ -211,12 +221,7 @@ impl Means {
         if own {
             return configured(self.tls, Some(credentials)).await.map(Some);
         }
-        let token = match &self.token {
-            Some(secret) => Some(Token::parse(&secret.0).map_err(|why| {
-                Failure::new(LossReason::Unauthorized, format!("the token {why}: see auth.token_file"))
-            })?),
-            None => None,
-        };
+        let token = self.token()?;
         let mut identity = credentials.identity().await?;
         // A token that is not the one it has joined with is meant to be used: so agents are made to join again.
         if let Some(token) = token.filter(|token| identity.as_ref().is_none_or(|known| known.token_id != token.id())) {
@@ -238,6 +243,38 @@ impl Means {
             None if self.tls.is_some() => configured(self.tls, None).await.map(Some),
             None => Ok(None),
         }
+    }
+}
+
+impl Means {
+    /// As [`Self::connector`] goes about it, but nothing is joined and no token is used.
+    ///
+    /// # Errors
+    /// What cannot be used.
+    pub async fn standing(&self) -> Result<Standing, Failure> {
+        if self.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some()) {
+            return Ok(Standing::Configured);
+        }
+        let server_name = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        let pinned = |fingerprint, certified| {
+            let connector = tls::Connector::pinned(fingerprint, certified, server_name, Arc::default());
+            connector.map_err(|found| unusable(&found))
+        };
+        if let Some(identity) = self.credentials.identity().await? {
+            let connector = pinned(sha256(&identity.ca), Some(identity.certified.clone()))?;
+            return Ok(Standing::Joined(connector, identity.certificate()));
+        }
+        match self.token()? {
+            Some(token) => Ok(Standing::Token(pinned(token.fingerprint, None)?, token)),
+            None => Ok(Standing::Configured),
+        }
+    }
+
+    fn token(&self) -> Result<Option<Token>, Failure> {
+        let Some(secret) = &self.token else { return Ok(None) };
+        Token::parse(&secret.0)
+            .map(Some)
+            .map_err(|why| Failure::new(LossReason::Unauthorized, format!("the token {why}: see auth.token_file")))
     }
 }
 

@@ -4,15 +4,18 @@ use super::{Notes, Running, Verdict};
 use crate::{
     clock::unix_ms,
     config::{Config, MasterAddress, host_name},
+    credentials::{Credentials, Means, Standing},
     driver::{Identity, registration_of, reported},
     state,
     transport::{self, Failure, Resolver, tls},
 };
 use link::{LossReason, Seconds};
 use proto::{CheckReply, CheckRequest, rejected::Reason};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 use tonic::Code;
+
+const REGISTRATION: &str = "registration";
 
 /// Clocks that are apart by more than this make certificates and logs hard to read.
 const SKEW_MAX: Duration = Duration::from_secs(30);
@@ -24,35 +27,68 @@ const VERDICT_GRACE: Duration = Duration::from_millis(100);
 const ENDS_SOON: u64 = 14 * 86_400;
 
 pub(super) async fn examine(config: &Config, running: &Running, notes: &mut Notes<'_>) {
-    let connector = match &config.tls {
-        None => None,
-        Some(settings) => {
-            if let Some(own) = tls::own_certificate(settings) {
-                let (verdict, note) = dates(&own);
-                notes.note("certificate", verdict, format!("this agent's own: {own}{note}"));
-            }
-            match tls::Connector::load(settings) {
-                Ok(connector) => Some(connector),
-                Err(unusable) => {
-                    let all: Vec<_> = unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect();
-                    return notes.note("certificate", Verdict::Failed, all.join("; "));
-                }
-            }
-        }
-    };
+    let Some(way) = way(config, notes).await else { return };
     for master in &config.masters {
         notes.about(master.to_string());
-        visit(config, running, master, connector.as_ref(), notes).await;
+        visit(config, running, master, &way, notes).await;
     }
 }
 
-async fn visit(
-    config: &Config,
-    running: &Running,
-    master: &MasterAddress,
-    connector: Option<&tls::Connector>,
-    notes: &mut Notes<'_>,
-) {
+/// How connections are secured.
+struct Way {
+    /// None: they are not.
+    connector: Option<tls::Connector>,
+    /// There is something to show, so that a master answers; a token is not shown, for that would use it up.
+    asks: bool,
+}
+
+/// None: what there is cannot be used.
+async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
+    let agent_id = state::agent_id_at(&config.state_dir).unwrap_or_default();
+    let credentials = Arc::new(Credentials::new(Some(&config.state_dir), agent_id, &config.name));
+    let means = Means { tls: config.tls.clone(), token: config.token.clone(), credentials };
+    match means.standing().await {
+        Ok(Standing::Configured) => configured(config, notes),
+        Ok(Standing::Joined(connector, certificate)) => {
+            let (verdict, text) = match certificate {
+                Some(certificate) => {
+                    let (verdict, note) = dates(&certificate);
+                    (verdict, format!("given to this agent for a token: {certificate}{note}"))
+                }
+                None => (Verdict::Ok, "given to this agent for a token".to_owned()),
+            };
+            notes.note("certificate", verdict, text);
+            Some(Way { connector: Some(connector), asks: true })
+        }
+        Ok(Standing::Token(connector, token)) => {
+            let text = format!("{} is whole; whether it admits is seen when the agent joins with it", token.id());
+            notes.note("token", Verdict::Ok, text);
+            Some(Way { connector: Some(connector), asks: false })
+        }
+        Err(failure) => {
+            notes.note("certificate", Verdict::Failed, failure.detail);
+            None
+        }
+    }
+}
+
+fn configured(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
+    let Some(settings) = &config.tls else { return Some(Way { connector: None, asks: true }) };
+    if let Some(own) = tls::own_certificate(settings) {
+        let (verdict, note) = dates(&own);
+        notes.note("certificate", verdict, format!("this agent's own: {own}{note}"));
+    }
+    match tls::Connector::load(settings) {
+        Ok(connector) => Some(Way { connector: Some(connector), asks: true }),
+        Err(unusable) => {
+            let all: Vec<_> = unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect();
+            notes.note("certificate", Verdict::Failed, all.join("; "));
+            None
+        }
+    }
+}
+
+async fn visit(config: &Config, running: &Running, master: &MasterAddress, way: &Way, notes: &mut Notes<'_>) {
     notes.begin();
     let Some(addresses) = resolve(master, notes).await else { return };
     let mut connected = None;
@@ -72,7 +108,15 @@ async fn visit(
         notes.note("TCP", verdict, tcp_failure(address, &failure));
     }
     let Some(tcp) = connected else { return };
-    let Some(mut dialled) = open(config, master, connector, tcp, notes).await else { return };
+    let Some(mut dialled) = open(config, master, way.connector.as_ref(), tcp, notes).await else { return };
+    if !way.asks {
+        notes.note(
+            REGISTRATION,
+            Verdict::NotTried,
+            "the agent joins with its token first, which it does when it starts",
+        );
+        return dialled.close_gracefully().await;
+    }
     // A connection that has failed is over: dropping it is all.
     if ask(config, running, &mut dialled, notes).await {
         dialled.close_gracefully().await;
@@ -137,7 +181,6 @@ async fn open(
 
 /// What the master would say, and what its clock says. `false`: the connection may be over.
 async fn ask(config: &Config, running: &Running, dialled: &mut transport::Dialled, notes: &mut Notes<'_>) -> bool {
-    const NAME: &str = "registration";
     notes.begin();
     let id = state::agent_id_at(&config.state_dir);
     let random = || state::random().unwrap_or_default();
@@ -154,7 +197,7 @@ async fn ask(config: &Config, running: &Running, dialled: &mut transport::Dialle
         Ok(reply) => reply,
         Err(status) if status.code() == Code::Unimplemented => {
             let text = "the master knows no dry runs: it is older than this agent, or no Sloth Runner master";
-            notes.note(NAME, Verdict::Warning, text);
+            notes.note(REGISTRATION, Verdict::Warning, text);
             return true;
         }
         Err(status) => {
@@ -163,7 +206,7 @@ async fn ask(config: &Config, running: &Running, dialled: &mut transport::Dialle
             let beneath = timeout(VERDICT_GRACE, dialled.ended()).await.ok().flatten();
             let failure = beneath.unwrap_or_else(|| transport::classify_status(&status));
             let text = format!("{}: {}{}", failure.reason, failure.detail, remedy(failure.reason));
-            notes.note(NAME, Verdict::Failed, text);
+            notes.note(REGISTRATION, Verdict::Failed, text);
             return false;
         }
     };
@@ -172,11 +215,11 @@ async fn ask(config: &Config, running: &Running, dialled: &mut transport::Dialle
     if reply.reason() == Reason::Unspecified {
         let known = if reply.known { "knows this agent" } else { "does not know this agent yet" };
         let more = if reply.message.is_empty() { String::new() } else { format!(": {}", reply.message) };
-        notes.note(NAME, Verdict::Ok, format!("{master} {known} and would register it{more}"));
+        notes.note(REGISTRATION, Verdict::Ok, format!("{master} {known} and would register it{more}"));
         return true;
     }
     let reason = proto::loss_reason_from(reply.reason());
-    notes.note(NAME, Verdict::Failed, format!("{reason}: {}{}", reply.message, remedy(reason)));
+    notes.note(REGISTRATION, Verdict::Failed, format!("{reason}: {}{}", reply.message, remedy(reason)));
     true
 }
 

@@ -407,6 +407,43 @@ async fn no_secret_is_written_but_where_it_belongs() {
 }
 
 #[tokio::test]
+async fn doctor_goes_the_way_of_its_agent_and_uses_no_token_up() {
+    let master = Master::start(&[]).await;
+    let state = tempfile::tempdir().unwrap();
+    let once = master.token("--role agent --uses 1").await;
+    let doctor = async |options: &[&str]| {
+        let mut doctor = program();
+        doctor.args(["agent", "doctor", "--name", "lady", "--master", &master.address]).args(options);
+        doctor.arg("--state-dir").arg(state.path()).current_dir(state.path());
+        run(doctor).await
+    };
+    let done = doctor(&["--token", &once]).await;
+    let id = sloth_agent::token::Token::parse(&once).unwrap().id();
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    for part in [format!("{id} is whole"), "the master's certificate: ".into(), "not tried  registration".into()] {
+        assert!(done.out.contains(&part), "{part:?} is not in {}", done.out);
+    }
+    assert!(!done.out.contains(&once), "{}", done.out);
+    let mut agent = master.agent(state.path(), "lady", &["--token", &once]);
+    agent.active().await;
+    // It has a certificate now, and needs no word of TLS in its configuration.
+    let mut running = Some(agent);
+    for _ in 0..2 {
+        let done = doctor(&[]).await;
+        assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+        for part in ["certificate      given to this agent for a token: ", "knows this agent and would register it"] {
+            assert!(done.out.contains(part), "{part:?} is not in {}", done.out);
+        }
+        if let Some(agent) = running.take() {
+            agent.kill().await;
+        }
+    }
+    assert_eq!(master.tool("agent delete lady --force").await.code, 0);
+    let done = doctor(&[]).await;
+    assert!(done.code == 1 && done.out.contains("Cause: registration"), "{}", done.out);
+}
+
+#[tokio::test]
 async fn files_of_tls_that_cannot_be_used_are_found_by_check() {
     let master = Master::start(&[]).await;
     let check = || {
