@@ -109,10 +109,10 @@ fn router(core: Arc<Core>, web: Arc<Web>, loopback: bool) -> Router {
         .route("/api/agents/{id}/commands", get(agent::commands))
         .route("/api/commands/{id}/output", get(output::serve))
         .route("/api/events", get(events::serve))
-        .layer(middleware::from_fn_with_state(web.clone(), guard::signed_in));
+        .route_layer(middleware::from_fn_with_state(web.clone(), guard::signed_in));
     let data = looking
         .route("/api/session", get(sign_in::look).post(sign_in::sign_in).delete(sign_in::sign_out))
-        .layer(middleware::from_fn(guard::from_us));
+        .route_layer(middleware::from_fn(guard::from_us));
     let page = Router::new()
         .route("/", get(assets::page))
         .route("/page.css", get(assets::style))
