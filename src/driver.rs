@@ -337,6 +337,10 @@ impl<C: Clock> Driver<C> {
         self.drop_candidate();
         self.commands.drain();
         self.tell(Input::Shutdown);
+        // Who has nothing to wait for says goodbye right now.
+        if !self.commands.is_idle() {
+            self.tell(Input::Unready);
+        }
         if !self.status.shutting_down {
             self.status.shutting_down = true;
             self.keeper.keep_status(&self.status);

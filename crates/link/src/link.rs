@@ -186,6 +186,11 @@ impl Link {
             }
             Input::Timeout => self.timeout(now),
             Input::Shutdown => self.shut_down(now),
+            Input::Unready => {
+                if matches!(self.state, State::Active { .. }) {
+                    self.beat(now);
+                }
+            }
             Input::Drained => {
                 if !matches!(self.shutdown, Shutdown::No) {
                     self.stop();
@@ -423,10 +428,6 @@ impl Link {
         if matches!(self.shutdown, Shutdown::No) {
             self.shutdown = Shutdown::Grace(now.saturating_add(self.params.shutdown_grace));
             self.report(Report::ShuttingDown);
-            // It tells the master at once that no command would get through any more.
-            if matches!(self.state, State::Active { .. }) {
-                self.beat(now);
-            }
         } else {
             self.stop();
         }

@@ -90,6 +90,8 @@ pub enum Input {
     SourceAddressGone,
     /// SIGTERM, or the master's wish. A second one skips the wait for running commands.
     Shutdown,
+    /// No command would get through any more, which the master is to learn at once.
+    Unready,
     /// After [`Input::Shutdown`]: nothing runs any more and every outcome was delivered.
     Drained,
 }

@@ -4,8 +4,9 @@ use super::*;
 fn a_shutdown_waits_for_the_commands_says_goodbye_and_stops() {
     let mut bench = Bench::active(params());
     bench.run_acked(s(1));
-    let beats = bench.beats().len();
     bench.input(Input::Shutdown);
+    let beats = bench.beats().len();
+    bench.input(Input::Unready);
     assert_eq!(bench.beats().len(), beats + 1, "the master learns of it at once");
     bench.run_acked(s(12));
     assert_eq!(bench.link.state(), Phase::Active, "beats on while commands finish");
