@@ -4,7 +4,7 @@
 //! `liveness` is SERVING as long as the process answers: for supervisors that restart what is not healthy, which
 //! would not help an agent whose master is away.
 
-use crate::config::describe;
+use crate::places::Places;
 use futures_core::Stream;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::health::{
@@ -13,14 +13,12 @@ use proto::health::{
     health_server::{Health, HealthServer},
 };
 use std::{
-    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::AbortHandle,
 };
 use tonic::{Request, Response, Status};
 use tower_service::Service;
@@ -36,36 +34,11 @@ const LIVENESS: &str = "liveness";
 
 /// Serves until the runtime ends. `active` says whether the link is Active.
 pub async fn serve(listener: TcpListener, active: watch::Receiver<bool>) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
-    let mut failed = false;
+    let mut places = Places::new("on the agent's port", CONNECTIONS);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                failed = false;
-                open.retain(|connection| !connection.is_finished());
-                if open.len() == CONNECTIONS
-                    && let Some(oldest) = open.pop_front()
-                {
-                    // One that only keeps its place must not shut a probe out.
-                    oldest.abort();
-                }
-                let connection = tokio::spawn(connection(stream, Checker { active: active.clone() }));
-                open.push_back(connection.abort_handle());
-            }
-            // Out of descriptors, or a peer that left early: the next second may be better.
-            Err(error) => {
-                if !std::mem::replace(&mut failed, true) {
-                    log::warn!("cannot accept on the agent's port: {}", describe(&error));
-                }
-                pause().await;
-            }
-        }
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        places.take(accepted, |stream| connection(stream, Checker { active: active.clone() })).await;
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "no deadline: a pause after a failure of the system")]
-async fn pause() {
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
 }
 
 async fn connection(stream: TcpStream, checker: Checker) {

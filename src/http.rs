@@ -2,13 +2,12 @@
 //! of it than that needs: GET and HEAD, one request a connection, no body. It says how the agent does and takes no
 //! orders. It shares the agent's one thread, and never holds it for longer than it takes to write a page.
 
-use crate::{config::describe, metrics::Board};
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use crate::{config::describe, metrics::Board, places::Places};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::AbortHandle,
     time::timeout,
 };
 
@@ -72,44 +71,21 @@ pub async fn serve(mut listen: watch::Receiver<Option<SocketAddr>>, board: Arc<B
 
 /// Until another address is wanted; `false`: none ever again.
 async fn accept(listener: &TcpListener, listen: &mut watch::Receiver<Option<SocketAddr>>, board: &Arc<Board>) -> bool {
-    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
-    let mut failed = false;
+    let mut places = Places::new("at http.listen", CONNECTIONS);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             changed = listen.changed() => return changed.is_ok(),
         };
-        match accepted {
-            Ok((stream, _)) => {
-                failed = false;
-                open.retain(|connection| !connection.is_finished());
-                if open.len() == CONNECTIONS
-                    && let Some(oldest) = open.pop_front()
-                {
-                    // One that only keeps its place must not shut a probe out.
-                    oldest.abort();
-                }
-                let board = board.clone();
-                let connection = tokio::spawn(async move {
-                    // A peer that is slow, or gone, is its own fault.
-                    let _ = timeout(REQUEST_MAX, connection(stream, &board)).await;
-                });
-                open.push_back(connection.abort_handle());
+        let serve = |stream| {
+            let board = board.clone();
+            async move {
+                // A peer that is slow, or gone, is its own fault.
+                let _ = timeout(REQUEST_MAX, connection(stream, &board)).await;
             }
-            // Out of descriptors, or a peer that left early: the next second may be better.
-            Err(error) => {
-                if !std::mem::replace(&mut failed, true) {
-                    log::warn!("cannot accept at http.listen: {}", describe(&error));
-                }
-                pause().await;
-            }
-        }
+        };
+        places.take(accepted.map(|(stream, _)| stream), serve).await;
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "no deadline: a pause after a failure of the system")]
-async fn pause() {
-    tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
 /// What to say of an address that could not be had.

@@ -19,6 +19,7 @@ pub mod logging;
 pub mod metrics;
 pub mod node;
 pub mod notify;
+mod places;
 pub mod reload;
 pub mod report;
 pub mod session;
