@@ -11,7 +11,7 @@ use crate::{
     webhook::{KINDS, KINDS_DEFAULT, Target},
 };
 use sloth_agent::config::{
-    Log, Secret, Surroundings, describe, read_log,
+    Log, Secret, Surroundings, describe, read_log, readable_by_others,
     reader::{Layers, Problems, Reader, Setting, Shown},
 };
 use std::{
@@ -214,12 +214,11 @@ fn read_secret(path: &Path) -> Result<Secret, String> {
     let unreadable = |error: io::Error| format!("which cannot be read ({}): check it", describe(&error));
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    let mode = metadata.permissions().mode() & 0o777;
     if !metadata.is_file() {
         return Err("which is no file: name one".to_owned());
     }
-    if mode & 0o077 != 0 {
-        return Err(format!("which others can read (mode {mode:04o}): run chmod 600 {}", path.display()));
+    if let Some(problem) = readable_by_others(metadata.permissions().mode(), path) {
+        return Err(format!("which {problem}"));
     }
     let mut text = String::new();
     file.take(SECRET_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;

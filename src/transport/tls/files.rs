@@ -1,6 +1,6 @@
 //! The files that `tls` names: each is read whole, checked, and refused with the remedy.
 
-use crate::config::{Tls, describe};
+use crate::config::{Tls, describe, readable_by_others};
 use rustls::{
     InconsistentKeys, RootCertStore,
     crypto::CryptoProvider,
@@ -83,9 +83,8 @@ pub(super) fn own_certificate(tls: &Tls) -> Option<CertificateDer<'static>> {
 
 fn private_key(file: &File, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, Unusable> {
     let (text, mode) = file.read()?;
-    if mode & 0o077 != 0 {
-        let shown = file.path.display();
-        return Err(file.unusable(&format!("others can read (mode {mode:04o}): run chmod 600 {shown}")));
+    if let Some(problem) = readable_by_others(mode, &file.path) {
+        return Err(file.unusable(&problem));
     }
     let key = PrivateKeyDer::from_pem_slice(&text)
         .map_err(|_| file.unusable("holds no private key in PEM, or an encrypted one: name one without a password"))?;

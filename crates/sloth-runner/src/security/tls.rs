@@ -12,7 +12,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use sloth_agent::{
-    config::describe,
+    config::{describe, readable_by_others},
     joining::{EXPORTER_LABEL, Exported},
     token::sha256,
     transport::tls::Certificate,
@@ -282,10 +282,10 @@ pub(super) fn read_public(path: &Path) -> Result<Vec<u8>, String> {
 /// As [`read_public`].
 pub(super) fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
     let (content, mode) = read(path)?;
-    if mode & 0o077 != 0 {
-        return Err(format!("which others can read (mode {mode:04o}): run chmod 600 {}", path.display()));
+    match readable_by_others(mode, path) {
+        Some(problem) => Err(format!("which {problem}")),
+        None => Ok(content),
     }
-    Ok(content)
 }
 
 fn read(path: &Path) -> Result<(Vec<u8>, u32), String> {
