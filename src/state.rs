@@ -437,8 +437,8 @@ fn read_number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// After it, and after a crash in its middle, the file is the old one or the new one.
-fn write_atomically(folder: &Path, file: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
+/// 0600. After it, and after a crash in its middle, the file is the old one or the new one.
+pub(crate) fn write_atomically(folder: &Path, file: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
     let fresh = folder.join(format!("{file}.new"));
     let mut opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     opened.write_all(bytes)?;

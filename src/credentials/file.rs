@@ -2,6 +2,7 @@
 
 use crate::{
     config::describe,
+    state::write_atomically,
     token::{Alphabet, encode},
     transport::tls::Certificate,
 };
@@ -11,8 +12,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{self, OpenOptions},
+    io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
@@ -90,16 +91,13 @@ pub fn read(path: &Path) -> Result<Option<Identity>, String> {
 /// # Errors
 /// The disk's; the file is as it was then.
 pub fn write(path: &Path, identity: &Identity) -> io::Result<()> {
-    let fresh = path.with_extension("pem.new");
-    match fs::remove_file(&fresh) {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    // One that a crash left would keep the mode that it has.
+    match fs::remove_file(folder.join(format!("{NAME}.new"))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(text(identity).as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    write_atomically(folder, NAME, text(identity).as_bytes(), true)
 }
 
 fn text(identity: &Identity) -> String {
