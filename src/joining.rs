@@ -1,5 +1,7 @@
 //! What an agent proves when it asks for a certificate: that the key is its own, on this very connection.
 
+use crate::state::hex;
+
 /// For [RFC 8446, section 7.5](https://www.rfc-editor.org/rfc/rfc8446#section-7.5): both ends of a TLS connection come
 /// to the same 32 bytes, and nobody between two of them can.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-sloth-runner-join";
@@ -17,6 +19,5 @@ pub fn statement(exported: &Exported, agent_id: &[u8], public_key: &[u8]) -> Vec
 
 /// How an agent's certificate names it, as a URI.
 pub fn agent_uri(agent_id: &[u8; 16]) -> String {
-    let id: String = agent_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sloth:agent:{id}")
+    format!("sloth:agent:{}", hex(agent_id))
 }

@@ -10,6 +10,7 @@ mod base64;
 
 pub use base64::{Alphabet, decode, encode};
 
+use crate::state::hex;
 use ring::digest::{SHA256, digest};
 use std::fmt;
 
@@ -93,7 +94,7 @@ impl fmt::Debug for Token {
 
 /// See [`Token::id`].
 pub fn id_of(hash: &[u8; 32]) -> String {
-    hash[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash[..6])
 }
 
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {

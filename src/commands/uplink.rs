@@ -6,6 +6,7 @@ use super::{
     output::{PIECE_MAX, Piece},
     window::Window,
 };
+use crate::state::hex;
 use proto::{OutputAck, OutputMessage};
 use std::{
     collections::VecDeque,
@@ -72,10 +73,9 @@ impl Session {
 
     fn request(&self, held: &Held, messages: mpsc::Receiver<OutputMessage>) -> Result<Request<Messages>, Status> {
         let text = |text: String| MetadataValue::try_from(text).map_err(|_| Status::internal("not a header's text"));
-        let agent: String = self.uplink.agent_id.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut request = Request::new(Messages(messages));
         let metadata = request.metadata_mut();
-        metadata.insert("sloth-agent-id", text(agent)?);
+        metadata.insert("sloth-agent-id", text(hex(&self.uplink.agent_id))?);
         metadata.insert("sloth-epoch", text(self.uplink.epoch.to_string())?);
         metadata.insert("sloth-command-id", text(held.id.clone())?);
         Ok(request)

@@ -14,9 +14,9 @@ pub fn random() -> io::Result<[u8; 16]> {
     if count == id.len() as isize { Ok(id) } else { Err(io::Error::last_os_error()) }
 }
 
-/// As it is written and shown.
-pub fn hex(id: &[u8; 16]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+/// As ids and hashes are written and shown.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads what [`hex`] wrote.

@@ -8,6 +8,7 @@ use ring::{
     hmac,
     rand::{SecureRandom, SystemRandom},
 };
+use sloth_agent::state::hex;
 use std::{
     collections::HashMap,
     fs::{self, OpenOptions},
@@ -130,10 +131,6 @@ pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("the kernel gives no random numbers"))?;
     Ok(bytes)
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -4,7 +4,7 @@
 //! comes as a header: browsers give cookies to every port of a host, so a page that another user of this machine serves
 //! beside ours can have the cookie; the storage belongs to our port alone.
 
-use ring::digest::{SHA256, digest};
+use sloth_agent::token::sha256;
 use std::{collections::HashMap, time::Duration};
 
 /// One for each person and browser that looks. The one that was used longest ago makes room.
@@ -34,8 +34,7 @@ pub struct Sessions {
 
 /// Of the cookie and the page's key.
 pub fn hash(cookie: &str, key: &str) -> Hash {
-    let both = format!("{cookie}/{key}");
-    digest(&SHA256, both.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes")
+    sha256(format!("{cookie}/{key}").as_bytes())
 }
 
 impl Sessions {

@@ -16,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use sloth_agent::state::hex;
 use std::{sync::Arc, time::Duration};
 
 /// A token has some 120 bytes.
@@ -92,7 +93,7 @@ pub async fn sign_in(
         log::warn!("Web page: nobody was signed in from {from}: {}", what_is_wrong(&web, token.is_some()));
         return refuse(StatusCode::UNAUTHORIZED, what_is_wrong(&web, token.is_some()));
     };
-    let secrets = code::random::<32>().and_then(|cookie| Ok((code::hex(&cookie), code::hex(&code::random::<32>()?))));
+    let secrets = code::random::<32>().and_then(|cookie| Ok((hex(&cookie), hex(&code::random::<32>()?))));
     let Ok((cookie, key)) = secrets else {
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the kernel gives no random numbers");
     };

@@ -9,6 +9,7 @@ use rustls::{ClientConfig, crypto::ring as provider};
 use rustls_pki_types::ServerName;
 use sloth_agent::{
     config::{Tls, describe},
+    state::hex,
     transport::tls::roots,
 };
 use std::{path::PathBuf, sync::Arc};
@@ -91,7 +92,7 @@ impl Post {
 /// `sha256=` and HMAC-SHA256 of the body, in hex.
 fn signature(key: &hmac::Key, body: &str) -> String {
     let tag = hmac::sign(key, body.as_bytes());
-    tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    format!("sha256={}", hex(tag.as_ref()))
 }
 
 /// The answer's body is of no interest: the connection is closed before it.
