@@ -343,6 +343,8 @@ impl<C: Clock> Driver<C> {
         }
         if !self.status.shutting_down {
             self.status.shutting_down = true;
+            self.board.update(|link| link.shutting_down = true);
+            self.active.send_if_modified(std::mem::take);
             self.keeper.keep_status(&self.status);
         }
     }

@@ -26,6 +26,8 @@ pub struct Board {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinkState {
     pub phase: Phase,
+    /// From now on no command is taken, whatever the link does.
+    pub shutting_down: bool,
     pub sessions: u64,
     losses: [u64; LossReason::ALL.len()],
     /// Sent.
@@ -44,6 +46,7 @@ impl Board {
     pub fn new(meter: Meter) -> Self {
         let link = LinkState {
             phase: Phase::Start,
+            shutting_down: false,
             sessions: 0,
             losses: [0; LossReason::ALL.len()],
             heartbeats: 0,
@@ -77,6 +80,9 @@ impl Board {
     /// Why a command would not get through; none: it would.
     pub fn unready(&self) -> Option<String> {
         let link = self.look();
+        if link.shutting_down {
+            return Some("shutting down".to_owned());
+        }
         if link.phase == Phase::Active {
             return None;
         }
@@ -97,7 +103,7 @@ impl Board {
         page.head("build_info", "gauge", "A constant 1; the label says which version runs");
         page.labeled("build_info", "version", env!("CARGO_PKG_VERSION"), 1);
         page.head("connected", "gauge", "1 while the agent is Active: a command would get through");
-        page.value("connected", u64::from(link.phase == Phase::Active));
+        page.value("connected", u64::from(link.phase == Phase::Active && !link.shutting_down));
         page.head("sessions_total", "counter", "Registrations with a master");
         page.value("sessions_total", link.sessions);
         page.head("losses_total", "counter", "Sessions that were lost, by reason");

@@ -158,7 +158,9 @@ async fn the_status_is_as_of_the_moment_at_which_it_is_asked_for() {
 async fn an_agent_that_is_leaving_says_so_at_once_to_people_and_to_its_master() {
     let mut master = Master::start().await;
     // No heartbeat falls due by itself while the test looks.
-    let mut agent = Agent::start(&master.address(), &["heartbeat.interval=\"60s\"", "heartbeat.max_interval=\"60s\""]);
+    let rare = ["heartbeat.interval=\"60s\"", "heartbeat.max_interval=\"60s\"", "http.listen=\"127.0.0.1:0\""];
+    let mut agent = Agent::start(&master.address(), &rare);
+    let address = http(&mut agent).await;
     let mut session = master.active(1).await;
     let argv = ["/bin/sleep", "1000"].map(|word| word.as_bytes().to_vec()).into();
     let spec = proto::CommandSpec { argv, ..Default::default() };
@@ -179,6 +181,8 @@ async fn an_agent_that_is_leaving_says_so_at_once_to_people_and_to_its_master() 
     );
     let (code, json) = status(agent.state.path(), &["-o", "json"]).await;
     assert!(code == Some(1) && json.contains("\n  \"shutting_down\": true,"), "{json}");
+    let answer = get(&address, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nshutting down\n"), "{answer}");
     // The second signal waits for nothing.
     agent.signal(libc::SIGTERM);
     drop(session);

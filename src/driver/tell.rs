@@ -113,7 +113,8 @@ impl<C: Clock> Driver<C> {
         if self.status.phase == phase {
             return;
         }
-        self.active.send_if_modified(|active| std::mem::replace(active, phase == Phase::Active) != *active);
+        let ready = phase == Phase::Active && !self.status.shutting_down;
+        self.active.send_if_modified(|active| std::mem::replace(active, ready) != *active);
         self.phase_since = self.clock.now();
         self.board.update(|link| link.phase = phase);
         let status = &mut self.status;

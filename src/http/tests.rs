@@ -71,6 +71,10 @@ async fn an_agent_lives_all_the_time_and_is_ready_while_it_is_active() {
     board.update(|link| link.phase = Phase::Active);
     let ready = get(address, "/readyz?verbose").await;
     assert!(ready.starts_with("HTTP/1.1 200 OK\r\n") && ready.ends_with("\r\n\r\nActive\n"), "{ready}");
+    board.update(|link| link.shutting_down = true);
+    let leaving = get(address, "/readyz").await;
+    assert!(status(&leaving) == "503" && leaving.ends_with("\r\n\r\nshutting down\n"), "{leaving}");
+    assert!(get(address, "/metrics").await.contains("sloth_agent_connected 0\n"));
     assert!(get(address, "/healthz").await.ends_with("\r\n\r\nalive\n"));
 }
 
