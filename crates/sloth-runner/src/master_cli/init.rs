@@ -215,8 +215,8 @@ fn told(directory: &Path, args: &InitArgs, tokens: &Tokens) -> String {
          \n\
          Start the master:\n\
          \x20 sloth-runner master start --config {shown}/{CONFIG}\n\
-         Use the tool, on this machine:\n\
-         \x20 export SLOTH_RUNNER_MASTER_ADDR={host}:{port} SLOTH_RUNNER_TOKEN=$(cat {shown}/{OPERATOR_TOKEN})\n\
+         Tell the tool where it is and who you are, on this machine or with a copy of that file on another:\n\
+         \x20 sloth-runner context add master --master {host}:{port} --token-file {shown}/{OPERATOR_TOKEN}\n\
          Start agents, within 24 hours (`sloth-runner token create` makes other tokens): with the token in a file, as \
          {shown}/{JOIN_TOKEN} is one,\n\
          \x20 {agent} --set auth.token_file=/etc/sloth-runner/{JOIN_TOKEN}\n\
