@@ -1,5 +1,7 @@
 //! Who may call what: one table, looked at before anything of a call is read.
 
+mod lasting;
+
 use crate::security::{
     Role, Security,
     tls::{Peer, Subject},
@@ -100,6 +102,8 @@ pub struct Caller {
     pub address: Option<SocketAddr>,
     /// Of an agent: which, and the hash of its certificate.
     pub agent: Option<([u8; 16], [u8; 32])>,
+    /// The id of the token that he shows, if he shows one.
+    pub token: Option<String>,
 }
 
 impl fmt::Display for Caller {
@@ -115,7 +119,7 @@ impl fmt::Display for Caller {
 /// What is shown is worth nothing: what to answer. Not the same as to show nothing.
 pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&str>) -> Result<Caller, Status> {
     let address = peer.map(|peer| peer.address);
-    let of = |who, name: String| Caller { who, name, address, agent: None };
+    let of = |who, name: String| Caller { who, name, address, agent: None, token: None };
     let Some(security) = security else { return Ok(of(None, String::new())) };
     if let Some(text) = bearer {
         let token = Token::parse(text).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
@@ -123,7 +127,8 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
         let record = record.map_err(|refused| Status::unauthenticated(refused.to_string()))?;
         let who = if record.role == Role::Operator { Operator } else { Viewer };
         let name = if record.name.is_empty() { String::new() } else { format!(" ({})", record.name) };
-        return Ok(of(Some(who), format!("{} with token {}{name}", record.role.word(), record.id)));
+        let caller = of(Some(who), format!("{} with token {}{name}", record.role.word(), record.id));
+        return Ok(Caller { token: Some(record.id), ..caller });
     }
     let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else {
         return Ok(of(Some(Anonymous), "somebody without a credential".to_owned()));
@@ -156,8 +161,8 @@ impl Guard {
         Self { security }
     }
 
-    /// As whom the caller is admitted; none in plain mode.
-    fn admit(&self, request: &mut Request<Body>) -> Result<Option<Who>, Status> {
+    /// Who the caller is, if he may make this call.
+    fn admit(&self, request: &mut Request<Body>) -> Result<Caller, Status> {
         let bearer = match request.headers().get(AUTHORIZATION) {
             None => None,
             Some(value) => {
@@ -166,12 +171,22 @@ impl Guard {
             }
         };
         let caller = caller(self.security.as_deref(), request.extensions().get(), bearer)?;
-        let who = caller.who;
-        request.extensions_mut().insert(caller);
-        if let Some(who) = who {
+        request.extensions_mut().insert(caller.clone());
+        if let Some(who) = caller.who {
             decide(request.uri().path(), who)?;
         }
-        Ok(who)
+        Ok(caller)
+    }
+
+    /// When this token admits nobody any more: what to say then.
+    fn ended(&self, token: &str) -> impl Future<Output = Status> + Send + 'static {
+        let (security, token) = (self.security.clone(), token.to_owned());
+        async move {
+            match security {
+                Some(security) => Status::unauthenticated(security.admission.ended(&token).await.to_string()),
+                None => std::future::pending().await,
+            }
+        }
     }
 
     fn refused(&self, request: &Request<Body>, status: &Status) {
@@ -212,9 +227,14 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         match self.guard.admit(&mut request) {
-            Ok(Some(Anonymous)) => {
+            Ok(Caller { who: Some(Anonymous), .. }) => {
                 let request = request.map(|body| Body::new(Limited::new(body, UNKNOWN_MAX)));
                 Box::pin(in_time(self.inner.call(request)))
+            }
+            Ok(Caller { token: Some(token), .. }) => {
+                let ended = self.guard.ended(&token);
+                let answer = self.inner.call(request.map(|body| lasting::request(body, self.guard.ended(&token))));
+                Box::pin(async { Ok(answer.await?.map(|body| lasting::response(body, ended))) })
             }
             Ok(_) => Box::pin(self.inner.call(request)),
             Err(status) => {

@@ -243,7 +243,13 @@ mod tests {
         let core = Arc::new(Core::new(fleet, 1, store, outputs, Box::new(BootClock), options, S));
         let fingerprint = [7; 32];
         security.admission.note(&fingerprint, ID).unwrap();
-        let who = Caller { who: Some(Who::Agent), name: String::new(), address: None, agent: Some((ID, fingerprint)) };
+        let who = Caller {
+            who: Some(Who::Agent),
+            name: String::new(),
+            address: None,
+            agent: Some((ID, fingerprint)),
+            token: None,
+        };
         let standing = Standing::of(&core, Some(&who));
         assert!(standing.as_ref().is_some_and(|standing| standing.record.is_some()));
         security.admission.refuse_agent(&ID);

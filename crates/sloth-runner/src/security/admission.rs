@@ -4,6 +4,7 @@
 mod tests;
 
 use super::Role;
+use crate::clock::sleep;
 use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use sloth_agent::token::{Token, id_of};
@@ -12,14 +13,19 @@ use std::{
     fmt,
     path::Path,
     sync::{Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 /// More tokens are not kept: revoke or let expire what is not needed.
 pub const TOKENS_MAX: usize = 10_000;
 
 /// A token that is of no use any more is forgotten so long after, milliseconds.
 const FORGET_AFTER: u64 = 30 * 86_400_000;
+
+/// Whether a token has expired is looked at so often while a call goes on: the clock of the day may be set.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 type Hash = [u8; 32];
 
@@ -122,6 +128,8 @@ impl CertificateRecord {
 pub struct Admission {
     connection: Mutex<Connection>,
     known: RwLock<Known>,
+    /// Told of every token that is revoked.
+    revoked: watch::Sender<()>,
     clock: fn() -> u64,
 }
 
@@ -155,7 +163,12 @@ impl Admission {
         let explained = |error: rusqlite::Error| format!("{}: {error}", database.display());
         let connection = Connection::open(database).map_err(explained)?;
         let known = prepare(&connection, clock()).map_err(explained)?;
-        Ok(Self { connection: Mutex::new(connection), known: RwLock::new(known), clock })
+        Ok(Self {
+            connection: Mutex::new(connection),
+            known: RwLock::new(known),
+            revoked: watch::Sender::new(()),
+            clock,
+        })
     }
 
     pub fn now_ms(&self) -> u64 {
@@ -225,11 +238,34 @@ impl Admission {
             Some(record.clone())
         });
         if record.is_some() {
+            self.revoked.send_replace(());
             self.write(|connection| {
                 connection.execute("UPDATE tokens SET revoked_ms = ?2 WHERE id = ?1", params![id, now_ms])
             })?;
         }
         Ok(record)
+    }
+
+    /// Waits until the token with this id admits nobody any more, and says why.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn ended(&self, id: &str) -> Refused {
+        let mut revoked = self.revoked.subscribe();
+        loop {
+            let Some(record) = self.known(|known| known.tokens.get(id).cloned()) else { return Refused::Unknown };
+            let now_ms = self.now_ms();
+            match record.is_valid(now_ms) {
+                // A use is counted where somebody joins; who is in has had it.
+                Ok(()) | Err(Refused::UsedUp) => {}
+                Err(refused) => return refused,
+            }
+            let left = record.expires_ms.map_or(LOOK_AGAIN, |at| Duration::from_millis(at.saturating_sub(now_ms)));
+            tokio::select! {
+                _ = revoked.changed() => {}
+                () = sleep(left.min(LOOK_AGAIN)) => {}
+            }
+        }
     }
 
     /// The token that this is, if it admits somebody of one of these roles.

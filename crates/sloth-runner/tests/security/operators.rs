@@ -2,7 +2,7 @@
 
 use crate::{
     files,
-    secured::{Master, PATIENCE, program, run},
+    secured::{Log, Master, PATIENCE, program, run},
 };
 use std::{fs, os::unix::fs::MetadataExt};
 
@@ -16,6 +16,34 @@ async fn a_viewer_is_told_why_an_agent_is_as_it_is() {
     let done = master.tool_with(&viewer, "agent explain lady").await;
     assert_eq!(done.code, 0, "{}", done.err);
     assert!(done.out.contains("lady"), "{}", done.out);
+}
+
+#[tokio::test]
+async fn what_goes_on_under_a_token_ends_when_it_is_revoked_and_its_command_goes_on() {
+    let master = Master::start(&[]).await;
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = master.joins(state.path(), "lady");
+    agent.active().await;
+    let operator = master.token("--role operator").await;
+    let start = |line: &str| {
+        let mut tool = program();
+        tool.env("SLOTH_RUNNER_MASTER_ADDR", &master.address).env("SLOTH_RUNNER_TOKEN", &operator);
+        tool.args(line.split(' ')).spawn().unwrap()
+    };
+    let mut events = start("agent events --follow");
+    let mut run = start("agent run -n lady --shell echo${IFS}begun;exec${IFS}sleep${IFS}1000");
+    Log::of(events.stdout.take().unwrap()).line("audit.run").await;
+    Log::of(run.stdout.take().unwrap()).line("begun").await;
+    let id = sloth_agent::token::Token::parse(&operator).unwrap().id();
+    let done = master.tool(&format!("token revoke {id}")).await;
+    assert_eq!(done.code, 0, "{}", done.err);
+    for (mut tool, code) in [(events, 1), (run, 255)] {
+        let said = Log::of(tool.stderr.take().unwrap()).whole().await;
+        let ended = tokio::time::timeout(PATIENCE, tool.wait()).await.unwrap().unwrap();
+        assert!(ended.code() == Some(code) && said.contains("the token is revoked"), "{ended}: {said}");
+    }
+    let commands = master.tool("command list -o json").await;
+    assert!(commands.out.contains(r#""outcome": null"#), "{}", commands.out);
 }
 
 /// Status and body of a request to the web page.

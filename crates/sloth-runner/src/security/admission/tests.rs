@@ -172,3 +172,21 @@ fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
     assert_eq!([1_000, 2_500, 3_000, 9_000].map(|now| record.renew_in_ms(now)), [2_000, 500, 1, 1]);
     assert_eq!(CertificateRecord { issued_ms: 0, ..record }.renew_in_ms(1), 0, "made elsewhere");
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_under_a_token_end_when_it_is_revoked_or_expires() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (_, record) = admission.create([1; 32], NewToken { uses: Some(0), ..new(Role::Viewer) }).unwrap();
+    let mut ended = std::pin::pin!(admission.ended(&record.id));
+    let early = tokio::time::timeout(Duration::from_secs(3600), ended.as_mut()).await;
+    assert!(early.is_err(), "its clock stands still, so it does not expire");
+    admission.revoke_token(&record.id).unwrap();
+    assert_eq!(ended.await, Refused::Revoked);
+
+    let late = Admission::open(&path, later).unwrap();
+    let (_, record) = admission.create([1; 32], new(Role::Operator)).unwrap();
+    assert_eq!(late.ended(&record.id).await, Refused::Unknown, "it was made elsewhere");
+    let late = Admission::open(&path, later).unwrap();
+    assert_eq!(late.ended(&record.id).await, Refused::Expired);
+}
