@@ -135,7 +135,7 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
     };
     match &identity.subject {
         Subject::Agent(id) => {
-            if security.admission.certificate(&identity.fingerprint).is_some_and(|known| known.revoked) {
+            if security.admission.certificate(&identity.fingerprint, id).is_some_and(|known| known.revoked) {
                 return Err(Status::unauthenticated(REVOKED));
             }
             let caller = of(Some(Agent), format!("agent {}", fleet::hex(id)));

@@ -5,7 +5,7 @@ use crate::{
     access::Caller,
     security::{
         Security,
-        admission::{Applicant, CertificateRecord, Issued, Refused},
+        admission::{Admitted, Applicant, CertificateRecord, Issued, Refused},
         pki::Authority,
         tls::Peer,
     },
@@ -56,27 +56,30 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
             return Err(Status::permission_denied("the certificate is of another agent"));
         }
         let renew = move |security: &Security| {
-            let issued = issue(security, &agent_id, &request.public_key).map_err(Status::internal)?;
-            let record = security.admission.renew(&fingerprint, &issued).map_err(Status::unauthenticated)?;
-            Ok((issued, record))
+            let issue = || issue(security, &agent_id, &request.public_key);
+            let renewed = security.admission.renew(&fingerprint, &agent_id, issue).map_err(Status::unauthenticated)?;
+            Ok(Admitted { issued: renewed.0, record: renewed.1, again: false })
         };
         ("agent.renewed", "by the one before".to_owned(), blocking(&security, renew).await)
     } else {
         let token = Token::parse(&request.token).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
         let by = format!("by token {}", token.id());
-        let admit = move |security: &Security| admit(security, &token, agent_id, &request);
+        let known_as = core.read(|fleet| fleet.registry().view(agent_id)).map(|view| view.record.name);
+        let admit = move |security: &Security| admit(security, &token, agent_id, &request, known_as.as_deref());
         ("agent.joined", by, blocking(&security, admit).await)
     };
-    let (issued, record) = match done {
+    let Admitted { issued, record, again } = match done {
         Ok(done) => done,
         Err(status) => {
             log::warn!("Agent {name} does not join ({from}): {}", status.message());
             return Err(status);
         }
     };
-    core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
-    let message = format!("{name} was given a certificate {by}, asked for by {from}");
-    core.decide(|fleet, now| fleet.note(now, what, &name, agent_id, message));
+    if !again {
+        core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
+        let message = format!("{name} was given a certificate {by}, asked for by {from}");
+        core.decide(|fleet, now| fleet.note(now, what, &name, agent_id, message));
+    }
     Ok(JoinReply {
         certificate: issued.der,
         renew_in_ms: record.renew_in_ms(security.admission.now_ms()),
@@ -89,8 +92,9 @@ fn admit(
     token: &Token,
     agent_id: [u8; 16],
     request: &JoinRequest,
-) -> Result<(Issued, CertificateRecord), Status> {
-    let who = Applicant { agent_id, name: &request.name, key_hash: sha256(&request.public_key) };
+    known_as: Option<&str>,
+) -> Result<Admitted, Status> {
+    let who = Applicant { agent_id, name: &request.name, known_as, key_hash: sha256(&request.public_key) };
     let admitted = security.admission.admit(token, &who, || issue(security, &agent_id, &request.public_key));
     admitted.map_err(|refused| match refused {
         Refused::Store(error) => Status::internal(format!("the master cannot record the certificate: {error}")),
@@ -101,7 +105,7 @@ fn admit(
 fn issue(security: &Security, agent_id: &[u8; 16], public_key: &[u8]) -> Result<Issued, String> {
     let authority: &Authority = security.authority.as_ref().ok_or("this master cannot make certificates")?;
     let (der, expires_ms) = authority.issue(agent_id, public_key, security.admission.now_ms())?;
-    Ok(Issued { fingerprint: sha256(&der), der, expires_ms })
+    Ok(Issued { fingerprint: sha256(&der), der, expires_ms, authority: authority.fingerprint })
 }
 
 /// Off the threads that serve everybody.
@@ -145,14 +149,14 @@ impl Standing {
     /// The same, and records nothing.
     pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
         let (agent_id, fingerprint) = caller?.agent?;
-        let record = core.security.as_ref()?.admission.certificate(&fingerprint);
+        let record = core.security.as_ref()?.admission.certificate(&fingerprint, &agent_id);
         Some(Self { agent_id, fingerprint, record })
     }
 
     /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.
     pub fn is_revoked(&self, core: &Core) -> bool {
-        let record = core.security.as_ref().and_then(|security| security.admission.certificate(&self.fingerprint));
-        record.is_some_and(|record| record.revoked)
+        let known = |security: &Arc<Security>| security.admission.certificate(&self.fingerprint, &self.agent_id);
+        core.security.as_ref().and_then(known).is_some_and(|record| record.revoked)
     }
 
     /// Gives the registration what the token has bound, or says why it may not be.

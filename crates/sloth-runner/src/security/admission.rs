@@ -1,13 +1,16 @@
 //! Tokens and certificates that this master has given out, in its database; what every call asks is in memory, too.
 
+mod certificates;
 #[cfg(test)]
 mod tests;
 
+pub use self::certificates::CertificateRecord;
+use self::certificates::{AgentId, Certificates, Hash};
 use super::Role;
 use crate::clock::sleep;
 use ring::rand::{SecureRandom, SystemRandom};
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
-use sloth_agent::token::{Token, id_of};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use sloth_agent::token::{Token, id_of, sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -26,8 +29,6 @@ const FORGET_AFTER: u64 = 30 * 86_400_000;
 
 /// Whether a token has expired is looked at so often while a call goes on: the clock of the day may be set.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
-type Hash = [u8; 32];
 
 /// A token, as it is kept: without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub enum Refused {
     Role(Role),
     /// It is for an agent of this name.
     Name(String),
+    /// It is the id of an agent of this name, which has a certificate, and the token is not for that name.
+    Held(String),
     /// It could not be looked up, or not be recorded.
     Store(String),
 }
@@ -80,6 +83,14 @@ impl fmt::Display for Refused {
             Self::Revoked => write!(f, "the token is revoked: {ANOTHER}"),
             Self::Role(role) => write!(f, "the token is of role {} and does not serve for this", role.word()),
             Self::Name(name) => write!(f, "the token is for an agent called {name}: start it with --name {name}"),
+            Self::Held(name) => {
+                write!(
+                    f,
+                    "this agent id is that of {name}, which has a certificate: to have it back without that, start it with \
+                     a token for its name (`sloth-runner token create --name {name}`), or delete it first (`sloth-runner \
+                     agent delete {name}`)"
+                )
+            }
             Self::Store(error) => write!(f, "the master cannot record it: {error}"),
         }
     }
@@ -100,30 +111,6 @@ impl TokenRecord {
     }
 }
 
-/// A certificate of an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateRecord {
-    pub agent_id: [u8; 16],
-    /// The only name that the agent may have. Empty: any.
-    pub name: String,
-    pub labels: BTreeMap<String, String>,
-    /// 0: it was not made here.
-    pub issued_ms: u64,
-    pub expires_ms: u64,
-    pub revoked: bool,
-}
-
-impl CertificateRecord {
-    /// How long from now until it is to be renewed, at two thirds of its life: milliseconds, at least 1. 0: never.
-    pub fn renew_in_ms(&self, now_ms: u64) -> u64 {
-        if self.issued_ms == 0 {
-            return 0;
-        }
-        let at = self.issued_ms + self.expires_ms.saturating_sub(self.issued_ms) / 3 * 2;
-        at.saturating_sub(now_ms).max(1)
-    }
-}
-
 /// Tokens and certificates of one master.
 pub struct Admission {
     connection: Mutex<Connection>,
@@ -136,22 +123,33 @@ pub struct Admission {
 #[derive(Default)]
 struct Known {
     tokens: HashMap<String, TokenRecord>,
-    certificates: HashMap<Hash, CertificateRecord>,
+    certificates: Certificates,
 }
 
 /// Who wants a certificate by a token.
 pub struct Applicant<'a> {
-    pub agent_id: [u8; 16],
+    pub agent_id: AgentId,
     pub name: &'a str,
+    /// The name under which the fleet knows this agent id, if it does.
+    pub known_as: Option<&'a str>,
     /// Of its public key. The same token with the same key again is no further use.
     pub key_hash: Hash,
 }
 
-/// A certificate that was made: DER, its hash, and until when it is good.
+/// A certificate that was made: DER, its hash, until when it is good, and the hash of the CA that has made it.
 pub struct Issued {
     pub der: Vec<u8>,
     pub fingerprint: Hash,
     pub expires_ms: u64,
+    pub authority: Hash,
+}
+
+/// What became of a request to join.
+pub struct Admitted {
+    pub issued: Issued,
+    pub record: CertificateRecord,
+    /// It was given before, and the answer was lost: nothing has changed.
+    pub again: bool,
 }
 
 impl Admission {
@@ -292,18 +290,17 @@ impl Admission {
         token: &Token,
         who: &Applicant<'_>,
         issue: impl FnOnce() -> Result<Issued, String>,
-    ) -> Result<(Issued, CertificateRecord), Refused> {
+    ) -> Result<Admitted, Refused> {
         let store = |error: rusqlite::Error| Refused::Store(error.to_string());
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let id = token.id();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store)?;
-        let again = "SELECT 1 FROM joins WHERE token = ?1 AND key_hash = ?2 AND agent_id = ?3";
-        let again = transaction.query_row(again, params![id, who.key_hash, who.agent_id], |_| Ok(()));
-        let again = again.optional().map_err(store)?.is_some();
-        let checked = self.check(token, &[Role::Agent]);
-        let record = match checked {
+        let again = "SELECT certificate FROM joins WHERE token = ?1 AND key_hash = ?2 AND agent_id = ?3";
+        let again = transaction.query_row(again, params![id, who.key_hash, who.agent_id], |row| row.get(0));
+        let again: Option<Option<Vec<u8>>> = again.optional().map_err(store)?;
+        let record = match self.check(token, &[Role::Agent]) {
             // A lost answer is asked for again.
-            Err(Refused::UsedUp) if again => {
+            Err(Refused::UsedUp) if again.is_some() => {
                 self.known(|known| known.tokens.get(&id).cloned()).ok_or(Refused::Unknown)?
             }
             checked => checked?,
@@ -311,112 +308,141 @@ impl Admission {
         if !record.name.is_empty() && record.name != who.name {
             return Err(Refused::Name(record.name));
         }
+        if let Some(der) = again.as_ref().and_then(Option::as_ref) {
+            let fingerprint = sha256(der);
+            let given = self.certificate(&fingerprint, &who.agent_id).filter(|given| !given.revoked);
+            if let Some(record) = given {
+                let (der, expires_ms, authority) = (der.clone(), record.expires_ms, record.authority);
+                let issued = Issued { der, fingerprint, expires_ms, authority };
+                return Ok(Admitted { issued, record, again: true });
+            }
+        }
         let issued = issue().map_err(Refused::Store)?;
-        let used = !again && record.uses_left.is_some();
+        if again.is_none() {
+            self.known(|known| is_free(&known.certificates, who, &record.name, &issued.authority))?;
+        }
+        let used = again.is_none() && record.uses_left.is_some();
         if used {
             let spend = "UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ?1 AND uses_left > 0";
             if transaction.execute(spend, [&id]).map_err(store)? != 1 {
                 return Err(Refused::UsedUp);
             }
         }
-        let join = "INSERT OR IGNORE INTO joins (token, key_hash, agent_id) VALUES (?1, ?2, ?3)";
-        transaction.execute(join, params![id, who.key_hash, who.agent_id]).map_err(store)?;
+        let join = "INSERT OR REPLACE INTO joins (token, key_hash, agent_id, certificate) VALUES (?1, ?2, ?3, ?4)";
+        transaction.execute(join, params![id, who.key_hash, who.agent_id, issued.der]).map_err(store)?;
         let certificate = self.record(who.agent_id, record.name, record.labels, &issued);
-        insert(&transaction, &issued.fingerprint, &certificate).map_err(store)?;
+        let surplus = self.known(|known| known.certificates.surplus(&who.agent_id, None));
+        replace(&transaction, &surplus, &issued.fingerprint, &certificate).map_err(store)?;
         transaction.commit().map_err(store)?;
         // Before the next one may look: the connection is still held.
         self.change(|known| {
             if let Some(record) = known.tokens.get_mut(&id).filter(|_| used) {
                 record.uses_left = record.uses_left.map(|left| left.saturating_sub(1));
             }
+            known.certificates.remove(&surplus);
             known.certificates.insert(issued.fingerprint, certificate.clone());
         });
-        Ok((issued, certificate))
+        Ok(Admitted { issued, record: certificate, again: false })
     }
 
     /// Records a certificate that follows another. Blocks.
     ///
     /// # Errors
     /// For people; also where the other is not known, or revoked.
-    pub fn renew(&self, present: &Hash, issued: &Issued) -> Result<CertificateRecord, String> {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.certificate(present).filter(|before| !before.revoked);
-        let before = before.ok_or("the certificate is revoked, or was not made here")?;
-        let certificate = self.record(before.agent_id, before.name, before.labels, issued);
-        insert(&connection, &issued.fingerprint, &certificate).map_err(|error| error.to_string())?;
+    pub fn renew(
+        &self,
+        present: &Hash,
+        agent_id: &AgentId,
+        issue: impl FnOnce() -> Result<Issued, String>,
+    ) -> Result<(Issued, CertificateRecord), String> {
+        const REVOKED: &str = "the certificate is revoked, or was not made here";
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.certificate(present, agent_id).filter(|before| !before.revoked);
+        let before = before.ok_or(REVOKED)?;
+        if before.is_young(self.now_ms()) {
+            return Err("the certificate is too young to be renewed: that is done at two thirds of its life".to_owned());
+        }
+        let issued = issue()?;
+        let certificate = self.record(*agent_id, before.name, before.labels, &issued);
+        let surplus = self.known(|known| known.certificates.surplus(agent_id, Some(present)));
+        let transaction = connection.transaction().map_err(|error| error.to_string())?;
+        let replaced = replace(&transaction, &surplus, &issued.fingerprint, &certificate);
+        replaced.and_then(|()| transaction.commit()).map_err(|error| error.to_string())?;
         // It may have been revoked meanwhile, with all of its agent's.
         let revoked = self.change(|known| {
-            let revoked = known.certificates.get(present).is_none_or(|before| before.revoked);
+            let revoked = known.certificates.find(present, agent_id).is_none_or(|before| before.revoked);
             let certificate = CertificateRecord { revoked, ..certificate.clone() };
+            known.certificates.remove(&surplus);
             known.certificates.insert(issued.fingerprint, certificate);
             revoked
         });
-        if revoked { Err("the certificate is revoked".to_owned()) } else { Ok(certificate) }
+        if revoked { Err(REVOKED.to_owned()) } else { Ok((issued, certificate)) }
     }
 
-    pub fn certificate(&self, fingerprint: &Hash) -> Option<CertificateRecord> {
-        self.known(|known| known.certificates.get(fingerprint).cloned())
+    /// What holds for this certificate of this agent; none: nothing is known of the agent.
+    pub fn certificate(&self, fingerprint: &Hash, agent_id: &AgentId) -> Option<CertificateRecord> {
+        self.known(|known| known.certificates.find(fingerprint, agent_id))
     }
 
     /// Until when the newest certificate of this agent is good; none: it has none that was made here and admits it.
-    pub fn agent_expires_ms(&self, agent_id: &[u8; 16]) -> Option<u64> {
-        self.known(|known| {
-            let its = known.certificates.values().filter(|one| one.agent_id == *agent_id && !one.revoked);
-            its.filter(|one| one.issued_ms > 0).map(|one| one.expires_ms).max()
-        })
+    pub fn agent_expires_ms(&self, agent_id: &AgentId) -> Option<u64> {
+        self.known(|known| known.certificates.expires_ms(agent_id))
     }
 
     /// Remembers a certificate that was made elsewhere, so that it can be revoked with its agent. Blocks.
     ///
     /// # Errors
     /// For people.
-    pub fn note(&self, fingerprint: &Hash, agent_id: [u8; 16]) -> Result<(), String> {
-        let record = CertificateRecord {
-            agent_id,
-            name: String::new(),
-            labels: BTreeMap::new(),
-            issued_ms: 0,
-            expires_ms: u64::MAX >> 1,
-            revoked: false,
-        };
-        self.write(|connection| insert(connection, fingerprint, &record))?;
-        self.change(|known| _ = known.certificates.entry(*fingerprint).or_insert(record));
+    pub fn note(&self, fingerprint: &Hash, agent_id: AgentId) -> Result<(), String> {
+        let record = CertificateRecord::foreign(agent_id);
+        self.write(|connection| {
+            let deleted = "SELECT 1 FROM deleted_agents WHERE agent_id = ?1";
+            let deleted = connection.query_row(deleted, [agent_id], |_| Ok(())).optional()?.is_some();
+            if deleted { Ok(0) } else { insert(connection, fingerprint, &record) }
+        })?;
+        self.change(|known| {
+            if !known.certificates.is_deleted(&agent_id) {
+                known.certificates.insert(*fingerprint, record);
+            }
+        });
         Ok(())
     }
 
     /// No certificate of this agent is good any more, in this process: [`Admission::revoke_agent`] makes it durable.
-    pub fn refuse_agent(&self, agent_id: &[u8; 16]) {
-        self.change(|known| {
-            known.certificates.values_mut().filter(|known| known.agent_id == *agent_id).for_each(|known| {
-                known.revoked = true;
-            });
-        });
+    pub fn refuse_agent(&self, agent_id: &AgentId) {
+        self.change(|known| known.certificates.refuse(*agent_id));
     }
 
-    /// No certificate of this agent is good any more. Blocks.
+    /// No certificate of this agent is good any more, also none that was not seen yet. Blocks.
     ///
     /// # Errors
     /// For people.
-    pub fn revoke_agent(&self, agent_id: &[u8; 16]) -> Result<(), String> {
+    pub fn revoke_agent(&self, agent_id: &AgentId) -> Result<(), String> {
         self.refuse_agent(agent_id);
         let now_ms = signed(self.now_ms());
-        self.write(|connection| {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let revoke = |transaction: &Transaction<'_>| {
             // Nor does its key make a use of a token that is used up.
-            connection.execute("DELETE FROM joins WHERE agent_id = ?1", [agent_id])?;
+            transaction.execute("DELETE FROM joins WHERE agent_id = ?1", [agent_id])?;
+            let deleted = "INSERT OR REPLACE INTO deleted_agents (agent_id, deleted_ms) VALUES (?1, ?2)";
+            transaction.execute(deleted, params![agent_id, now_ms])?;
             let revoke = "UPDATE certificates SET revoked_ms = ?2 WHERE agent_id = ?1 AND revoked_ms IS NULL";
-            connection.execute(revoke, params![agent_id, now_ms])
-        })
+            transaction.execute(revoke, params![agent_id, now_ms])
+        };
+        let transaction = connection.transaction().map_err(|error| error.to_string())?;
+        let revoked = revoke(&transaction).and_then(|_| transaction.commit());
+        revoked.map_err(|error| error.to_string())
     }
 
     fn record(
         &self,
-        agent_id: [u8; 16],
+        agent_id: AgentId,
         name: String,
         labels: BTreeMap<String, String>,
         issued: &Issued,
     ) -> CertificateRecord {
-        let (issued_ms, expires_ms) = (self.now_ms(), issued.expires_ms);
-        CertificateRecord { agent_id, name, labels, issued_ms, expires_ms, revoked: false }
+        let (issued_ms, expires_ms, authority) = (self.now_ms(), issued.expires_ms, issued.authority);
+        CertificateRecord { agent_id, name, labels, issued_ms, expires_ms, revoked: false, authority }
     }
 
     fn write(&self, write: impl FnOnce(&Connection) -> rusqlite::Result<usize>) -> Result<(), String> {
@@ -433,20 +459,45 @@ impl Admission {
     }
 }
 
+/// An agent id that has a certificate is given to nobody else by a token that is not for its name: who has that token,
+/// and has read the id somewhere, would be given that agent's commands.
+fn is_free(
+    certificates: &Certificates,
+    who: &Applicant<'_>,
+    token_name: &str,
+    authority: &Hash,
+) -> Result<(), Refused> {
+    match who.known_as {
+        Some(name) if name != token_name && certificates.is_held(&who.agent_id, authority) => {
+            Err(Refused::Held(name.to_owned()))
+        }
+        // One that never registered has nothing that could be taken: it may have died before it had its certificate.
+        _ => Ok(()),
+    }
+}
+
 fn prepare(connection: &Connection, now_ms: u64) -> rusqlite::Result<Known> {
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let before = signed(now_ms.saturating_sub(FORGET_AFTER));
     connection.execute("DELETE FROM tokens WHERE expires_ms < ?1 OR revoked_ms < ?1", [before])?;
     connection.execute("DELETE FROM joins WHERE token NOT IN (SELECT id FROM tokens)", [])?;
-    // One that has expired is refused by TLS already.
-    connection.execute("DELETE FROM certificates WHERE expires_ms < ?1", [before])?;
+    // The newest of each agent stays, and so does what is revoked: the clock may be wrong this once.
+    let superseded = "DELETE FROM certificates AS old WHERE expires_ms < ?1 AND revoked_ms IS NULL AND EXISTS (
+        SELECT 1 FROM certificates AS new
+        WHERE new.agent_id = old.agent_id AND new.revoked_ms IS NULL AND new.expires_ms > old.expires_ms)";
+    connection.execute(superseded, [before])?;
     let tokens = "SELECT id, hash, role, name, labels, created_ms, expires_ms, uses_left, revoked_ms FROM tokens";
     let tokens = connection.prepare(tokens)?.query_map([], token)?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let certificates =
-        "SELECT fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms FROM certificates";
+    let certificates = "SELECT fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms, authority
+        FROM certificates ORDER BY issued_ms, expires_ms";
     let certificates = connection.prepare(certificates)?.query_map([], certificate)?.collect::<Result<_, _>>()?;
-    Ok(Known { tokens: tokens.into_iter().map(|token| (token.id.clone(), token)).collect(), certificates })
+    let deleted = "SELECT agent_id FROM deleted_agents";
+    let deleted = connection.prepare(deleted)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(Known {
+        tokens: tokens.into_iter().map(|token| (token.id.clone(), token)).collect(),
+        certificates: Certificates::new(certificates, deleted),
+    })
 }
 
 fn token(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {
@@ -472,23 +523,39 @@ fn certificate(row: &Row<'_>) -> rusqlite::Result<(Hash, CertificateRecord)> {
         issued_ms: row.get::<_, i64>(4)? as u64,
         expires_ms: row.get::<_, i64>(5)? as u64,
         revoked: row.get::<_, Option<i64>>(6)?.is_some(),
+        authority: row.get::<_, Option<Hash>>(7)?.unwrap_or_default(),
     };
     Ok((row.get(0)?, record))
 }
 
 fn insert(connection: &Connection, fingerprint: &Hash, record: &CertificateRecord) -> rusqlite::Result<usize> {
     connection.execute(
-        "INSERT OR IGNORE INTO certificates (fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL)",
+        "INSERT OR IGNORE INTO certificates
+         (fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms, authority)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7)",
         params![
             fingerprint,
             record.agent_id,
             record.name,
             json(&record.labels),
             signed(record.issued_ms),
-            signed(record.expires_ms)
+            signed(record.expires_ms),
+            record.authority
         ],
     )
+}
+
+/// One for others, as a whole.
+fn replace(
+    transaction: &Transaction<'_>,
+    surplus: &[Hash],
+    fingerprint: &Hash,
+    record: &CertificateRecord,
+) -> rusqlite::Result<()> {
+    for old in surplus {
+        transaction.execute("DELETE FROM certificates WHERE fingerprint = ?1", [old])?;
+    }
+    insert(transaction, fingerprint, record).map(drop)
 }
 
 fn json(labels: &BTreeMap<String, String>) -> String {

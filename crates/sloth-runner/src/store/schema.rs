@@ -127,6 +127,17 @@ const STEPS: &[&str] = &["
 
     -- How far those have come who read all events.
     CREATE TABLE marks (reader TEXT NOT NULL PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+", "
+    -- Of these agents only certificates that are on record are good, whatever else a CA has signed.
+    CREATE TABLE deleted_agents (
+        agent_id BLOB NOT NULL PRIMARY KEY,
+        deleted_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO deleted_agents
+        SELECT agent_id, max(revoked_ms) FROM certificates WHERE revoked_ms IS NOT NULL GROUP BY agent_id;
+
+    ALTER TABLE certificates ADD COLUMN authority BLOB; -- SHA-256 of the CA; NULL: another one, or not known
+    ALTER TABLE joins ADD COLUMN certificate BLOB;      -- what was given, for who did not get the answer
 "];
 
 /// The version that this program writes.

@@ -16,6 +16,13 @@ fn later() -> u64 {
     NOW + 2_000
 }
 
+/// When a certificate that is issued at `NOW` is to be renewed.
+fn at_two_thirds() -> u64 {
+    NOW + 2_000_000
+}
+
+const CA: [u8; 32] = [8; 32];
+
 /// A database with its tables, and nobody in it.
 fn database() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -29,12 +36,17 @@ fn new(role: Role) -> NewToken {
     NewToken { role, name: String::new(), labels: BTreeMap::new(), ttl_ms: Some(1_000), uses: None }
 }
 
+/// Of the certificate that [`issued`] makes.
+fn hash(n: u8) -> [u8; 32] {
+    sha256(&[n])
+}
+
 fn issued(n: u8) -> Result<Issued, String> {
-    Ok(Issued { der: vec![n], fingerprint: [n; 32], expires_ms: NOW + 3_000_000 })
+    Ok(Issued { der: vec![n], fingerprint: hash(n), expires_ms: NOW + 3_000_000, authority: CA })
 }
 
 fn applicant(n: u8) -> Applicant<'static> {
-    Applicant { agent_id: [n; 16], name: "lady", key_hash: [n; 32] }
+    Applicant { agent_id: [n; 16], name: "lady", known_as: None, key_hash: [n; 32] }
 }
 
 fn refusal<T>(result: Result<T, Refused>) -> Refused {
@@ -97,12 +109,43 @@ fn an_answer_that_was_lost_is_no_second_use_and_a_stolen_token_is() {
     let (_folder, path) = database();
     let admission = Admission::open(&path, now).unwrap();
     let (token, _) = admission.create([1; 32], NewToken { uses: Some(1), ..new(Role::Agent) }).unwrap();
-    admission.admit(&token, &applicant(1), || issued(1)).unwrap();
-    admission.admit(&token, &applicant(1), || issued(2)).unwrap();
+    assert!(!admission.admit(&token, &applicant(1), || issued(1)).unwrap().again);
+    for admission in [&admission, &Admission::open(&path, now).unwrap()] {
+        let again = admission.admit(&token, &applicant(1), || panic!("there is one")).unwrap();
+        assert!(again.again && again.issued.der == [1] && again.record.expires_ms == NOW + 3_000_000);
+    }
     let thief = Applicant { key_hash: [7; 32], ..applicant(1) };
     assert_eq!(refusal(admission.admit(&token, &thief, || issued(3))), Refused::UsedUp);
     let other = Applicant { agent_id: [7; 16], ..applicant(1) };
     assert_eq!(refusal(admission.admit(&token, &other, || issued(3))), Refused::UsedUp);
+}
+
+#[test]
+fn the_id_of_an_agent_that_has_a_certificate_is_given_away_by_a_token_for_its_name_alone() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (token, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    let known = |key| Applicant { known_as: Some("lady"), key_hash: [key; 32], ..applicant(1) };
+    // In the clear until now.
+    admission.admit(&token, &known(1), || issued(1)).unwrap();
+    let thief = Applicant { name: "other", ..known(2) };
+    for applicant in [&thief, &known(2)] {
+        assert_eq!(refusal(admission.admit(&token, applicant, || issued(2))), Refused::Held("lady".to_owned()));
+    }
+    // It asked, was answered, and died before it registered.
+    admission.admit(&token, &applicant(3), || issued(3)).unwrap();
+    admission.admit(&token, &Applicant { key_hash: [4; 32], ..applicant(3) }, || issued(4)).unwrap();
+
+    let named = |name: &str| NewToken { name: name.to_owned(), ..new(Role::Agent) };
+    let (other, _) = admission.create([1; 32], named("other")).unwrap();
+    assert_eq!(refusal(admission.admit(&other, &thief, || issued(5))), Refused::Held("lady".to_owned()));
+    let (its, _) = admission.create([1; 32], named("lady")).unwrap();
+    admission.admit(&its, &known(5), || issued(5)).unwrap();
+    admission.revoke_agent(&[1; 16]).unwrap();
+    admission.admit(&token, &known(6), || issued(6)).unwrap();
+    // The authority was replaced: what it gave is worth nothing.
+    let replaced = || Ok(Issued { authority: [9; 32], ..issued(7).unwrap() });
+    admission.admit(&token, &known(7), replaced).unwrap();
 }
 
 #[test]
@@ -124,9 +167,14 @@ fn what_a_token_binds_goes_into_the_certificate_and_its_successors() {
     let (token, _) = admission.create([1; 32], bound).unwrap();
     let other = Applicant { name: "tramp", ..applicant(1) };
     assert_eq!(refusal(admission.admit(&token, &other, || issued(1))), Refused::Name("lady".to_owned()));
-    let (_, first) = admission.admit(&token, &applicant(1), || issued(1)).unwrap();
-    let second = admission.renew(&[1; 32], &issued(2).unwrap()).unwrap();
-    for record in [first, second, Admission::open(&path, now).unwrap().certificate(&[2; 32]).unwrap()] {
+    let first = admission.admit(&token, &applicant(1), || issued(1)).unwrap().record;
+    let too_early = admission.renew(&hash(1), &[1; 16], || issued(2)).err().expect("refused");
+    assert!(too_early.contains("too young"), "{too_early}");
+    let later = Admission::open(&path, at_two_thirds).unwrap();
+    let (_, second) = later.renew(&hash(1), &[1; 16], || issued(2)).unwrap();
+    let kept = Admission::open(&path, now).unwrap().certificate(&hash(2), &[1; 16]).unwrap();
+    assert_eq!(kept.authority, CA);
+    for record in [first, second, kept] {
         assert_eq!((record.name.as_str(), &record.labels, record.agent_id), ("lady", &labels, [1; 16]));
     }
 }
@@ -134,19 +182,48 @@ fn what_a_token_binds_goes_into_the_certificate_and_its_successors() {
 #[test]
 fn revoking_an_agent_ends_all_of_its_certificates_and_no_others() {
     let (_folder, path) = database();
-    let admission = Admission::open(&path, now).unwrap();
+    let admission = Admission::open(&path, at_two_thirds).unwrap();
     let (token, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
     for n in [1, 2] {
         admission.admit(&token, &applicant(n), || issued(n)).unwrap();
     }
-    admission.renew(&[1; 32], &issued(3).unwrap()).unwrap();
     admission.note(&[4; 32], [1; 16]).unwrap();
     admission.revoke_agent(&[1; 16]).unwrap();
+    // Seen for the first time after it, or while it was being deleted.
+    admission.note(&[5; 32], [1; 16]).unwrap();
     for admission in [&admission, &Admission::open(&path, now).unwrap()] {
-        let revoked = [1, 2, 3, 4].map(|n| admission.certificate(&[n; 32]).unwrap().revoked);
-        assert_eq!(revoked, [true, false, true, true]);
-        assert!(admission.renew(&[1; 32], &issued(5).unwrap()).is_err());
+        let of = |hash: &[u8; 32], n: u8| admission.certificate(hash, &[n; 16]).unwrap().revoked;
+        assert_eq!([of(&hash(1), 1), of(&[4; 32], 1), of(&[5; 32], 1), of(&hash(2), 2)], [true, true, true, false]);
+        assert!(admission.renew(&hash(1), &[1; 16], || issued(6)).is_err());
     }
+}
+
+#[test]
+fn what_is_revoked_or_the_newest_is_remembered_whatever_the_clock_says() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (token, _) = admission.create([1; 32], NewToken { name: "lady".to_owned(), ..new(Role::Agent) }).unwrap();
+    for n in [1, 2] {
+        admission.admit(&token, &applicant(n), || issued(n)).unwrap();
+    }
+    admission.revoke_agent(&[1; 16]).unwrap();
+    drop(Admission::open(&path, || NOW + 100 * 365 * 86_400_000).unwrap());
+    let again = Admission::open(&path, now).unwrap();
+    assert!(again.certificate(&hash(1), &[1; 16]).unwrap().revoked);
+    assert_eq!(again.certificate(&hash(2), &[2; 16]).unwrap().name, "lady");
+}
+
+#[test]
+fn few_certificates_of_one_agent_are_kept() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (token, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    for n in 1..=20 {
+        admission.admit(&token, &Applicant { key_hash: [n; 32], ..applicant(1) }, || issued(n)).unwrap();
+    }
+    let rows = "SELECT count(*) FROM certificates";
+    let rows: i64 = Connection::open(&path).unwrap().query_row(rows, [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, certificates::KEPT as i64);
 }
 
 #[test]
@@ -157,20 +234,6 @@ fn a_deleted_agent_does_not_come_back_by_its_key_and_a_token_that_is_used_up() {
     admission.admit(&token, &applicant(1), || issued(1)).unwrap();
     admission.revoke_agent(&[1; 16]).unwrap();
     assert_eq!(refusal(admission.admit(&token, &applicant(1), || issued(2))), Refused::UsedUp);
-}
-
-#[test]
-fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
-    let record = CertificateRecord {
-        agent_id: [1; 16],
-        name: String::new(),
-        labels: BTreeMap::new(),
-        issued_ms: 1_000,
-        expires_ms: 4_000,
-        revoked: false,
-    };
-    assert_eq!([1_000, 2_500, 3_000, 9_000].map(|now| record.renew_in_ms(now)), [2_000, 500, 1, 1]);
-    assert_eq!(CertificateRecord { issued_ms: 0, ..record }.renew_in_ms(1), 0, "made elsewhere");
 }
 
 #[tokio::test(start_paused = true)]
