@@ -42,6 +42,9 @@ pub enum Who {
 
 use Who::{Agent, Anonymous, Operator, Viewer};
 
+/// What a person hears whose certificate has ended while his connection lasts.
+const ENDED: &str = "the certificate has expired: get another";
+
 /// Every call that there is, and who may make it. What is not here nobody may.
 pub const TABLE: [(&str, &[Who]); 18] = [
     ("/agent.AgentRegistry/Connect", &[Agent]),
@@ -102,8 +105,17 @@ pub struct Caller {
     pub address: Option<SocketAddr>,
     /// Of an agent: which, and the hash of its certificate.
     pub agent: Option<([u8; 16], [u8; 32])>,
-    /// The id of the token that he shows, if he shows one.
-    pub token: Option<String>,
+    /// What a call of his cannot outlast.
+    pub credential: Option<Credential>,
+}
+
+/// What an operator or a viewer shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A token, by its id.
+    Token(String),
+    /// A certificate, which is good until then: milliseconds since 1970.
+    Certificate(u64),
 }
 
 impl fmt::Display for Caller {
@@ -119,7 +131,7 @@ impl fmt::Display for Caller {
 /// What is shown is worth nothing: what to answer. Not the same as to show nothing.
 pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&str>) -> Result<Caller, Status> {
     let address = peer.map(|peer| peer.address);
-    let of = |who, name: String| Caller { who, name, address, agent: None, token: None };
+    let of = |who, name: String| Caller { who, name, address, agent: None, credential: None };
     let Some(security) = security else { return Ok(of(None, String::new())) };
     if let Some(text) = bearer {
         let token = Token::parse(text).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
@@ -128,10 +140,16 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
         let who = if record.role == Role::Operator { Operator } else { Viewer };
         let name = if record.name.is_empty() { String::new() } else { format!(" ({})", record.name) };
         let caller = of(Some(who), format!("{} with token {}{name}", record.role.word(), record.id));
-        return Ok(Caller { token: Some(record.id), ..caller });
+        return Ok(Caller { credential: Some(Credential::Token(record.id)), ..caller });
     }
     let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else {
         return Ok(of(Some(Anonymous), "somebody without a credential".to_owned()));
+    };
+    let person = |who, name| {
+        if identity.expires_ms <= security.admission.now_ms() {
+            return Err(Status::unauthenticated(ENDED));
+        }
+        Ok(Caller { credential: Some(Credential::Certificate(identity.expires_ms)), ..of(Some(who), name) })
     };
     match &identity.subject {
         Subject::Agent(id) => {
@@ -141,8 +159,8 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
             let caller = of(Some(Agent), format!("agent {}", fleet::hex(id)));
             Ok(Caller { agent: Some((*id, identity.fingerprint)), ..caller })
         }
-        Subject::Operator(name) => Ok(of(Some(Operator), format!("operator {name} with a certificate"))),
-        Subject::Viewer(name) => Ok(of(Some(Viewer), format!("viewer {name} with a certificate"))),
+        Subject::Operator(name) => person(Operator, format!("operator {name} with a certificate")),
+        Subject::Viewer(name) => person(Viewer, format!("viewer {name} with a certificate")),
         Subject::Nobody => Err(Status::unauthenticated(
             "the certificate names nobody: it needs one URI, sloth:agent:…, sloth:operator:… or sloth:viewer:…",
         )),
@@ -178,13 +196,17 @@ impl Guard {
         Ok(caller)
     }
 
-    /// When this token admits nobody any more: what to say then.
-    fn ended(&self, token: &str) -> impl Future<Output = Status> + Send + 'static {
-        let (security, token) = (self.security.clone(), token.to_owned());
+    /// When this admits nobody any more: what to say then.
+    fn ended(&self, credential: &Credential) -> impl Future<Output = Status> + Send + 'static {
+        let (security, credential) = (self.security.clone(), credential.clone());
         async move {
-            match security {
-                Some(security) => Status::unauthenticated(security.admission.ended(&token).await.to_string()),
-                None => std::future::pending().await,
+            let Some(security) = security else { return std::future::pending().await };
+            match credential {
+                Credential::Token(id) => Status::unauthenticated(security.admission.ended(&id).await.to_string()),
+                Credential::Certificate(expires_ms) => {
+                    security.admission.reached(expires_ms).await;
+                    Status::unauthenticated(ENDED)
+                }
             }
         }
     }
@@ -231,9 +253,10 @@ where
                 let request = request.map(|body| Body::new(Limited::new(body, UNKNOWN_MAX)));
                 Box::pin(in_time(self.inner.call(request)))
             }
-            Ok(Caller { token: Some(token), .. }) => {
-                let ended = self.guard.ended(&token);
-                let answer = self.inner.call(request.map(|body| lasting::request(body, self.guard.ended(&token))));
+            Ok(Caller { credential: Some(credential), .. }) => {
+                let ended = self.guard.ended(&credential);
+                let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));
+                let answer = self.inner.call(request);
                 Box::pin(async { Ok(answer.await?.map(|body| lasting::response(body, ended))) })
             }
             Ok(_) => Box::pin(self.inner.call(request)),
@@ -298,6 +321,24 @@ mod tests {
             let look = call.strip_prefix("/agent.Fleet/").is_some_and(|name| looks.contains(&name));
             assert_eq!(decide(&call, Viewer).is_ok(), look, "{call}");
         }
+    }
+
+    #[test]
+    fn a_certificate_of_a_person_is_looked_at_in_every_call_of_its_connection() {
+        let (_folder, security) = crate::security::testing::security();
+        let by = |subject, expires_ms| {
+            let identity = crate::security::tls::Identity { subject, fingerprint: [1; 32], expires_ms };
+            let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), identity: Some(identity), exported: None };
+            caller(Some(&security), Some(&peer), None)
+        };
+        let now_ms = security.admission.now_ms();
+        for subject in [Subject::Operator("eva".to_owned()), Subject::Viewer("otto".to_owned())] {
+            let good = by(subject.clone(), now_ms + 3_600_000).unwrap();
+            assert_eq!(good.credential, Some(Credential::Certificate(now_ms + 3_600_000)));
+            assert_eq!(by(subject, now_ms).unwrap_err().message(), ENDED);
+        }
+        // It is renewed on its session, and a clock that jumps must not cut off a fleet.
+        assert_eq!(by(Subject::Agent([1; 16]), now_ms).unwrap().credential, None);
     }
 
     #[tokio::test(start_paused = true)]

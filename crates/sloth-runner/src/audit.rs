@@ -166,7 +166,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let audit = Audit::open(&path, 500, 2).unwrap();
         let address = Some("127.0.0.1:7".parse().unwrap());
-        let caller = Caller { who: None, name: "operator \"eva\"".to_owned(), address, agent: None, token: None };
+        let caller = Caller { who: None, name: "operator \"eva\"".to_owned(), address, agent: None, credential: None };
         for _ in 0..10 {
             audit.done(Some(&caller), "run", ("lady", [1; 16]), "command a\nb");
         }

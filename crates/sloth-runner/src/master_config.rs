@@ -249,11 +249,11 @@ fn listen(reader: &mut Reader, insecure: bool) -> SocketAddr {
 fn tls(reader: &mut Reader) -> Option<TlsFiles> {
     const DAY: Duration = Duration::from_secs(86_400);
     let enabled = reader.optional_boolean("tls.enabled");
-    let [cert, key, ca, ca_key, client_ca] =
-        ["tls.cert_file", "tls.key_file", "tls.ca_file", "tls.ca_key_file", "tls.client_ca_file"]
-            .map(|key| reader.path(key));
+    let [cert, key] = ["tls.cert_file", "tls.key_file"].map(|key| reader.path(key));
+    let [ca, ca_key] = ["tls.ca_file", "tls.ca_key_file"].map(|key| reader.path(key));
+    let [client_ca, client_crl] = ["tls.client_ca_file", "tls.client_crl_file"].map(|key| reader.path(key));
     let agent_life = reader.duration("tls.agent_life", 90 * DAY, Duration::from_secs(1)..=3650 * DAY);
-    let files = [&cert, &key, &ca, &ca_key, &client_ca];
+    let files = [&cert, &key, &ca, &ca_key, &client_ca, &client_crl];
     let given = files.into_iter().find(|file| !file.is_default());
     match (enabled.value, given) {
         (Some(false), Some(file)) => {
@@ -279,6 +279,7 @@ fn tls(reader: &mut Reader) -> Option<TlsFiles> {
         ca_file: ca.value,
         ca_key_file: ca_key.value,
         client_ca_file: client_ca.value,
+        client_crl_file: client_crl.value,
         agent_life: agent_life.value,
     })
 }

@@ -1,4 +1,4 @@
-//! A call lasts no longer than the token with which it was made, in either direction.
+//! A call lasts no longer than the token or certificate with which it was made, in either direction.
 
 use hyper::body::{Frame, SizeHint};
 use std::{
@@ -87,11 +87,9 @@ mod tests {
         (sender, Body::new(StreamBody::new(frames)))
     }
 
-    fn until(end: oneshot::Receiver<()>) -> impl Future<Output = Status> {
-        async {
-            let _ = end.await;
-            Status::unauthenticated("the token is revoked")
-        }
+    async fn until(end: oneshot::Receiver<()>) -> Status {
+        let _ = end.await;
+        Status::unauthenticated("the token is revoked")
     }
 
     #[tokio::test]

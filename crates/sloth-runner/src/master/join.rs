@@ -252,7 +252,7 @@ mod tests {
             name: String::new(),
             address: None,
             agent: Some((ID, fingerprint)),
-            token: None,
+            credential: None,
         };
         let standing = Standing::of(&core, Some(&who));
         assert!(standing.as_ref().is_some_and(|standing| standing.record.is_some()));

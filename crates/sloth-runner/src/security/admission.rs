@@ -258,10 +258,23 @@ impl Admission {
                 Ok(()) | Err(Refused::UsedUp) => {}
                 Err(refused) => return refused,
             }
-            let left = record.expires_ms.map_or(LOOK_AGAIN, |at| Duration::from_millis(at.saturating_sub(now_ms)));
+            let left = Duration::from_millis(record.expires_ms.unwrap_or(u64::MAX).saturating_sub(now_ms));
             tokio::select! {
                 _ = revoked.changed() => {}
                 () = sleep(left.min(LOOK_AGAIN)) => {}
+            }
+        }
+    }
+
+    /// Waits until a time: milliseconds since 1970.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn reached(&self, at_ms: u64) {
+        loop {
+            match Duration::from_millis(at_ms.saturating_sub(self.now_ms())) {
+                Duration::ZERO => return,
+                left => sleep(left.min(LOOK_AGAIN)).await,
             }
         }
     }

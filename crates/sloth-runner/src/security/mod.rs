@@ -5,6 +5,7 @@ pub mod pki;
 #[cfg(test)]
 pub mod testing;
 pub mod tls;
+mod verifier;
 
 use crate::{access::Caller, audit::Audit};
 use admission::Admission;
@@ -24,6 +25,8 @@ pub struct TlsFiles {
     pub ca_key_file: Option<PathBuf>,
     /// CAs whose client certificates are good here, too.
     pub client_ca_file: Option<PathBuf>,
+    /// What those CAs have revoked: lists in PEM.
+    pub client_crl_file: Option<PathBuf>,
     /// How long a certificate of an agent is good; it is renewed at two thirds of it. Default 90 days.
     pub agent_life: Duration,
 }

@@ -11,7 +11,8 @@ use std::{fmt, path::Path, time::Duration};
 use time::OffsetDateTime;
 
 /// The same for every authority: its certificate is found by fingerprint, never by name.
-const CA_NAME: &str = "Sloth Runner CA";
+/// By it an authority that [`make`] made is known.
+pub const CA_NAME: &str = "Sloth Runner CA";
 
 const DAY: Duration = Duration::from_secs(86_400);
 const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
@@ -102,7 +103,7 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone()).map_err(|error| of_ca(&format!("which holds no certificate of a CA ({error})")))?;
         let anchor = &roots.roots[0];
-        if !has(&anchor.subject, CA_NAME.as_bytes()) {
+        if !is_ours(&ca) {
             return Err(of_ca(
                 "which `sloth-runner master init` did not make, and only such a CA can admit agents: remove \
                  tls.ca_key_file, and name this one in tls.client_ca_file",
@@ -134,6 +135,11 @@ impl Authority {
         let certificate = params.signed_by(&Point(public_key), &self.issuer).map_err(|error| error.to_string())?;
         Ok((certificate.der().to_vec(), until.as_secs() * 1000))
     }
+}
+
+/// Whether this is the certificate of an authority that [`make`] made.
+pub fn is_ours(ca: &CertificateDer<'_>) -> bool {
+    webpki::anchor_from_trusted_cert(ca).is_ok_and(|anchor| has(&anchor.subject, CA_NAME.as_bytes()))
 }
 
 fn has(bytes: &[u8], part: &[u8]) -> bool {

@@ -30,6 +30,7 @@ pub fn files() -> (TempDir, TlsFiles) {
         ca_file: Some(path("ca.pem")),
         ca_key_file: Some(path("ca.key")),
         client_ca_file: None,
+        client_crl_file: None,
         agent_life: Duration::from_secs(3600),
     };
     (folder, files)

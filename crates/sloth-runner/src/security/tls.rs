@@ -1,16 +1,13 @@
 //! TLS 1.3 on the master's port: handshakes that are bounded in number and time, certificates that are read again when
 //! their files change, and who is at the other end.
 
-use super::TlsFiles;
+use super::{TlsFiles, verifier::verifier};
 use crate::{
     clock,
     listen::{self, Incoming},
 };
-use rustls::{
-    RootCertStore, ServerConfig, crypto::ring::default_provider, server::NoServerSessionStorage,
-    server::WebPkiClientVerifier, version::TLS13,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{ServerConfig, crypto::ring::default_provider, server::NoServerSessionStorage, version::TLS13};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 use sloth_agent::{
     config::{describe, readable_by_others},
     joining::{EXPORTER_LABEL, Exported},
@@ -70,6 +67,8 @@ pub struct Identity {
     pub subject: Subject,
     /// SHA-256 of the certificate.
     pub fingerprint: [u8; 32],
+    /// Until when it is good: milliseconds since 1970.
+    pub expires_ms: u64,
 }
 
 /// Whom a certificate names, as a URI.
@@ -86,7 +85,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    fn of(certificate: &CertificateDer<'_>) -> Self {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
         let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return Self::Nobody };
         let mut found = parsed.valid_uri_names().filter_map(Self::from_uri);
         match (found.next(), found.next()) {
@@ -181,7 +180,11 @@ impl Acceptor {
         };
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
-        let identity = certificate.map(|der| Identity { subject: Subject::of(der), fingerprint: sha256(der) });
+        let identity = certificate.map(|der| Identity {
+            subject: Subject::of(der),
+            fingerprint: sha256(der),
+            expires_ms: Certificate::read(der).map_or(u64::MAX, |read| read.not_after.saturating_mul(1000)),
+        });
         let exported = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok();
         let peer = Peer { address, identity, exported };
         Some(Connection { peer, stream: Wire::Tls(Box::new(stream)) })
@@ -208,12 +211,13 @@ fn peer_address(stream: &listen::Connection) -> SocketAddr {
 }
 
 fn stamps(files: &TlsFiles) -> Vec<Stamp> {
-    let all = [Some(&files.cert_file), Some(&files.key_file), files.ca_file.as_ref(), files.client_ca_file.as_ref()];
+    let clients = [files.ca_file.as_ref(), files.client_ca_file.as_ref(), files.client_crl_file.as_ref()];
+    let all = [Some(&files.cert_file), Some(&files.key_file)].into_iter().chain(clients);
     let stamp = |path: &std::path::PathBuf| {
         let found = fs::metadata(path).ok()?;
         Some((found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
     };
-    all.into_iter().flatten().map(stamp).collect()
+    all.flatten().map(stamp).collect()
 }
 
 /// What is served, and when its certificates end.
@@ -234,31 +238,30 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
         ends.extend(Certificate::read(certificate).map(|read| (kind, read.not_after)));
     };
     ends_of("server", &chain[0]);
-    let mut roots = RootCertStore::empty();
-    for (key, path) in [("tls.ca_file", &files.ca_file), ("tls.client_ca_file", &files.client_ca_file)] {
-        let Some(path) = path else { continue };
-        for (place, certificate) in certificates(key, path)?.into_iter().enumerate() {
-            if key == "tls.ca_file" && place == 0 {
-                ends_of("ca", &certificate);
-            }
-            let added = roots.add(certificate.clone());
-            added.map_err(|error| named(key, path, &format!("which holds no certificate of a CA ({error})")))?;
-            if key == "tls.ca_file" && !chain.contains(&certificate) {
-                // A token names it by its fingerprint: an agent must see it.
-                chain.push(certificate);
-            }
-        }
+    let of = |key: &str, path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or(Ok(Vec::new()), |path| certificates(key, path))
+    };
+    let own = of("tls.ca_file", &files.ca_file)?;
+    let clients = of("tls.client_ca_file", &files.client_ca_file)?;
+    if let Some(ca) = own.first() {
+        ends_of("ca", ca);
     }
+    // A token names it by its fingerprint: an agent must see it.
+    chain.extend(own.iter().filter(|ca| !chain.contains(ca)).cloned().collect::<Vec<_>>());
+    let lists = files.client_crl_file.as_ref().map_or(Ok(Vec::new()), |path| revoked(path))?;
+    let verifier = verifier(&own, &clients, lists, &provider).map_err(|error| {
+        let paths = [&files.ca_file, &files.client_ca_file, &files.client_crl_file];
+        let names: Vec<_> = paths.into_iter().flatten().map(|path| path.display().to_string()).collect();
+        format!("of {} one holds no certificate of a CA, or no list of one ({error})", names.join(", "))
+    })?;
     let key = read_secret(&files.key_file).map_err(|why| named("tls.key_file", &files.key_file, &why))?;
     let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|_| named("tls.key_file", &files.key_file, "which holds no private key in PEM: name one that does"))?;
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
     let builder = builder.expect("the provider has suites of TLS 1.3");
-    let builder = if roots.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated();
-        builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| {
         named("tls.cert_file", &files.cert_file, &format!("which does not go with tls.key_file ({error})"))
@@ -268,6 +271,16 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok((config, ends))
+}
+
+/// What CAs have revoked.
+fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let named = |what: &str| format!("tls.client_crl_file is {}, {what}", path.display());
+    let text = read_public(path).map_err(|why| named(&why))?;
+    match CertificateRevocationListDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => Err(named("which holds no list of revoked certificates in PEM: name one that does")),
+    }
 }
 
 /// # Errors

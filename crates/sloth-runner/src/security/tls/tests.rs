@@ -3,7 +3,7 @@ use crate::{
     listen,
     security::{pki, testing::files},
 };
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use std::{
     fs::Permissions,
     os::unix::fs::PermissionsExt,

@@ -1,0 +1,215 @@
+//! What is known of the certificates that agents show. Pure.
+//!
+//! Rights belong to the agent id that a certificate names, not to the one file: whoever was deleted is out with every
+//! certificate of that id, also with one that nobody here has seen yet; and a certificate whose record is lost, as after
+//! a backup was restored, is bound by what its agent's others are bound by.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+pub type AgentId = [u8; 16];
+/// SHA-256 of a certificate, or of a key.
+pub type Hash = [u8; 32];
+
+/// Of one agent so many are kept that are not revoked: the one it uses, and those whose answers may have been lost.
+pub const KEPT: usize = 4;
+
+/// A certificate of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRecord {
+    pub agent_id: AgentId,
+    /// The only name that the agent may have. Empty: any.
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    /// 0: it was not made here.
+    pub issued_ms: u64,
+    pub expires_ms: u64,
+    pub revoked: bool,
+    /// The CA that made it here; zeros for another.
+    pub authority: Hash,
+}
+
+impl CertificateRecord {
+    /// One that was made elsewhere, for an agent that nothing else is known of.
+    pub fn foreign(agent_id: AgentId) -> Self {
+        Self {
+            agent_id,
+            name: String::new(),
+            labels: BTreeMap::new(),
+            issued_ms: 0,
+            expires_ms: u64::MAX >> 1,
+            revoked: false,
+            authority: [0; 32],
+        }
+    }
+
+    /// How long from now until it is to be renewed, at two thirds of its life: milliseconds, at least 1. 0: never.
+    pub fn renew_in_ms(&self, now_ms: u64) -> u64 {
+        if self.issued_ms == 0 {
+            return 0;
+        }
+        let at = self.issued_ms + self.expires_ms.saturating_sub(self.issued_ms) / 3 * 2;
+        at.saturating_sub(now_ms).max(1)
+    }
+
+    /// Before half of its life a new one is only asked for by who wants to do harm with the number of them.
+    pub fn is_young(&self, now_ms: u64) -> bool {
+        self.issued_ms > 0 && now_ms < self.issued_ms + self.expires_ms.saturating_sub(self.issued_ms) / 2
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Certificates {
+    known: HashMap<Hash, CertificateRecord>,
+    /// Oldest first.
+    by_agent: HashMap<AgentId, Vec<Hash>>,
+    /// Of these only certificates that are known are good.
+    deleted: HashSet<AgentId>,
+}
+
+impl Certificates {
+    /// From what was kept, oldest first.
+    pub fn new(known: Vec<(Hash, CertificateRecord)>, deleted: HashSet<AgentId>) -> Self {
+        let mut all = Self { deleted, ..Self::default() };
+        for (hash, record) in known {
+            all.by_agent.entry(record.agent_id).or_default().push(hash);
+            all.known.insert(hash, record);
+        }
+        all
+    }
+
+    /// What holds for this certificate of this agent. None: nothing is known of the agent.
+    pub fn find(&self, hash: &Hash, agent: &AgentId) -> Option<CertificateRecord> {
+        if let Some(record) = self.known.get(hash) {
+            return Some(record.clone());
+        }
+        if self.deleted.contains(agent) {
+            return Some(CertificateRecord { revoked: true, ..CertificateRecord::foreign(*agent) });
+        }
+        self.live(agent).last().map(|(_, record)| record.clone())
+    }
+
+    /// Those of an agent that are not revoked, oldest first.
+    fn live(&self, agent: &AgentId) -> impl DoubleEndedIterator<Item = (&Hash, &CertificateRecord)> {
+        let its = self.by_agent.get(agent).into_iter().flatten();
+        its.filter_map(|hash| Some((hash, self.known.get(hash)?))).filter(|(_, record)| !record.revoked)
+    }
+
+    /// Whether an agent has one that this authority has made, or one from elsewhere: then the id is somebody's.
+    pub fn is_held(&self, agent: &AgentId, authority: &Hash) -> bool {
+        self.live(agent).any(|(_, record)| record.authority == *authority || record.authority == [0; 32])
+    }
+
+    /// Which ones are not to be kept when another comes: the agent's oldest, but never the one that it uses.
+    pub fn surplus(&self, agent: &AgentId, in_use: Option<&Hash>) -> Vec<Hash> {
+        let live: Vec<_> = self.live(agent).map(|(hash, _)| *hash).collect();
+        let excess = (live.len() + 1).saturating_sub(KEPT);
+        live.into_iter().filter(|hash| Some(hash) != in_use).take(excess).collect()
+    }
+
+    pub fn insert(&mut self, hash: Hash, record: CertificateRecord) {
+        let its = self.by_agent.entry(record.agent_id).or_default();
+        if self.known.insert(hash, record).is_none() {
+            its.push(hash);
+        }
+    }
+
+    pub fn remove(&mut self, hashes: &[Hash]) {
+        for hash in hashes {
+            let Some(record) = self.known.remove(hash) else { continue };
+            if let Some(its) = self.by_agent.get_mut(&record.agent_id) {
+                its.retain(|known| known != hash);
+            }
+        }
+    }
+
+    /// None of this agent's is good any more but one that is given to it from now on.
+    pub fn refuse(&mut self, agent: AgentId) {
+        self.deleted.insert(agent);
+        for hash in self.by_agent.get(&agent).into_iter().flatten() {
+            if let Some(record) = self.known.get_mut(hash) {
+                record.revoked = true;
+            }
+        }
+    }
+
+    pub fn is_deleted(&self, agent: &AgentId) -> bool {
+        self.deleted.contains(agent)
+    }
+
+    /// Until when the newest certificate of this agent is good; none: it has none that was made here and admits it.
+    pub fn expires_ms(&self, agent: &AgentId) -> Option<u64> {
+        self.live(agent).filter(|(_, record)| record.issued_ms > 0).map(|(_, record)| record.expires_ms).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LADY: AgentId = [1; 16];
+    const CA: Hash = [9; 32];
+
+    fn record(issued_ms: u64) -> CertificateRecord {
+        CertificateRecord {
+            issued_ms,
+            expires_ms: issued_ms + 3_000,
+            authority: CA,
+            ..CertificateRecord::foreign(LADY)
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life_and_not_before_half() {
+        let record = record(1_000);
+        assert_eq!([1_000, 2_500, 3_000, 9_000].map(|now| record.renew_in_ms(now)), [2_000, 500, 1, 1]);
+        assert_eq!([0, 2_499, 2_500, 9_000].map(|now| record.is_young(now)), [true, true, false, false]);
+        let elsewhere = CertificateRecord { issued_ms: 0, ..record };
+        assert_eq!((elsewhere.renew_in_ms(1), elsewhere.is_young(1)), (0, false));
+    }
+
+    #[test]
+    fn one_that_is_not_on_record_is_bound_by_what_binds_its_agent() {
+        let mut all = Certificates::default();
+        assert_eq!(all.find(&[1; 32], &LADY), None);
+        all.insert([1; 32], CertificateRecord { name: "lady".to_owned(), ..record(1) });
+        assert_eq!(all.find(&[2; 32], &LADY).unwrap().name, "lady");
+        assert_eq!(all.find(&[2; 32], &[2; 16]), None);
+    }
+
+    #[test]
+    fn who_is_deleted_is_out_with_what_nobody_has_seen_too_and_back_only_by_what_it_is_given_then() {
+        let mut all = Certificates::default();
+        all.insert([1; 32], record(1));
+        all.refuse(LADY);
+        assert!(all.find(&[1; 32], &LADY).unwrap().revoked);
+        assert!(all.find(&[2; 32], &LADY).unwrap().revoked);
+        assert!(!all.is_held(&LADY, &CA) && all.expires_ms(&LADY).is_none());
+        all.insert([3; 32], record(5));
+        assert!(!all.find(&[3; 32], &LADY).unwrap().revoked);
+        assert!(all.find(&[2; 32], &LADY).unwrap().revoked);
+        assert_eq!(all.expires_ms(&LADY), Some(3_005));
+    }
+
+    #[test]
+    fn an_id_is_held_by_certificates_of_this_authority_and_of_others_but_not_of_one_that_was_replaced() {
+        let mut all = Certificates::default();
+        assert!(!all.is_held(&LADY, &CA));
+        all.insert([1; 32], record(1));
+        assert!(all.is_held(&LADY, &CA) && !all.is_held(&LADY, &[8; 32]) && !all.is_held(&[2; 16], &CA));
+        all.insert([2; 32], CertificateRecord::foreign(LADY));
+        assert!(all.is_held(&LADY, &[8; 32]));
+    }
+
+    #[test]
+    fn few_are_kept_of_one_agent_and_the_one_in_use_among_them() {
+        let mut all = Certificates::default();
+        for n in 1..=20 {
+            let surplus = all.surplus(&LADY, Some(&[1; 32]));
+            all.remove(&surplus);
+            all.insert([n; 32], record(u64::from(n)));
+        }
+        let left: Vec<u8> = all.live(&LADY).map(|(hash, _)| hash[0]).collect();
+        assert_eq!(left, [1, 18, 19, 20]);
+        assert_eq!(all.by_agent[&LADY].len(), KEPT);
+    }
+}

@@ -1,0 +1,196 @@
+//! Which CA may speak for whom. An authority that `master init` has made, and those of `tls.client_ca_file`, speak for
+//! agents, operators and viewers. Another CA in `tls.ca_file` is there so that agents find it: people are not its
+//! business, whatever it has signed.
+
+use super::{pki, tls::Subject};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::CryptoProvider,
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct Verifier {
+    agents: Arc<dyn ClientCertVerifier>,
+    /// None: nobody comes by a certificate.
+    people: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// Who lets clients in: `own` is `tls.ca_file`, `clients` is `tls.client_ca_file`, and what `lists` have revoked is not
+/// good. None: there is no CA.
+///
+/// # Errors
+/// What is no certificate of a CA, or no list.
+pub fn verifier(
+    own: &[CertificateDer<'static>],
+    clients: &[CertificateDer<'static>],
+    lists: Vec<CertificateRevocationListDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    let (mut agents, mut people) = (RootCertStore::empty(), RootCertStore::empty());
+    for ca in own.iter().chain(clients) {
+        agents.add(ca.clone()).map_err(|error| error.to_string())?;
+    }
+    for ca in own.iter().filter(|ca| pki::is_ours(ca)).chain(clients) {
+        people.add(ca.clone()).map_err(|error| error.to_string())?;
+    }
+    let build = |roots: RootCertStore| {
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        // Of a CA without a list nothing is revoked. A list that is out of date is better than none.
+        let builder = builder.with_crls(lists.clone()).only_check_end_entity_revocation();
+        let builder = builder.allow_unknown_revocation_status().allow_unauthenticated();
+        builder.build().map_err(|error| error.to_string())
+    };
+    if agents.is_empty() {
+        return Ok(None);
+    }
+    let people = if people.is_empty() { None } else { Some(build(people)?) };
+    Ok(Some(Arc::new(Verifier { agents: build(agents)?, people })))
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.agents.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verifier = match Subject::of(certificate) {
+            Subject::Operator(_) | Subject::Viewer(_) => {
+                self.people.as_ref().ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?
+            }
+            Subject::Agent(_) | Subject::Nobody => &self.agents,
+        };
+        verifier.verify_client_cert(certificate, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.agents.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.agents.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.agents.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    };
+    use rustls::crypto::ring::default_provider;
+    use time::OffsetDateTime;
+
+    struct Ca {
+        der: CertificateDer<'static>,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    /// Any CA, or with `ours` one as `master init` makes it.
+    fn ca(ours: bool) -> Ca {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let name = if ours { pki::CA_NAME } else { "Some company" };
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Ca { der, issuer: Issuer::new(params, key) }
+    }
+
+    const LADY: &str = "sloth:agent:01010101010101010101010101010101";
+    const EVA: &str = "sloth:operator:eva";
+    const OTTO: &str = "sloth:viewer:otto";
+
+    impl Ca {
+        fn sign(&self, uri: &str, serial: u64) -> CertificateDer<'static> {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            params.serial_number = Some(SerialNumber::from(serial));
+            params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().clone()
+        }
+
+        fn revokes(&self, serial: u64) -> CertificateRevocationListDer<'static> {
+            let at = |days| OffsetDateTime::UNIX_EPOCH + time::Duration::days(days);
+            let revoked = RevokedCertParams {
+                serial_number: SerialNumber::from(serial),
+                revocation_time: at(1),
+                reason_code: None,
+                invalidity_date: None,
+            };
+            let params = CertificateRevocationListParams {
+                this_update: at(1),
+                // Out of date for long.
+                next_update: at(2),
+                crl_number: SerialNumber::from(1_u64),
+                issuing_distribution_point: None,
+                revoked_certs: vec![revoked],
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            params.signed_by(&self.issuer).unwrap().der().clone()
+        }
+    }
+
+    /// Which of an agent, an operator and a viewer it lets in that `by` has signed.
+    fn lets_in(own: &[&Ca], clients: &[&Ca], by: &Ca) -> [bool; 3] {
+        let ders = |cas: &[&Ca]| cas.iter().map(|ca| ca.der.clone()).collect::<Vec<_>>();
+        let verifier = verifier(&ders(own), &ders(clients), Vec::new(), &Arc::new(default_provider()));
+        let verifier = verifier.unwrap().expect("there is a CA");
+        [LADY, EVA, OTTO].map(|uri| verifier.verify_client_cert(&by.sign(uri, 1), &[], UnixTime::now()).is_ok())
+    }
+
+    #[test]
+    fn a_ca_speaks_for_people_if_it_is_an_authority_of_ours_or_named_for_clients() {
+        let (ours, company, stranger) = (ca(true), ca(false), ca(false));
+        assert_eq!(lets_in(&[&ours], &[], &ours), [true; 3]);
+        assert_eq!(lets_in(&[&company], &[], &company), [true, false, false]);
+        assert_eq!(lets_in(&[&company], &[&company], &company), [true; 3]);
+        assert_eq!(lets_in(&[&ours], &[&company], &company), [true; 3]);
+        assert_eq!(lets_in(&[&ours], &[&company], &stranger), [false; 3]);
+        let none = verifier(&[], &[], Vec::new(), &Arc::new(default_provider())).unwrap();
+        assert!(none.is_none());
+    }
+
+    #[test]
+    fn what_a_list_revokes_is_refused_and_nothing_else() {
+        let (ours, company) = (ca(true), ca(false));
+        let lists = vec![company.revokes(7)];
+        let (own, clients) = ([ours.der.clone()], [company.der.clone()]);
+        let verifier = verifier(&own, &clients, lists, &Arc::new(default_provider())).unwrap().unwrap();
+        let check = |certificate: CertificateDer<'_>| verifier.verify_client_cert(&certificate, &[], UnixTime::now());
+        let revoked = check(company.sign(EVA, 7)).unwrap_err();
+        assert_eq!(revoked, Error::InvalidCertificate(CertificateError::Revoked));
+        assert!(check(company.sign(EVA, 8)).is_ok() && check(ours.sign(EVA, 7)).is_ok());
+    }
+}
