@@ -16,7 +16,7 @@ use crate::{
     reload::Reload,
     report::Line,
     state::{self, StateDir},
-    status::{self, Field, SHUTTING_DOWN},
+    status::{self, CERTIFICATE_ENDS, Field, SHUTTING_DOWN},
 };
 use link::LossReason;
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
@@ -292,6 +292,10 @@ impl Keeper for Files {
         let skipped = skipped.join(", ");
         if !skipped.is_empty() {
             fields.push(("skipped", Field::Text(&skipped)));
+        }
+        let ends = at(status.certificate_ends.saturating_mul(1000));
+        if status.certificate_ends > 0 {
+            fields.push((CERTIFICATE_ENDS, Field::Text(&ends)));
         }
         if let Some(live) = &status.live {
             fields.push(("asked_at", Field::Seconds(live.asked_at)));

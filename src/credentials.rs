@@ -8,10 +8,10 @@ use crate::{
     token::{Token, sha256},
     transport::{
         Client, Dialled, Failure, classify_status,
-        tls::{self, Certificate},
+        tls::{self, Certificate, Own},
     },
 };
-use file::Identity;
+use file::{Identity, Stamp};
 use link::LossReason;
 use ring::{
     rand::SystemRandom,
@@ -38,6 +38,22 @@ static LOADING: Semaphore = Semaphore::const_new(1);
 
 /// So long they wait. Below the default of `connection.timeout`, so that the disk is named as the cause.
 const LOADING_MAX: Duration = Duration::from_secs(8);
+
+/// So long an agent that has a certificate waits to hear whether the file is another by now.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// Whether an agent has joined that has this state directory: it needs a token no more. Blocks.
+pub fn has_joined(state_dir: &Path) -> bool {
+    state_dir.join(file::NAME).symlink_metadata().is_ok()
+}
+
+/// What an agent with this state directory was given for a token; none: nothing. Blocks.
+///
+/// # Errors
+/// It cannot be used; for people.
+pub fn given(state_dir: &Path) -> Result<Option<Own>, String> {
+    Ok(file::read(&state_dir.join(file::NAME))?.and_then(|identity| identity.own()))
+}
 
 /// How a connection to a master is secured, by the configuration.
 #[derive(Clone)]
@@ -69,6 +85,8 @@ pub struct Credentials {
 #[derive(Default)]
 struct State {
     identity: Option<Arc<Identity>>,
+    /// Of the file when it was read or written last: another may be put in its place while the agent runs.
+    stamp: Option<Stamp>,
     /// The disk was asked for it: an agent that has none does not wait for the disk at each attempt.
     looked: bool,
     /// Made for a token that it was not yet used for with success: an answer that was lost is asked for again with the
@@ -97,35 +115,73 @@ impl Credentials {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The present certificate, read from the disk the first time.
+    /// The present certificate, read from the disk the first time, and again where the file is another than it was.
     ///
     /// # Errors
-    /// The file is there and cannot be used; for people.
+    /// The file is there and cannot be used, and there is no certificate in memory; for people.
     async fn identity(&self) -> Result<Option<Arc<Identity>>, Failure> {
-        let (known, looked) = {
+        let (known, stamp, looked) = {
             let state = self.state();
-            (state.identity.clone(), state.looked)
+            (state.identity.clone(), state.stamp, state.looked)
         };
-        let (false, Some(file)) = (looked, self.file.clone()) else { return Ok(known) };
-        let read = from_disk("the files of its certificate", move || file::read(&file)).await?;
-        let read = read.map_err(|text| Failure::new(LossReason::Unauthorized, text))?;
+        let Some(file) = self.file.clone().filter(|_| !looked || known.is_some()) else { return Ok(known) };
+        let reading = from_disk("the files of its certificate", move || file::read_new(&file, stamp));
+        let read = match known {
+            None => reading.await?,
+            // It is as good as it was, whatever the disk does.
+            Some(_) => match timeout(LOOK_MAX, reading).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(_)) | Err(_) => return Ok(known),
+            },
+        };
+        let Some((read, stamp)) = read else { return Ok(known) };
+        let read = match (read, &known) {
+            (Ok(read), _) => read.map(Arc::new),
+            (Err(text), None) => return Err(Failure::new(LossReason::Unauthorized, text)),
+            (Err(text), Some(_)) => {
+                log::warn!("{text}: until then this agent goes on with the certificate that it has");
+                None
+            }
+        };
         let mut state = self.state();
-        state.looked = true;
-        state.identity = state.identity.take().or(read.map(Arc::new));
-        self.note_end(state.identity.as_ref().and_then(|identity| identity.certificate()));
+        if state.stamp != stamp && known.is_some() && read.is_some() {
+            log::info!("{} is another than before: used from now on", file::NAME);
+        }
+        // One that it was given meanwhile is newer.
+        let same = match (&state.identity, &known) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        if same {
+            (state.looked, state.stamp) = (true, stamp);
+            if let Some(read) = read {
+                self.note_end(read.certificate());
+                if let Some(ended) = read.own().and_then(|own| own.ended()) {
+                    log::warn!("By this machine's clock {ended}");
+                }
+                state.identity = Some(read);
+            }
+        }
         Ok(state.identity.clone())
     }
 
     async fn keep(&self, identity: Identity) {
         let identity = Arc::new(identity);
         self.note_end(identity.certificate());
-        *self.state() = State { identity: Some(identity.clone()), looked: true, pending: None };
+        {
+            let mut state = self.state();
+            (state.identity, state.looked, state.pending) = (Some(identity.clone()), true, None);
+        }
         let Some(file) = self.file.clone() else { return };
         let shown = file.display().to_string();
-        let written = crate::helper::spawn(move || file::write(&file, &identity)).await;
+        // Where it could not be written, what lies there is older than what is in memory, and is not to be read.
+        let written = crate::helper::spawn(move || (file::write(&file, &identity), file::stamp(&file))).await;
+        if let Ok((_, stamp)) = &written {
+            self.state().stamp = *stamp;
+        }
         let error = match written {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => crate::config::describe(&error),
+            Ok((Ok(()), _)) => return,
+            Ok((Err(error), _)) => crate::config::describe(&error),
             Err(error) => error.to_string(),
         };
         log::warn!(
@@ -180,12 +236,13 @@ impl Credentials {
 
     /// Renews the certificate of a session again and again. Ends when it is dropped.
     pub async fn renew(self: Arc<Self>, client: Client, exported: Exported, mut after: Duration) {
+        let ca = self.state().identity.as_ref().map(|identity| identity.ca.clone());
         loop {
             sleep(after).await;
-            match self.renew_once(client.clone(), &exported).await {
+            match self.renew_once(client.clone(), &exported, ca.as_ref()).await {
                 Ok(next) => {
-                    log::info!("The certificate of this agent is renewed");
                     let Some(next) = next else { return };
+                    log::info!("The certificate of this agent is renewed");
                     after = next;
                 }
                 Err(failure) => {
@@ -196,8 +253,15 @@ impl Credentials {
         }
     }
 
-    async fn renew_once(&self, client: Client, exported: &Exported) -> Result<Option<Duration>, Failure> {
-        let Some(present) = self.identity().await? else { return Ok(None) };
+    /// None: there is nothing to renew.
+    async fn renew_once(
+        &self,
+        client: Client,
+        exported: &Exported,
+        ca: Option<&CertificateDer<'static>>,
+    ) -> Result<Option<Duration>, Failure> {
+        // One of another master's, put there for the next connection, is not to be replaced by this master.
+        let Some(present) = self.identity().await?.filter(|present| Some(&present.ca) == ca) else { return Ok(None) };
         let key = Key::generate()?;
         let answer = self.ask(client, exported, "", &key).await?;
         let token_id = present.token_id.clone();
@@ -226,7 +290,10 @@ impl Means {
         // A token that is not the one it has joined with is meant to be used: so agents are made to join again.
         if let Some(token) = token.filter(|token| identity.as_ref().is_none_or(|known| known.token_id != token.id())) {
             match credentials.join(&token, &self, connect).await {
-                Err(failure) if identity.is_some() && failure.reason == LossReason::Unauthorized => {
+                // Refused, or of a master that is not this one.
+                Err(failure)
+                    if identity.is_some() && matches!(failure.reason, LossReason::Unauthorized | LossReason::Tls) =>
+                {
                     log::warn!("The new token is of no use, the certificate stays: {}", failure.detail);
                 }
                 joined => joined?,

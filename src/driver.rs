@@ -87,6 +87,8 @@ pub struct Status {
     pub shutting_down: bool,
     /// Masters that are not tried at present, and until when.
     pub skipped: Vec<(String, u64)>,
+    /// When the certificate that was used last ends, seconds since 1970. 0: none is known.
+    pub certificate_ends: u64,
     /// What changes all the time: only where somebody asked.
     pub live: Option<Live>,
 }
@@ -185,6 +187,7 @@ impl<C: Clock> Driver<C> {
             last_failure: None,
             shutting_down: false,
             skipped: Vec::new(),
+            certificate_ends: 0,
             live: None,
         };
         let watch = watch_for(&config);

@@ -6,6 +6,9 @@ use std::{fmt::Write, time::Duration};
 /// There, and true, while the agent is ending.
 pub const SHUTTING_DOWN: &str = "shutting_down";
 
+/// There while a certificate of the agent's is known.
+pub const CERTIFICATE_ENDS: &str = "certificate_ends";
+
 /// A value in the status file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field<'a> {

@@ -11,12 +11,12 @@ pub use resolve::Resolver;
 use crate::config::MasterAddress;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::CertificateDer;
-use socket::{Socket, Stream};
+use socket::{Finding, Socket, Stream};
 use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -56,7 +56,7 @@ pub struct Dialled {
     /// [`joining`]: crate::joining
     pub exported: Option<crate::joining::Exported>,
     graceful: Arc<AtomicBool>,
-    tls_failure: Arc<OnceLock<Failure>>,
+    tls_failure: Arc<Finding>,
 }
 
 /// Resolves the name anew, tries all addresses, IPv6 and IPv4 raced, and opens HTTP/2. Has no time limit of its own.
@@ -100,7 +100,7 @@ pub async fn open(
     let (local, peer) = (tcp.local_addr().map_err(Failure::io)?, tcp.peer_addr().map_err(Failure::io)?);
     let graceful = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(tcp, graceful.clone()).map_err(Failure::io)?;
-    let tls_failure: Arc<OnceLock<Failure>> = Arc::default();
+    let tls_failure = Arc::new(Finding { own: tls.and_then(tls::Connector::own), ..Finding::default() });
     let mut exported = None;
     let (scheme, stream) = match tls {
         Some(tls) => {
@@ -132,7 +132,7 @@ impl Dialled {
     /// Safe.
     pub async fn ended(&mut self) -> Option<Failure> {
         let ended = (&mut self.driver).await;
-        if let Some(failure) = self.tls_failure.get() {
+        if let Some(failure) = self.tls_failure.failure.get() {
             return Some(failure.clone());
         }
         match ended {

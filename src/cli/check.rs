@@ -2,7 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::config::Loaded;
+use crate::{
+    config::{Config, Loaded},
+    credentials,
+    transport::tls::{Own, Seconds, own_certificate},
+};
 
 /// What `check` prints about a configuration that holds.
 pub(super) fn text(loaded: &Loaded) -> String {
@@ -13,12 +17,16 @@ pub(super) fn text(loaded: &Loaded) -> String {
         Some(file) => file.display().to_string(),
         None => format!("standard error; with --daemon ./agent.log, else ./agent-{}.log", config.name),
     };
-    let rows = [
+    let mut rows = vec![
         ("file", file),
         ("master", masters.join(", ")),
         ("state directory", config.state_dir.display().to_string()),
         ("log", log),
     ];
+    rows.extend(certificate(config).map(|text| ("certificate", text)));
+    rows.extend(config.token_gone.as_ref().map(|file| {
+        ("token", format!("none, {} is not there: this agent has joined, and needs no token", file.display()))
+    }));
     let mut text = format!("The configuration of agent {} is good.\n", config.name);
     let mut line = |line: String| writeln!(text, "{line}").expect("a String takes everything");
     for (title, value) in rows {
@@ -35,4 +43,18 @@ pub(super) fn text(loaded: &Loaded) -> String {
         line(format!("  {setting:<width$}  {origin}"));
     }
     text
+}
+
+/// What the agent would show a master, if anything.
+fn certificate(config: &Config) -> Option<String> {
+    let configured = config.tls.as_ref().filter(|tls| tls.cert_file.is_some());
+    let own = match configured {
+        Some(tls) => own_certificate(tls).map(|read| Own { from: read.not_before, to: read.not_after, joined: false }),
+        None => match credentials::given(&config.state_dir) {
+            Ok(given) => given,
+            Err(text) => return Some(text),
+        },
+    }?;
+    let from = if own.joined { "given for a token" } else { "tls.cert_file" };
+    Some(own.ended().unwrap_or_else(|| format!("{from}, good until {}", Seconds(own.to))))
 }

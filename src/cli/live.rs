@@ -4,9 +4,11 @@
 use std::{fs, path::Path, thread, time::Duration};
 
 use crate::{
+    clock::unix_ms,
     config::units::{ShowDuration, ShowSize},
+    logging::utc::Utc,
     state::{StateDir, is_stopped},
-    status::{self, Field, SHUTTING_DOWN},
+    status::{self, CERTIFICATE_ENDS, Field, SHUTTING_DOWN},
 };
 
 /// For so long an answer is waited for. An agent that is at work needs a millisecond.
@@ -140,6 +142,12 @@ impl Shown<'_> {
                     line(key, &with(value, wait.map(|wait| format!("in {}", link::Seconds(wait)))));
                 }
                 "in_state" | "next_attempt_in" => {}
+                // Both are written the same way, so they compare as texts.
+                CERTIFICATE_ENDS => {
+                    let now = Utc(Duration::from_millis(unix_ms())).to_string();
+                    let ended = || "it has ended: join again with a new token, or renew tls.cert_file".to_owned();
+                    line(key, &with(value, (*value <= now).then(ended)));
+                }
                 "round_trip" => {
                     let micros = self.seconds(key).unwrap_or_default().as_micros();
                     line(key, &format!("{}.{}ms", micros / 1000, micros % 1000 / 100));

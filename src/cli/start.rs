@@ -99,6 +99,10 @@ fn begin(config: &Config, state: &mut StateDir) {
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     let directory = config.state_dir.display();
     log::info!("Agent {} started: sloth-agent {version}, pid {pid}, state directory {directory}", config.name);
+    if let Some(file) = &config.token_gone {
+        let file = file.display();
+        log::info!("auth.token_file is {file}, which is not there: this agent has joined, and needs no token");
+    }
     state.announce();
 }
 

@@ -47,6 +47,8 @@ pub struct Config {
     /// Default: plain TCP.
     pub tls: Option<Tls>,
     pub token: Option<Secret>,
+    /// What `auth.token_file` names, where it is not there: no fault in an agent that has joined.
+    pub token_gone: Option<PathBuf>,
     pub commands: Commands,
     /// How long running commands may go on after SIGTERM. Default 30 s.
     pub shutdown_grace: Duration,

@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashSet,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -43,9 +44,11 @@ pub(super) fn read(reader: &mut Reader, surroundings: &Surroundings) -> Config {
     let name = reader.string("name", check_name).value.unwrap_or_else(|| surroundings.default_name());
     let masters = masters(reader);
     let state_dir = reader.path("state_dir");
+    let state_dir = state_dir.value.unwrap_or_else(|| surroundings.default_state_dir(&name));
+    let (token, token_gone) = token(reader, &state_dir);
     Config {
         masters,
-        state_dir: state_dir.value.unwrap_or_else(|| surroundings.default_state_dir(&name)),
+        state_dir,
         name,
         labels: reader.table("labels", LABELS_MAX, check_label),
         listen: listen(reader),
@@ -57,7 +60,8 @@ pub(super) fn read(reader: &mut Reader, surroundings: &Surroundings) -> Config {
             open_for: reader.duration("circuit_breaker.open_for", 300 * SECOND, 10 * MS..=DAY).value,
         },
         tls: tls(reader),
-        token: token(reader),
+        token,
+        token_gone,
         commands: commands(reader),
         shutdown_grace: reader.duration("shutdown.grace", 30 * SECOND, Duration::ZERO..=DAY).value,
         log: log(reader),
@@ -217,18 +221,22 @@ fn tls(reader: &mut Reader) -> Option<Tls> {
     })
 }
 
-fn token(reader: &mut Reader) -> Option<Secret> {
+/// The token; and the file that would hold it, where there is none and the agent has joined long ago.
+fn token(reader: &mut Reader, state_dir: &Path) -> (Option<Secret>, Option<PathBuf>) {
     reader.alternatives("auth.token", "auth.token_file");
     let remedy =
         "is a secret and must not stand here: write it to a file of mode 0600 and name that in auth.token_file";
     let token = reader.secret("auth.token", remedy, check_token);
     let file = reader.path("auth.token_file");
-    let Some(path) = file.value else { return token.value };
-    read_token_file(&path)
-        .map_err(|rule| {
-            reader.problem(&file.origin, format!("auth.token_file is {}, {rule}", path.display()));
-        })
-        .ok()
+    let Some(path) = file.value else { return (token.value, None) };
+    let is_gone = || matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound);
+    if is_gone() && crate::credentials::has_joined(state_dir) {
+        return (None, Some(path));
+    }
+    let read = read_token_file(&path).map_err(|rule| {
+        reader.problem(&file.origin, format!("auth.token_file is {}, {rule}", path.display()));
+    });
+    (read.ok(), None)
 }
 
 fn commands(reader: &mut Reader) -> Commands {

@@ -4,7 +4,7 @@ use crate::{
     config::describe,
     state::write_atomically,
     token::{Alphabet, encode},
-    transport::tls::Certificate,
+    transport::tls::{Certificate, Own},
 };
 use rustls::{
     crypto::ring::default_provider,
@@ -12,7 +12,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, Metadata, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
@@ -58,6 +58,39 @@ impl Identity {
     pub fn certificate(&self) -> Option<Certificate> {
         Certificate::read(self.certified.cert.first()?)
     }
+
+    /// The same, as it is told of.
+    pub fn own(&self) -> Option<Own> {
+        Own::of(self.certified.cert.first()?, true)
+    }
+}
+
+/// What tells a file from the one that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+    size: u64,
+}
+
+/// None where there is no such file, or nothing is to be known of it.
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let of = |metadata: Metadata| Stamp {
+        inode: metadata.ino(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        size: metadata.size(),
+    };
+    fs::metadata(path).ok().map(of)
+}
+
+/// What a file holds, and its stamp.
+pub type Found = (Result<Option<Identity>, String>, Option<Stamp>);
+
+/// As [`read`], with the file's stamp; none where it is the one that is known.
+pub fn read_new(path: &Path, known: Option<Stamp>) -> Option<Found> {
+    // Taken first: what changes meanwhile is read once more.
+    let stamp = stamp(path);
+    (stamp.is_none() || stamp != known).then(|| (read(path), stamp))
 }
 
 /// None where there is no such file.

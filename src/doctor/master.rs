@@ -50,12 +50,14 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
     match means.standing().await {
         Ok(Standing::Configured) => configured(config, notes),
         Ok(Standing::Joined(connector, certificate)) => {
-            let (verdict, text) = match certificate {
-                Some(certificate) => {
+            let given = "given to this agent for a token";
+            let (verdict, text) = match (connector.own().and_then(|own| own.ended()), certificate) {
+                (Some(ended), _) => (Verdict::Warning, ended),
+                (None, Some(certificate)) => {
                     let (verdict, note) = dates(&certificate);
-                    (verdict, format!("given to this agent for a token: {certificate}{note}"))
+                    (verdict, format!("{given}: {certificate}{note}"))
                 }
-                None => (Verdict::Ok, "given to this agent for a token".to_owned()),
+                (None, None) => (Verdict::Ok, given.to_owned()),
             };
             notes.note("certificate", verdict, text);
             Some(Way { connector: Some(connector), asks: true })

@@ -9,6 +9,7 @@ use crate::{
     report::Context,
 };
 use link::{LossReason, Phase, Report};
+use std::sync::atomic::Ordering;
 
 /// By both clocks, for the history.
 pub(super) fn moment() -> Moment {
@@ -83,6 +84,7 @@ impl<C: Clock> Driver<C> {
             commands_held: self.commands.count(),
             spool_bytes: self.board.spool_bytes(),
         });
+        self.status.certificate_ends = self.credentials.ends().load(Ordering::Relaxed);
         self.keeper.keep_status(&self.status);
         self.status.live = None;
     }
@@ -118,6 +120,7 @@ impl<C: Clock> Driver<C> {
         self.phase_since = self.clock.now();
         self.board.update(|link| link.phase = phase);
         let status = &mut self.status;
+        status.certificate_ends = self.credentials.ends().load(Ordering::Relaxed);
         status.phase = phase;
         status.since_unix_ms = unix_ms();
         status.attempt = self.link.attempt();

@@ -89,6 +89,7 @@ fn each_state_has_words() {
     let mut status = Status {
         shutting_down: false,
         skipped: Vec::new(),
+        certificate_ends: 0,
         live: None,
         phase: Phase::Connecting,
         since_unix_ms: 0,

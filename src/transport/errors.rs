@@ -57,12 +57,12 @@ impl Failure {
         let mut layer = Some(error);
         while let Some(error) = layer {
             if let Some(error) = error.downcast_ref::<rustls::Error>() {
-                return super::tls::failure(error);
+                return super::tls::failure(error, None);
             }
             if let Some(error) = error.downcast_ref::<io::Error>() {
                 // tokio-rustls says by it what TLS found.
                 return match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-                    Some(error) => super::tls::failure(error),
+                    Some(error) => super::tls::failure(error, None),
                     None => Self::io(copy(error)),
                 };
             }

@@ -133,13 +133,27 @@ impl AsyncWrite for Socket {
     }
 }
 
+/// The place for what TLS finds wrong: the first thing stays.
+#[derive(Default)]
+pub(super) struct Finding {
+    pub failure: OnceLock<Failure>,
+    /// What this agent shows.
+    pub own: Option<super::tls::Own>,
+}
+
+impl Finding {
+    fn note(&self, error: &rustls::Error) {
+        let _ = self.failure.set(super::tls::failure(error, self.own));
+    }
+}
+
 /// What HTTP/2 runs over. One type for both, so that its code is there once.
 pub(super) enum Stream {
     /// With the place for the finding that it speaks TLS, until the first bytes have come.
-    Plain(Socket, Option<Arc<OnceLock<Failure>>>),
+    Plain(Socket, Option<Arc<Finding>>),
     /// With the place for what TLS finds after the handshake, such as a refusal of this agent's certificate: HTTP/2
     /// hands on only that something broke.
-    Tls(Box<tokio_rustls::client::TlsStream<Socket>>, Arc<OnceLock<Failure>>),
+    Tls(Box<tokio_rustls::client::TlsStream<Socket>>, Arc<Finding>),
 }
 
 impl AsyncRead for Stream {
@@ -219,7 +233,7 @@ impl AsyncWrite for Stream {
 /// A peer that wants TLS says so and closes; what we write then may break before its words are read.
 fn first_words<T>(
     socket: &Socket,
-    found: &mut Option<Arc<OnceLock<Failure>>>,
+    found: &mut Option<Arc<Finding>>,
     written: Poll<io::Result<T>>,
 ) -> Poll<io::Result<T>> {
     if let Poll::Ready(Err(_)) = &written
@@ -232,9 +246,9 @@ fn first_words<T>(
     written
 }
 
-fn note_tls(found: &OnceLock<Failure>, first: &[u8]) {
+fn note_tls(found: &Finding, first: &[u8]) {
     if super::tls::is_a_record(first) {
-        let _ = found.set(super::tls::spoken_in_the_clear());
+        let _ = found.failure.set(super::tls::spoken_in_the_clear());
     }
 }
 
@@ -242,14 +256,14 @@ fn note_tls(found: &OnceLock<Failure>, first: &[u8]) {
 /// tokio has not heard of them yet: they are read past it.
 fn last_words<T>(
     stream: &mut tokio_rustls::client::TlsStream<Socket>,
-    found: &OnceLock<Failure>,
+    found: &Finding,
     written: Poll<io::Result<T>>,
 ) -> Poll<io::Result<T>> {
     if let Poll::Ready(Err(_)) = &written {
         let (socket, session) = stream.get_mut();
         while let Ok(1..) = session.read_tls(&mut &*SockRef::from(&socket.stream)) {
             if let Err(error) = session.process_new_packets() {
-                let _ = found.set(super::tls::failure(&error));
+                found.note(&error);
                 break;
             }
         }
@@ -258,11 +272,11 @@ fn last_words<T>(
 }
 
 /// Notes what TLS found, if that is why it failed.
-fn keep<T>(found: &OnceLock<Failure>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+fn keep<T>(found: &Finding, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
     if let Poll::Ready(Err(error)) = &result
-        && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref())
+        && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
     {
-        let _ = found.set(super::tls::failure(error));
+        found.note(error);
     }
     result
 }

@@ -3,12 +3,15 @@
 mod certificate;
 mod errors;
 mod files;
+mod own;
 mod pin;
 mod time;
 
 pub use certificate::{Certificate, own as own_certificate};
+pub use errors::Seconds;
 pub(super) use errors::{failure, is_a_record, spoken_in_the_clear};
 pub use files::{Unusable, roots};
+pub use own::Own;
 pub use pin::not_before;
 pub use rustls::sign::CertifiedKey;
 
@@ -37,6 +40,8 @@ pub struct Connector {
     config: Arc<ClientConfig>,
     /// Instead of the master's host.
     server_name: Option<ServerName<'static>>,
+    /// What is shown, if anything.
+    own: Option<Own>,
 }
 
 impl Connector {
@@ -57,7 +62,8 @@ impl Connector {
             return Err(unusable);
         }
         let builder = builder(provider).with_root_certificates(roots);
-        Ok(Self { config: Arc::new(finish(builder, identity)), server_name })
+        let own = own(identity.as_ref(), false);
+        Ok(Self { config: Arc::new(finish(builder, identity)), server_name, own })
     }
 
     /// Trusts the CA with this fingerprint and no other, and shows this identity. `ca` is set once the CA was seen and
@@ -80,12 +86,18 @@ impl Connector {
         }
         let verifier = Arc::new(pin::Pinned::new(fingerprint, provider.clone(), ca));
         let builder = builder(provider).dangerous().with_custom_certificate_verifier(verifier);
-        Ok(Self { config: Arc::new(finish(builder, identity)), server_name })
+        let own = own(identity.as_ref(), true);
+        Ok(Self { config: Arc::new(finish(builder, identity)), server_name, own })
     }
 
     /// For connections that are made elsewhere.
     pub fn config(&self) -> Arc<ClientConfig> {
         self.config.clone()
+    }
+
+    /// The certificate that it shows.
+    pub fn own(&self) -> Option<Own> {
+        self.own
     }
 
     /// The handshake. Has no time limit of its own.
@@ -107,6 +119,10 @@ impl Connector {
             _ => Err(errors::not_http2()),
         }
     }
+}
+
+fn own(identity: Option<&CertifiedKey>, joined: bool) -> Option<Own> {
+    Own::of(identity?.cert.first()?, joined)
 }
 
 fn builder(provider: Arc<CryptoProvider>) -> ConfigBuilder<ClientConfig, WantsVerifier> {

@@ -1,16 +1,16 @@
 //! What went wrong with TLS, and what can be done about it.
 
+use super::Own;
 use crate::{logging::utc::Utc, transport::Failure};
 use link::LossReason;
 use rustls::{AlertDescription as Alert, CertificateError, Error};
-use rustls_pki_types::UnixTime;
 use std::{io, time::Duration};
 
 /// How many names of a certificate are told.
 const NAMES_MAX: usize = 4;
 
-/// What TLS found wrong.
-pub(in crate::transport) fn failure(error: &Error) -> Failure {
+/// What TLS found wrong. `own` is what was shown.
+pub(in crate::transport) fn failure(error: &Error, own: Option<Own>) -> Failure {
     let text = match error {
         Error::InvalidCertificate(error) => certificate_text(error),
         Error::InvalidMessage(_) => {
@@ -23,12 +23,13 @@ pub(in crate::transport) fn failure(error: &Error) -> Failure {
         Error::AlertReceived(Alert::CertificateRequired) => {
             "the master wants a certificate of this agent: set tls.cert_file and tls.key_file, or give it a token to join with".to_owned()
         }
-        Error::AlertReceived(alert) => match refusal(*alert) {
-            Some(why) => format!(
+        Error::AlertReceived(alert) => match (refusal(*alert), own) {
+            (Some(_), Some(own)) if *alert == Alert::CertificateExpired => own.refused(),
+            (Some(why), _) => format!(
                 "the master refuses this agent's certificate ({why}): see tls.cert_file, or have it join again by a new \
                  token"
             ),
-            None => format!("the master ended TLS ({alert:?}): its log may say why"),
+            (None, _) => format!("the master ended TLS ({alert:?}): its log may say why"),
         },
         other => other.to_string(),
     };
@@ -89,14 +90,14 @@ fn certificate_text(error: &CertificateError) -> String {
         }
         Kind::ExpiredContext { time, not_after } => format!(
             "the master's certificate has expired (at {}; this machine's clock says {}): renew it, or set the clock",
-            Seconds(*not_after),
-            Seconds(*time)
+            Seconds(not_after.as_secs()),
+            Seconds(time.as_secs())
         ),
         Kind::NotValidYetContext { time, not_before } => format!(
             "the master's certificate is not valid yet (from {} on; this machine's clock says {}): set the clock, if \
              that is wrong",
-            Seconds(*not_before),
-            Seconds(*time)
+            Seconds(not_before.as_secs()),
+            Seconds(time.as_secs())
         ),
         Kind::NotValidForNameContext { expected, presented } => format!(
             "the master's certificate is for another name: {} was looked for, it has {}: see tls.server_name",
@@ -126,12 +127,12 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-/// Shows itself as `2026-11-23T10:00:00Z`.
-struct Seconds(UnixTime);
+/// Since 1970; shows itself as `2026-11-23T10:00:00Z`.
+pub struct Seconds(pub u64);
 
 impl std::fmt::Display for Seconds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let shown = Utc(Duration::from_secs(self.0.as_secs())).to_string();
+        let shown = Utc(Duration::from_secs(self.0)).to_string();
         f.write_str(shown.split('.').next().unwrap_or(&shown))?;
         f.write_str("Z")
     }

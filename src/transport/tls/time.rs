@@ -24,6 +24,11 @@ impl TimeProvider for Judge {
     }
 }
 
+/// Seconds since 1970, as [`Judge`] has it.
+pub(super) fn now() -> u64 {
+    latest(Duration::from_millis(unix_ms()), &[BUILT]).as_secs()
+}
+
 /// The later of a moment and another that has passed.
 pub(super) fn latest_of(now: UnixTime, passed: Duration) -> UnixTime {
     UnixTime::since_unix_epoch(latest(Duration::from_secs(now.as_secs()), &[passed]))
