@@ -30,6 +30,13 @@ pub struct Cli {
     /// The CA of the master's certificate, in PEM [default: $SLOTH_RUNNER_CA, else the one that the token names]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub ca: Option<String>,
+    /// A certificate of an operator or a viewer, in PEM, instead of a token; wants --key and --ca [default:
+    /// $SLOTH_RUNNER_CERT]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub cert: Option<String>,
+    /// The key of --cert, in PEM, mode 0600 [default: $SLOTH_RUNNER_KEY]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub key: Option<String>,
     /// Talk to the master of this context (`sloth-runner context list`)
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub context: Option<String>,
@@ -50,9 +57,9 @@ where
 {
     let mut command = definition();
     let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(words)?)?;
-    let to_a_master = cli.master.is_some() || cli.token.is_some() || cli.ca.is_some();
-    if to_a_master && matches!(cli.command, Command::Master(_) | Command::Demo) {
-        let why = "--master, --token and --ca say how to talk to a master, and mean nothing to what runs here";
+    if cli.says_a_master() && matches!(cli.command, Command::Master(_) | Command::Demo) {
+        let why = "--master, --token, --ca, --cert and --key say how to talk to a master, and mean nothing to what runs \
+                   here";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
     if let Some(why) = misplaced(&cli) {
@@ -69,10 +76,17 @@ where
     Ok(cli)
 }
 
+impl Cli {
+    /// A flag says how to talk to one.
+    fn says_a_master(&self) -> bool {
+        [&self.master, &self.token, &self.ca, &self.cert, &self.key].into_iter().any(Option::is_some)
+    }
+}
+
 /// Flags about masters where they mean nothing.
 fn misplaced(cli: &Cli) -> Option<&'static str> {
     use AgentCommand::{Check, Doctor, Reconnect, Start, Status};
-    let says_a_master = cli.master.is_some() || cli.token.is_some() || cli.ca.is_some();
+    let says_a_master = cli.says_a_master();
     match &cli.command {
         Command::Context(ContextCommand::Add { token_file: Some(_), .. }) if cli.token.is_some() => {
             Some("--token and --token-file: a context has one token")
@@ -81,12 +95,12 @@ fn misplaced(cli: &Cli) -> Option<&'static str> {
             Some("--context picks one that was added, and means nothing here")
         }
         Command::Context(ContextCommand::Add { .. }) => None,
-        _ if says_a_master && cli.context.is_some() => {
-            Some("--context says which master, and with what: leave --master, --token and --ca away, or the context")
-        }
-        Command::Context(_) if says_a_master || cli.context.is_some() => {
-            Some("--master, --token, --ca and --context mean nothing here: `context add` takes the first three")
-        }
+        _ if says_a_master && cli.context.is_some() => Some(
+            "--context says which master, and with what: leave --master and the other flags for that away, or the context",
+        ),
+        Command::Context(_) if says_a_master || cli.context.is_some() => Some(
+            "--master, --token, --ca, --cert, --key and --context mean nothing here: `context add` takes all but the last",
+        ),
         Command::Master(_)
         | Command::Demo
         | Command::Agent(Start { .. } | Status { .. } | Reconnect { .. } | Check { .. } | Doctor { .. })
@@ -115,7 +129,7 @@ fn prints_text_alone(command: &Command) -> bool {
     matches!(
         command,
         Command::Demo
-            | Command::Master(MasterCommand::Start(_) | MasterCommand::Init(_))
+            | Command::Master(MasterCommand::Start(_) | MasterCommand::Init(_) | MasterCommand::OperatorCert(_))
             | Command::Agent(Start { .. } | Reconnect { .. } | Check { .. })
     )
 }
@@ -124,7 +138,9 @@ fn prints_text_alone(command: &Command) -> bool {
 fn definition() -> clap::Command {
     fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
         let hidden = |command: clap::Command, id: &'static str| match id {
-            "master" | "token" | "ca" | "context" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
+            "master" | "token" | "ca" | "cert" | "key" | "context" => {
+                command.arg(clap::Arg::new(id).long(id).global(true).hide(true))
+            }
             _ => {
                 let format = clap::builder::EnumValueParser::<Format>::new();
                 let arg = clap::Arg::new(id).short('o').long(id).global(true).hide(true);
@@ -134,11 +150,12 @@ fn definition() -> clap::Command {
         options.iter().fold(command, |command, id| hidden(command, id))
     }
     Cli::command()
-        .mut_subcommand("demo", |demo| without(&["master", "token", "ca", "context", "output"], demo))
+        .mut_subcommand("demo", |demo| without(&["master", "token", "ca", "cert", "key", "context", "output"], demo))
         .mut_subcommand("master", |master| {
-            without(&["master", "token", "ca", "context"], master)
+            without(&["master", "token", "ca", "cert", "key", "context"], master)
                 .mut_subcommand("start", |start| without(&["output"], start))
                 .mut_subcommand("init", |init| without(&["output"], init))
+                .mut_subcommand("operator-cert", |cert| without(&["output"], cert))
         })
 }
 
@@ -171,7 +188,8 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum ContextCommand {
-    /// Keep a master (--master), its CA (--ca, if the token's is not meant) and a token, read from standard input
+    /// Keep a master (--master), its CA (--ca, if the token's is not meant) and a token, read from standard input; or a
+    /// certificate (--cert, --key and --ca)
     ///
     /// The first one is used from then on, where neither flags nor environment say which master.
     Add {

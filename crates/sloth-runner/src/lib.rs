@@ -51,7 +51,8 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
             return error.exit_code();
         }
     };
-    let access = tool::Access { master: cli.master, token: cli.token, ca: cli.ca, context: cli.context };
+    let said = tool::Said { token: cli.token, ca: cli.ca, cert: cli.cert, key: cli.key };
+    let access = tool::Access { master: cli.master, said, context: cli.context };
     match cli.command {
         cli::Command::Demo => demo::run(),
         cli::Command::Master(command) => master_cli::run(command, cli.output),
@@ -81,8 +82,10 @@ fn concerns_this_node(words: &[OsString]) -> bool {
 /// What stood before the word `agent` goes to the agent under its own names for it.
 fn agent_with(word: &str, mut args: Vec<OsString>, access: tool::Access, output: cli::Format) -> i32 {
     args.insert(0, word.into());
-    let ca = access.ca.map(|file| format!("tls.ca_file={file}"));
-    for (flag, value) in [("--master", access.master), ("--token", access.token), ("--set", ca)] {
+    let tool::Said { token, ca, cert, key } = access.said;
+    let files = [("tls.ca_file", ca), ("tls.cert_file", cert), ("tls.key_file", key)];
+    let files = files.map(|(setting, file)| ("--set", file.map(|file| format!("{setting}={file}"))));
+    for (flag, value) in [("--master", access.master), ("--token", token)].into_iter().chain(files) {
         args.extend(value.into_iter().flat_map(|value| [flag.into(), value.into()]));
     }
     if output == cli::Format::Json {

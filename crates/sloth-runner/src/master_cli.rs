@@ -4,6 +4,7 @@ mod answers;
 mod control;
 mod daemon;
 mod init;
+mod operator_cert;
 mod reload;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,8 @@ pub enum MasterCommand {
     Check(CheckArgs),
     /// Make what a master needs that other hosts reach: certificates, a configuration, and a token for agents
     Init(init::InitArgs),
+    /// Make a certificate for an operator or a viewer, who shows it instead of a token (`context add --cert`)
+    OperatorCert(operator_cert::OperatorCertArgs),
     /// Print a link that signs a browser in to the web page of the master that runs on this machine, once
     Web(ControlArgs),
     /// Copy the database while the master runs
@@ -163,6 +166,7 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
         MasterCommand::Web(args) => args.config.state_dir().and_then(|path| web::link(&path, format)),
         MasterCommand::Check(args) => check(args, format),
         MasterCommand::Init(args) => init::init(args),
+        MasterCommand::OperatorCert(args) => operator_cert::make(args),
         MasterCommand::Backup(args) => backup(args, format),
     };
     done.err().unwrap_or(0)

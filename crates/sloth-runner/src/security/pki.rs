@@ -1,5 +1,6 @@
-//! The authority of one master: it makes the master's certificate and the agents'.
+//! The authority of one master: it makes the master's certificate, the agents', and those of people.
 
+use super::Role;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
@@ -140,6 +141,39 @@ impl Authority {
 /// Whether this is the certificate of an authority that [`make`] made.
 pub fn is_ours(ca: &CertificateDer<'_>) -> bool {
     webpki::anchor_from_trusted_cert(ca).is_ok_and(|anchor| has(&anchor.subject, CA_NAME.as_bytes()))
+}
+
+impl Authority {
+    /// A certificate of a person, and its key, both in PEM; good for so long.
+    ///
+    /// # Errors
+    /// For people.
+    pub fn issue_to(
+        &self,
+        role: Role,
+        name: &str,
+        life: Duration,
+        now_unix_ms: u64,
+    ) -> Result<(String, String), String> {
+        let explained = |error: rcgen::Error| error.to_string();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("Sloth Runner {} {name}", role.word()));
+        params.subject_alt_names = vec![SanType::URI(uri_of(role, name).try_into().map_err(explained)?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let now = Duration::from_millis(now_unix_ms);
+        (params.not_before, params.not_after) = (moment(now.saturating_sub(BACKDATED)), moment(now + life));
+        let key = KeyPair::generate().map_err(explained)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(explained)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+}
+
+/// How a certificate names a person, as a URI.
+fn uri_of(role: Role, name: &str) -> String {
+    format!("sloth:{}:{name}", role.word())
 }
 
 fn has(bytes: &[u8], part: &[u8]) -> bool {

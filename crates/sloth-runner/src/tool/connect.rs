@@ -205,10 +205,11 @@ impl Master {
             (None, Some(zoned)) => endpoint.connect_with_connector(zoned).await,
             (None, None) => endpoint.connect().await,
         };
-        let channel = connected.map_err(|error| match mistrust(&error) {
-            Some(why) => Trouble::Mistrusted { address: self.address.clone(), why },
-            None => Trouble::Unreachable { address: self.address.clone(), why: cause(&error) },
-        })?;
+        let channel =
+            connected.map_err(|error| match mistrust(&error).or_else(|| self.credential.refusal(&error)) {
+                Some(why) => Trouble::Mistrusted { address: self.address.clone(), why },
+                None => Trouble::Unreachable { address: self.address.clone(), why: cause(&error) },
+            })?;
         *connection = (connection.0 + 1, Some(FleetClient::with_interceptor(channel, self.credential.bearer())));
         Ok((connection.0, connection.1.clone().expect("it was just made")))
     }
@@ -226,6 +227,9 @@ impl Master {
         let (address, answered) = (self.address.clone(), status.source().is_none());
         if !answered && breaks_http2(status) {
             return Trouble::Foreign { address };
+        }
+        if let Some(why) = self.credential.refusal(status) {
+            return Trouble::Mistrusted { address, why };
         }
         if answered {
             self.met.store(true, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use super::{
     address::{self, Address},
     complain,
     contexts::{self, Context, Contexts},
-    credential::{CA_VARIABLE, Credential, TOKEN_VARIABLE},
+    credential::{CA_VARIABLE, CERT_VARIABLE, Credential, KEY_VARIABLE, Said, TOKEN_VARIABLE},
     fail, json, print, say,
     table::{Cell, Table},
     wants_colours,
@@ -27,8 +27,7 @@ const TOKEN_MAX: u64 = 4096;
 #[derive(Default)]
 pub struct Environment {
     pub master: Option<String>,
-    pub token: Option<String>,
-    pub ca: Option<String>,
+    pub said: Said,
     /// The file of contexts.
     pub file: Option<PathBuf>,
 }
@@ -38,8 +37,12 @@ impl Environment {
         let variable = |name| env::var(name).ok().filter(|text| !text.is_empty());
         Self {
             master: variable(address::VARIABLE),
-            token: variable(TOKEN_VARIABLE),
-            ca: variable(CA_VARIABLE),
+            said: Said {
+                token: variable(TOKEN_VARIABLE),
+                ca: variable(CA_VARIABLE),
+                cert: variable(CERT_VARIABLE),
+                key: variable(KEY_VARIABLE),
+            },
             file: contexts::own_path(),
         }
     }
@@ -52,20 +55,21 @@ impl Environment {
 /// # Errors
 /// What is wrong and where it was written, for people.
 pub fn resolve(access: Access, environment: Environment) -> Result<(Address, Credential), String> {
-    let said = [&access.master, &access.token, &access.ca, &environment.master, &environment.token, &environment.ca];
+    let masters = [&access.master, &environment.master];
+    let says_any = [&access.said, &environment.said].into_iter().any(Said::is_anything);
     let chosen = match &access.context {
         Some(name) => {
             let file = environment.file.ok_or_else(homeless)?;
             Some((name.clone(), contexts::read(&file)?.named(name)?.clone()))
         }
-        None if said.into_iter().any(Option::is_some) => None,
+        None if says_any || masters.into_iter().any(Option::is_some) => None,
         None => current(environment.file.as_deref())?,
     };
     match chosen {
         Some((name, context)) => of(&context).map_err(|why| format!("context {name}: {why}")),
         None => {
             let address = address::choose(access.master.as_deref(), environment.master.as_deref())?;
-            let credential = Credential::choose([access.token, environment.token], [access.ca, environment.ca])?;
+            let credential = Credential::choose(access.said, environment.said)?;
             Ok((address, credential))
         }
     }
@@ -82,8 +86,7 @@ fn current(file: Option<&Path>) -> Result<Option<(String, Context)>, String> {
 fn of(context: &Context) -> Result<(Address, Credential), String> {
     let address =
         Address::parse(&context.master).map_err(|why| format!("its master is {:?}, {why}", context.master))?;
-    let credential = Credential::choose([context.token.clone(), None], [context.ca.clone(), None])?;
-    Ok((address, credential))
+    Ok((address, Credential::choose(context.said(), Said::default())?))
 }
 
 fn homeless() -> String {
@@ -105,7 +108,7 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
                     return 2;
                 }
             };
-            let added = change(&file, |contexts| contexts.add(&name, context));
+            let added = contexts::change(&file, |contexts| contexts.add(&name, context));
             added.map(|used| {
                 let then = if used {
                     ", and used from now on".to_owned()
@@ -116,10 +119,10 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
             })
         }
         ContextCommand::List => contexts::read(&file).map(|contexts| list(format, &contexts)),
-        ContextCommand::Use { name } => change(&file, |contexts| contexts.set_current(&name))
+        ContextCommand::Use { name } => contexts::change(&file, |contexts| contexts.set_current(&name))
             .map(|()| format!("context {name} is used from now on")),
         ContextCommand::Remove { name } => {
-            change(&file, |contexts| contexts.remove(&name)).map(|()| format!("context {name} removed"))
+            contexts::change(&file, |contexts| contexts.remove(&name)).map(|()| format!("context {name} removed"))
         }
     };
     match done {
@@ -133,29 +136,21 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
     }
 }
 
-fn change<R>(file: &Path, change: impl FnOnce(&mut Contexts) -> Result<R, String>) -> Result<R, String> {
-    let mut contexts = contexts::read(file)?;
-    let done = change(&mut contexts)?;
-    contexts::write(file, &contexts)?;
-    Ok(done)
-}
-
 /// What is to be added, checked as it is when it is used.
 fn wanted(access: Access, token_file: Option<&Path>) -> Result<Context, String> {
     let master = access.master.ok_or("a context is of a master: say which with --master HOST[:PORT]")?;
     Address::parse(&master).map_err(|why| format!("--master is {master:?}, {why}"))?;
-    let ca = match access.ca {
-        Some(file) => {
-            let path = std::path::absolute(&file).map_err(|error| format!("--ca is {file}: {}", describe(&error)))?;
-            Some(
-                path.into_os_string()
-                    .into_string()
-                    .map_err(|_| format!("--ca is {file}, below a folder that is not UTF-8"))?,
-            )
+    let Said { token, ca, cert, key } = access.said;
+    let (ca, cert, key) = (absolute("--ca", ca)?, absolute("--cert", cert)?, absolute("--key", key)?);
+    if cert.is_some() || key.is_some() {
+        if token.is_some() || token_file.is_some() {
+            return Err("--cert and a token: a master is shown a token or a certificate; leave one away".to_owned());
         }
-        None => None,
-    };
-    let (from, text) = match (access.token, token_file) {
+        let context = Context { master, ca, token: None, cert, key };
+        Credential::choose(context.said(), Said::default())?;
+        return Ok(context);
+    }
+    let (from, text) = match (token, token_file) {
         (Some(text), _) => ("--token".to_owned(), text),
         (None, Some(path)) => {
             let failed = |error: io::Error| format!("--token-file is {}: {}", path.display(), describe(&error));
@@ -178,8 +173,17 @@ fn wanted(access: Access, token_file: Option<&Path>) -> Result<Context, String> 
         ("", None) => None,
         (text, _) => Some(Token::parse(text).map_err(|why| format!("the token of {from} {why}"))?.text()),
     };
-    Credential::choose([token.clone(), None], [ca.clone(), None])?;
-    Ok(Context { master, ca, token })
+    let context = Context { master, ca, token, cert: None, key: None };
+    Credential::choose(context.said(), Said::default())?;
+    Ok(context)
+}
+
+/// A file as it is named in a context, which is used in any folder.
+fn absolute(flag: &str, file: Option<String>) -> Result<Option<String>, String> {
+    let Some(file) = file else { return Ok(None) };
+    let path = std::path::absolute(&file).map_err(|error| format!("{flag} is {file}: {}", describe(&error)))?;
+    let text = path.into_os_string().into_string();
+    text.map(Some).map_err(|_| format!("{flag} is {file}, below a folder that is not UTF-8"))
 }
 
 fn text_of(from: impl Read) -> io::Result<String> {
@@ -201,6 +205,8 @@ struct Shown<'a> {
     ca: Option<&'a str>,
     /// As `token list` shows it.
     token_id: Option<String>,
+    /// Instead of a token: the file of a certificate.
+    cert: Option<&'a str>,
 }
 
 fn list(format: Format, contexts: &Contexts) -> String {
@@ -210,14 +216,16 @@ fn list(format: Format, contexts: &Contexts) -> String {
         master: &context.master,
         ca: context.ca.as_deref(),
         token_id: context.token.as_deref().and_then(|text| Token::parse(text).ok()).map(|token| token.id()),
+        cert: context.cert.as_deref(),
     });
     if format == Format::Json {
         return json::document(&rows.collect::<Vec<_>>());
     }
-    let mut table = Table::new(&["USED", "NAME", "MASTER", "TOKEN", "CA"]);
+    let mut table = Table::new(&["USED", "NAME", "MASTER", "TOKEN", "CERTIFICATE", "CA"]);
     for row in rows {
         let used = if row.current { "*" } else { "" };
-        let cells = [used, row.name, row.master, row.token_id.as_deref().unwrap_or(""), row.ca.unwrap_or("")];
+        let (token, cert) = (row.token_id.as_deref().unwrap_or(""), row.cert.unwrap_or(""));
+        let cells = [used, row.name, row.master, token, cert, row.ca.unwrap_or("")];
         table.row(cells.map(Cell::new).into());
     }
     table.render(wants_colours(&io::stdout()))
@@ -233,7 +241,7 @@ mod tests {
         let mut contexts = Contexts::default();
         for name in ["a", "b"] {
             let token = Some(Token::new([1; 32], [2; 32]).text());
-            contexts.add(name, Context { master: format!("{name}.test:1"), ca: None, token }).unwrap();
+            contexts.add(name, Context { master: format!("{name}.test:1"), token, ..Context::default() }).unwrap();
         }
         contexts::write(&file, &contexts).unwrap();
         (folder, file)
@@ -258,7 +266,8 @@ mod tests {
         assert_eq!(resolved(Access::default(), with_master()), ("e:1".to_owned(), false), "the token stays at home");
         let flag = Access { master: text("f:1"), ..Access::default() };
         assert_eq!(resolved(flag, environment()), ("f:1".to_owned(), false));
-        let token = Environment { token: Some(Token::new([1; 32], [3; 32]).text()), ..environment() };
+        let said = Said { token: Some(Token::new([1; 32], [3; 32]).text()), ..Said::default() };
+        let token = Environment { said, ..environment() };
         assert_eq!(resolved(Access::default(), token), ("localhost:50050".to_owned(), true));
     }
 

@@ -1,5 +1,6 @@
 //! The file of contexts: which masters an operator works with, and by what he is let in there.
 
+use super::credential::Said;
 use serde::{Deserialize, Serialize};
 use sloth_agent::config::describe;
 use std::{
@@ -8,7 +9,10 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -33,7 +37,7 @@ pub struct Contexts {
 }
 
 /// A master, and how to talk to it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
     pub master: String,
@@ -42,12 +46,29 @@ pub struct Context {
     pub ca: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// Instead of a token: files of a certificate and its key, absolute. The key stays in its file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+impl Context {
+    pub fn said(&self) -> Said {
+        let Self { ca, token, cert, key, .. } = self.clone();
+        Said { token, ca, cert, key }
+    }
 }
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let token = self.token.as_ref().map(|_| "***");
-        f.debug_struct("Context").field("master", &self.master).field("ca", &self.ca).field("token", &token).finish()
+        f.debug_struct("Context")
+            .field("master", &self.master)
+            .field("ca", &self.ca)
+            .field("token", &token)
+            .field("cert", &self.cert)
+            .finish()
     }
 }
 
@@ -102,6 +123,37 @@ pub fn read(path: &Path) -> Result<Contexts, String> {
         format!("the contexts in {shown} are damaged at line {line}, column {column}: correct that, or remove the file")
     };
     serde_json::from_str(&text).map_err(broken)
+}
+
+/// Reads, changes and replaces the file, one process at a time: of two that add each its own, neither is lost.
+///
+/// # Errors
+/// For people; what `change` says, and then the file is as it was.
+pub fn change<R>(path: &Path, change: impl FnOnce(&mut Contexts) -> Result<R, String>) -> Result<R, String> {
+    let _held = hold(path).map_err(|error| {
+        format!("the contexts in {} cannot be held against others: {}", path.display(), describe(&error))
+    })?;
+    let mut contexts = read(path)?;
+    let done = change(&mut contexts)?;
+    write(path, &contexts)?;
+    Ok(done)
+}
+
+/// Waits until no other process changes the file: that takes it milliseconds. Let go of by dropping, and by the end of
+/// the process, whatever that is. Beside the file, which is another one after each change.
+fn hold(path: &Path) -> io::Result<File> {
+    let folder = path.parent().expect("the path has a folder");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let lock = path.with_extension("lock");
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
+    // SAFETY: the descriptor is open for as long as `file` is.
+    while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(file)
 }
 
 /// Replaces the file whole, 0600, in a folder that is made if it is missing.
@@ -194,7 +246,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn some(master: &str) -> Context {
-        Context { master: master.to_owned(), ca: None, token: Some("sloth1.secret".to_owned()) }
+        Context { master: master.to_owned(), token: Some("sloth1.secret".to_owned()), ..Context::default() }
     }
 
     #[test]
@@ -225,6 +277,20 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let said = read(&path).unwrap_err();
         assert!(said.contains("others can read them (mode 0640): run chmod 600 "), "{said}");
+    }
+
+    #[test]
+    fn of_many_that_add_at_once_none_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/contexts.json");
+        let add = |n: usize| change(&path, |contexts| contexts.add(&format!("c{n}"), some("a:1"))).unwrap();
+        std::thread::scope(|scope| {
+            let adding: Vec<_> = (0..16).map(|n| scope.spawn(move || add(n))).collect();
+            let used = adding.into_iter().filter(|_| true).map(|one| one.join().unwrap()).filter(|used| *used).count();
+            assert_eq!(used, 1, "one was the first");
+        });
+        assert_eq!(read(&path).unwrap().contexts.len(), 16);
+        assert_eq!(fs::metadata(path.with_extension("lock")).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]

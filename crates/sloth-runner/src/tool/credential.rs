@@ -1,5 +1,6 @@
-//! Whom the tool trusts, and what it shows: a token, a CA, or nothing in plain mode.
+//! Whom the tool trusts, and what it shows: a token, a certificate, or nothing in plain mode.
 
+use crate::clock;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use sloth_agent::{
@@ -28,6 +29,27 @@ pub const TOKEN_VARIABLE: &str = "SLOTH_RUNNER_TOKEN";
 /// Names the CA when `--ca` does not.
 pub const CA_VARIABLE: &str = "SLOTH_RUNNER_CA";
 
+/// Names the operator's certificate when `--cert` does not …
+pub const CERT_VARIABLE: &str = "SLOTH_RUNNER_CERT";
+
+/// … and its key when `--key` does not.
+pub const KEY_VARIABLE: &str = "SLOTH_RUNNER_KEY";
+
+/// What flags say of a credential, or variables, or a context.
+#[derive(Clone, Default)]
+pub struct Said {
+    pub token: Option<String>,
+    pub ca: Option<String>,
+    pub cert: Option<String>,
+    pub key: Option<String>,
+}
+
+impl Said {
+    pub fn is_anything(&self) -> bool {
+        [&self.token, &self.ca, &self.cert, &self.key].into_iter().any(Option::is_some)
+    }
+}
+
 /// How to talk to a master. Default: in the clear.
 #[derive(Clone, Default)]
 pub struct Credential {
@@ -36,35 +58,61 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// `--token` and `--ca`, else their variables. A token names the CA to trust by its fingerprint; `ca` is trusted
-    /// instead of that where it is given.
+    /// What flags say, else what variables say. A token names the CA to trust by its fingerprint; `ca` is trusted
+    /// instead of that where it is given. A certificate wants a `ca`, and takes the place of a token: who gives both
+    /// means only one of them.
     ///
     /// # Errors
     /// What is wrong and where it was written, for people.
-    pub fn choose(token: [Option<String>; 2], ca: [Option<String>; 2]) -> Result<Self, String> {
-        let given = |[flag, variable]: [Option<String>; 2], names: [&'static str; 2]| {
+    pub fn choose(flags: Said, variables: Said) -> Result<Self, String> {
+        let given = |flag: Option<String>, variable: Option<String>, names: [&'static str; 2]| {
             let variable = variable.filter(|text| !text.is_empty()).map(|text| (names[1], text));
             flag.map(|text| (names[0], text)).or(variable)
         };
-        let token = match given(token, ["--token", TOKEN_VARIABLE]) {
+        // Whoever gives one of them with a flag does not mean the other one of the environment.
+        let (by_token, by_cert) = (flags.token.is_some(), flags.cert.is_some() || flags.key.is_some());
+        let token = given(flags.token, variables.token.filter(|_| !by_cert), ["--token", TOKEN_VARIABLE]);
+        let cert = given(flags.cert, variables.cert.filter(|_| !by_token), ["--cert", CERT_VARIABLE]);
+        let key = given(flags.key, variables.key.filter(|_| !by_token), ["--key", KEY_VARIABLE]);
+        let ca = given(flags.ca, variables.ca, ["--ca", CA_VARIABLE]);
+        if let (Some((token, _)), Some((other, _))) = (&token, cert.as_ref().or(key.as_ref())) {
+            return Err(format!("{token} and {other}: a master is shown a token or a certificate; leave one away"));
+        }
+        let pair = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some((one, _)), None) => {
+                return Err(format!("{one} without its key: name that with --key FILE or {KEY_VARIABLE}"));
+            }
+            (None, Some((one, _))) => {
+                return Err(format!("{one} without its certificate: name that with --cert FILE or {CERT_VARIABLE}"));
+            }
+        };
+        let token = match token {
             Some((from, text)) => Some(Token::parse(text.trim()).map_err(|why| format!("the token of {from} {why}"))?),
             None => None,
         };
-        let connector = match (given(ca, ["--ca", CA_VARIABLE]), &token) {
-            (Some((from, file)), _) => {
-                let file = PathBuf::from(file);
-                let tls = Tls { ca_file: Some(file.clone()), cert_file: None, key_file: None, server_name: None };
-                let unusable = |found: Vec<tls::Unusable>| {
-                    let texts: Vec<_> = found.into_iter().map(|found| found.text).collect();
-                    format!("{from} {}", texts.join("; "))
-                };
-                Some(Connector::load(&tls).map_err(unusable)?)
+        let connector = match (ca, &token, pair) {
+            (None, None, Some(((from, _), _))) => {
+                return Err(format!(
+                    "{from} without a CA: a certificate does not say which master to trust: name the CA of the master's \
+                     certificate with --ca FILE or {CA_VARIABLE}"
+                ));
             }
-            (None, Some(token)) => {
+            (Some((from, file)), _, pair) => {
+                let mut tls = Tls { ca_file: Some(PathBuf::from(file)), ..Tls::default() };
+                let mut places = vec![("tls.ca_file", from)];
+                if let Some(((cert, cert_file), (key, key_file))) = pair {
+                    (tls.cert_file, tls.key_file) = (Some(cert_file.into()), Some(key_file.into()));
+                    places.extend([("tls.cert_file", cert), ("tls.key_file", key)]);
+                }
+                Some(Connector::load(&tls).map_err(|found| in_own_words(&found, &places))?)
+            }
+            (None, Some(token), _) => {
                 let pinned = Connector::pinned(token.fingerprint, None, None, Arc::default());
                 Some(pinned.expect("without a name of its own nothing can be wrong"))
             }
-            (None, None) => None,
+            (None, None, None) => None,
         };
         let bearer = token.map(|token| {
             let mut value: MetadataValue<Ascii> =
@@ -73,6 +121,33 @@ impl Credential {
             value
         });
         Ok(Self { connector, bearer: Bearer(bearer) })
+    }
+
+    /// Why the master ended TLS, if it is for the certificate that was shown. HTTP/2 shows this in its text alone. A
+    /// connection that breaks while something is written takes the master's words with it: then a certificate that has
+    /// ended is the likely cause.
+    pub fn refusal(&self, error: &(dyn std::error::Error + 'static)) -> Option<String> {
+        const ALERT: &str = "received fatal alert: ";
+        let own = self.connector.as_ref()?.own()?;
+        let (mut next, mut alert, mut broken) = (Some(error), None, false);
+        while let Some(error) = next {
+            broken |= error.is::<io::Error>();
+            alert = error.to_string().split_once(ALERT).map(|(_, alert)| alert.to_owned()).or(alert);
+            next = error.source();
+        }
+        if own.to <= clock::unix_ms() / 1000 && (broken || alert.is_some()) {
+            return Some(format!(
+                "the certificate of --cert ended on {}: have another made (`sloth-runner master operator-cert`, or your \
+                 own CA)",
+                tls::Seconds(own.to)
+            ));
+        }
+        alert.map(|alert| {
+            format!(
+                "the master refuses the certificate of --cert ({alert}): it must be good now, and of a CA that the \
+                 master's tls.ca_file or tls.client_ca_file names"
+            )
+        })
     }
 
     pub fn bearer(&self) -> Bearer {
@@ -84,6 +159,16 @@ impl Credential {
         let config = self.connector.as_ref()?.config();
         Some(Dialler { tls: tokio_rustls::TlsConnector::from(config), address: address.clone() })
     }
+}
+
+/// What is wrong with files of TLS, under the names that they have here.
+fn in_own_words(found: &[tls::Unusable], places: &[(&str, &str)]) -> String {
+    let named = |found: &tls::Unusable| {
+        let place = places.iter().find(|(key, _)| *key == found.key).map_or(found.key, |(_, place)| place);
+        let text = places.iter().fold(found.text.clone(), |text, (key, place)| text.replace(key, place));
+        format!("{place} {text}")
+    };
+    found.iter().map(named).collect::<Vec<_>>().join("; ")
 }
 
 /// Puts the token on every call.
@@ -148,25 +233,62 @@ impl tower_service::Service<http::Uri> for Dialler {
 mod tests {
     use super::*;
 
-    const NONE: [Option<String>; 2] = [None, None];
+    fn token(text: &str) -> Said {
+        Said { token: Some(text.to_owned()), ..Said::default() }
+    }
+
+    fn pair(ca: Option<&str>, cert: Option<&str>, key: Option<&str>) -> Said {
+        let [ca, cert, key] = [ca, cert, key].map(|text| text.map(str::to_owned));
+        Said { token: None, ca, cert, key }
+    }
+
+    fn refused(flags: Said, variables: Said) -> String {
+        Credential::choose(flags, variables).err().expect("it is refused")
+    }
 
     #[test]
     fn without_token_and_ca_it_is_in_the_clear() {
         let address = Address::parse("a:1").unwrap();
-        assert!(Credential::choose(NONE, NONE).unwrap().dialler(&address).is_none());
-        let empty = [None, Some(String::new())];
-        assert!(Credential::choose(empty.clone(), empty).unwrap().dialler(&address).is_none());
-        let token = [Some(Token::new([1; 32], [2; 32]).text()), Some("no token".to_owned())];
-        assert!(Credential::choose(token, NONE).unwrap().dialler(&address).is_some(), "the flag wins");
+        let choose = |flags, variables| Credential::choose(flags, variables).unwrap().dialler(&address).is_some();
+        assert!(!choose(Said::default(), Said::default()));
+        assert!(!choose(Said::default(), Said { token: Some(String::new()), ..pair(Some(""), Some(""), Some("")) }));
+        assert!(choose(token(&Token::new([1; 32], [2; 32]).text()), token("no token")), "the flag wins");
     }
 
     #[test]
     fn what_is_wrong_is_told_with_its_place_and_without_the_secret() {
         let text = Token::new([1; 32], [2; 32]).text();
-        let cut = text[..text.len() - 3].to_owned();
-        let error = Credential::choose([None, Some(cut)], NONE).err().unwrap();
+        let error = refused(Said::default(), token(&text[..text.len() - 3]));
         assert_eq!(error, "the token of SLOTH_RUNNER_TOKEN is cut short or mistyped: copy all of it again");
-        let error = Credential::choose(NONE, [Some("/nowhere/ca.pem".to_owned()), None]).err().unwrap();
+        let error = refused(pair(Some("/nowhere/ca.pem"), None, None), Said::default());
         assert!(error.starts_with("--ca is /nowhere/ca.pem, which cannot be read: "), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_wants_its_key_and_a_ca_and_no_token() {
+        let error = refused(pair(None, Some("c"), None), Said::default());
+        assert_eq!(error, "--cert without its key: name that with --key FILE or SLOTH_RUNNER_KEY");
+        let error = refused(Said::default(), pair(None, None, Some("k")));
+        assert_eq!(error, "SLOTH_RUNNER_KEY without its certificate: name that with --cert FILE or SLOTH_RUNNER_CERT");
+        let error = refused(pair(None, Some("c"), Some("k")), Said::default());
+        assert!(
+            error.starts_with("--cert without a CA: ") && error.ends_with("--ca FILE or SLOTH_RUNNER_CA"),
+            "{error}"
+        );
+        let both = Said { token: Some(Token::new([1; 32], [2; 32]).text()), ..pair(None, Some("c"), Some("k")) };
+        let error = refused(both, Said::default());
+        assert!(error.starts_with("--token and --cert: a master is shown a token or a certificate"), "{error}");
+        let error = refused(pair(Some("/nowhere/ca"), Some("/nowhere/c"), Some("/nowhere/k")), Said::default());
+        for place in ["--ca is /nowhere/ca", "--cert is /nowhere/c", "--key is /nowhere/k"] {
+            assert!(error.contains(place) && !error.contains("tls."), "{place}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_flag_for_one_credential_leaves_the_other_one_of_the_environment_alone() {
+        let text = Token::new([1; 32], [2; 32]).text();
+        assert!(Credential::choose(token(&text), pair(None, Some("c"), Some("k"))).is_ok());
+        let error = refused(pair(None, Some("c"), Some("k")), token(&text));
+        assert!(error.starts_with("--cert without a CA"), "the token is not meant: {error}");
     }
 }

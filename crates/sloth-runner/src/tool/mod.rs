@@ -34,6 +34,7 @@ pub use contexts::check_name as check_context_name;
 
 use crate::cli::{AgentCommand, CommandCommand, Format, TokenCommand};
 use connect::{Master, Trouble, Waits};
+pub use credential::Said;
 use sloth_agent::config::describe;
 use std::{
     io::{self, IsTerminal, Write},
@@ -48,11 +49,10 @@ struct Tool {
 }
 
 /// The flags that say which master, and how to talk to it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Access {
     pub master: Option<String>,
-    pub token: Option<String>,
-    pub ca: Option<String>,
+    pub said: Said,
     /// By name, and then none of the others.
     pub context: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! TLS, joining and leaving, with the real binary on both sides.
 
 mod again;
+mod certificates;
 mod checks;
 mod joining;
 mod operators;
