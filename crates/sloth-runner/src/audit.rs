@@ -1,17 +1,21 @@
 //! The audit file: who did what, and who was refused, one JSON object a line.
 
+mod sync;
+
 use crate::{access::Caller, clock, tool::time::rfc3339};
 use fleet::AgentId;
 use serde::Serialize;
 use sloth_agent::logging::{OpenError, Rolling};
 use std::{
-    fs,
+    fs::{self, File},
+    io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
+use sync::Syncer;
 
 /// In the state directory.
 pub const FILE: &str = "audit.log";
@@ -21,12 +25,20 @@ pub const FILE: &str = "audit.log";
 const REFUSALS_MAX: u32 = 30;
 const REFUSAL_EVERY: Duration = Duration::from_secs(2);
 
+/// Lines are on the disk so long after they were written, at the latest: an fsync for each would hold up who runs
+/// commands, and what is lost with a machine's power is told by the events.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Who it was in plain mode, where nobody can be told from anybody.
+const INSECURE: &str = "insecure";
+
 /// Of what somebody sent, characters: that has no bound of its own.
 const SENT_MAX: usize = 200;
 
 /// Shared by all that answer calls.
 pub struct Audit {
     file: Rolling,
+    syncer: Syncer,
     refusals: Mutex<Refusals>,
 }
 
@@ -64,7 +76,17 @@ impl Audit {
         // One that was there before, too.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .map_err(|error| format!("cannot keep the audit file {} from others: {error}", path.display()))?;
-        Ok(Self { file, refusals: Mutex::new(Refusals::new(clock::boottime())) })
+        let (synced, mut works) = (path.to_owned(), true);
+        let syncer = Syncer::new(SYNC_EVERY, move || match make_durable(&synced) {
+            Ok(()) => works = true,
+            Err(error) if std::mem::take(&mut works) => {
+                let why = sloth_agent::config::describe(&error);
+                log::error!("The audit file {} cannot be brought to the disk: {why}", synced.display());
+            }
+            Err(_) => {}
+        });
+        let syncer = syncer.map_err(|error| format!("no thread for the audit file: {error}"))?;
+        Ok(Self { file, syncer, refusals: Mutex::new(Refusals::new(clock::boottime())) })
     }
 
     /// Something was done.
@@ -90,14 +112,36 @@ impl Audit {
         let mut text = serde_json::to_vec(line).expect("these types have string keys and no failing parts");
         text.push(b'\n');
         self.file.write_line(&text);
+        self.syncer.mark();
     }
+}
+
+/// The file, those that were set aside last, and that they are there.
+fn make_durable(path: &Path) -> io::Result<()> {
+    let aside = |number: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    };
+    File::open(path)?.sync_data()?;
+    for path in [aside(1), aside(2)] {
+        match File::open(path) {
+            Ok(file) => file.sync_data()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn line<'a>(caller: Option<&'a Caller>, address: Option<SocketAddr>, action: &'a str, what: String) -> Line<'a> {
     Line {
         time: rfc3339(clock::unix_ms()),
         action,
-        who: caller.map(|caller| caller.name.as_str()).filter(|name| !name.is_empty()),
+        who: match caller {
+            Some(caller) if caller.who.is_none() => Some(INSECURE),
+            caller => caller.map(|caller| caller.name.as_str()).filter(|name| !name.is_empty()),
+        },
         address: caller.and_then(|caller| caller.address).or(address),
         agent: None,
         agent_id: None,
@@ -166,7 +210,8 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let audit = Audit::open(&path, 500, 2).unwrap();
         let address = Some("127.0.0.1:7".parse().unwrap());
-        let caller = Caller { who: None, name: "operator \"eva\"".to_owned(), address, agent: None, credential: None };
+        let who = Some(crate::access::Who::Operator);
+        let caller = Caller { who, name: "operator \"eva\"".to_owned(), address, agent: None, credential: None };
         for _ in 0..10 {
             audit.done(Some(&caller), "run", ("lady", [1; 16]), "command a\nb");
         }

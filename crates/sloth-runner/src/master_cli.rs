@@ -289,7 +289,9 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
     let (store, snapshot) =
         SqliteStore::open(&config.store, config.history, environment).map_err(|error| error.to_string())?;
 
-    let security = config.tls.as_ref().map(|files| secure(files, config)).transpose()?;
+    let audit = Audit::open(&config.state_dir.join(audit::FILE), config.log.max_size, config.log.max_files)?;
+    let audit = Arc::new(audit);
+    let security = config.tls.as_ref().map(|files| secure(files, config, &audit)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no threads, or no timers: {error}"))?;
     let served = runtime.block_on(async {
@@ -319,6 +321,7 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             registrations_per_second: config.registrations_per_second,
             heartbeats_per_second: config.heartbeats_per_second,
             security,
+            audit: Some(audit),
         };
         let served = master::serve(listener, Arc::new(store), outputs, snapshot, options, shutdown.wait()).await;
         served.map_err(|error| format!("the server failed: {error}"))
@@ -329,11 +332,11 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
 }
 
 /// What TLS needs; the database has its tables already.
-fn secure(files: &TlsFiles, config: &MasterConfig) -> Result<Arc<Security>, String> {
+fn secure(files: &TlsFiles, config: &MasterConfig, audit: &Arc<Audit>) -> Result<Arc<Security>, String> {
     let (acceptor, authority) = certificates(files)?;
     let admission = Admission::open(&config.store, clock::unix_ms)?;
-    let audit = Audit::open(&config.state_dir.join(audit::FILE), config.log.max_size, config.log.max_files)?;
-    Ok(Arc::new(Security { acceptor: Arc::new(acceptor), authority, admission, audit: Some(audit) }))
+    let (acceptor, audit) = (Arc::new(acceptor), Some(audit.clone()));
+    Ok(Arc::new(Security { acceptor, authority, admission, audit }))
 }
 
 fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), String> {

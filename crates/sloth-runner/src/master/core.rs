@@ -13,7 +13,7 @@ use super::{
     rows,
     wires::Wires,
 };
-use crate::{access::Caller, listen::Open, security::Security};
+use crate::{access::Caller, audit::Audit, listen::Open, security::Security};
 use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
@@ -39,6 +39,7 @@ pub struct Core {
     name: String,
     /// None in plain mode.
     pub security: Option<Arc<Security>>,
+    audit: Option<Arc<Audit>>,
     /// The unfinished commands that somebody deals with.
     hubs: Mutex<HashMap<String, Arc<Hub>>>,
     /// Requests that wait for the store.
@@ -99,6 +100,7 @@ impl Core {
             clock,
             name: options.name,
             security: options.security,
+            audit: options.audit,
             stdin_grace,
             hubs: Mutex::default(),
             tickets: Mutex::default(),
@@ -111,11 +113,11 @@ impl Core {
         }
     }
 
-    /// Records who did what, as an event and in the audit file. In plain mode nobody can be told from anybody, and nothing
-    /// is recorded.
+    /// Records who did what, as an event and in the audit file. In plain mode nobody can be told from anybody: then in
+    /// the file alone, with the address.
     pub fn audit(self: &Arc<Self>, caller: Option<&Caller>, kind: &str, agent: (&str, AgentId), what: &str) {
+        self.file_audit(caller, kind.trim_start_matches("audit."), agent, what);
         if let Some(caller) = caller.filter(|caller| caller.who.is_some()) {
-            self.file_audit(Some(caller), kind.trim_start_matches("audit."), agent, what);
             let message = format!("{what}, by {caller}");
             self.decide(|fleet, now| fleet.note(now, kind, agent.0, agent.1, message));
         }
@@ -123,7 +125,7 @@ impl Core {
 
     /// Records it in the audit file alone.
     pub fn file_audit(&self, caller: Option<&Caller>, action: &str, agent: (&str, AgentId), what: &str) {
-        if let Some(audit) = self.security.as_ref().and_then(|security| security.audit.as_ref()) {
+        if let Some(audit) = &self.audit {
             audit.done(caller, action, agent, what);
         }
     }

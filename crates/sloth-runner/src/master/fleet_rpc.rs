@@ -90,8 +90,9 @@ impl proto::fleet_server::Fleet for FleetService {
                 revoked.map_err(|error| Status::internal(format!("its certificate is not revoked: {error}")))
             };
             blocking(security, revoke).await?;
-            self.core.audit(caller.as_ref(), "audit.delete", (&name, id), "agent deleted, its certificates revoked");
         }
+        let with = if self.core.security.is_some() { ", its certificates revoked" } else { "" };
+        self.core.audit(caller.as_ref(), "audit.delete", (&name, id), &format!("agent deleted{with}"));
         match answer.await {
             Ok(Ok(())) => Ok(Response::new(DeleteReply { message: format!("agent {name} deleted") })),
             Ok(Err(error)) => Err(Status::internal(format!("the master cannot record the deletion: {error}"))),

@@ -26,6 +26,7 @@ pub(crate) use self::{
 };
 use crate::{
     access::{Caller, Guard},
+    audit::Audit,
     listen::Incoming,
     security::{Security, tls::Secured},
     web::Http,
@@ -52,6 +53,8 @@ pub struct Options {
     pub heartbeats_per_second: u32,
     /// None: in the clear, and everybody may do everything.
     pub security: Option<Arc<Security>>,
+    /// The file that says who did what; none: nobody keeps that.
+    pub audit: Option<Arc<Audit>>,
     /// Where health, metrics and the web page are served, if they are.
     pub http: Option<Http>,
     /// To whom events are posted, if to anybody.
@@ -66,6 +69,7 @@ impl Options {
             registrations_per_second: REGISTRATIONS_PER_SECOND_DEFAULT,
             heartbeats_per_second: HEARTBEATS_PER_SECOND_DEFAULT,
             security: None,
+            audit: None,
             http: None,
             webhook: None,
         }

@@ -38,7 +38,7 @@ pub struct Security {
     pub authority: Option<Authority>,
     pub admission: Admission,
     /// The file that says who did what.
-    pub audit: Option<Audit>,
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl Security {

@@ -158,8 +158,10 @@ pub async fn follow_on(
 fn line(row: &EventRow) -> String {
     let time = rfc3339(row.time_unix_ms).unwrap_or_else(|| "-".to_owned());
     let reason = if row.reason.is_empty() { String::new() } else { format!(" ({})", row.reason) };
-    let message = if row.message.is_empty() { String::new() } else { format!(": {}", row.message) };
-    let text = format!("{time}  {:<16}  {}{reason}{message}", row.kind, row.agent);
+    // Not all that happens is about an agent.
+    let about = format!("{}{reason}", row.agent);
+    let between = if about.is_empty() || row.message.is_empty() { "" } else { ": " };
+    let text = format!("{time}  {:<16}  {}{between}{}", row.kind, about.trim_start(), row.message);
     printable(&text) + "\n"
 }
 
@@ -178,5 +180,12 @@ mod tests {
             ..EventRow::default()
         };
         assert_eq!(line(&row), "1970-01-01T00:00:01.000Z  agent.lost        mari (stream_closed): closed\\nby peer\n");
+    }
+
+    #[test]
+    fn an_event_about_no_agent_has_no_empty_place_for_one() {
+        let kind = "audit.token_created".to_owned();
+        let row = EventRow { time_unix_ms: 1000, kind, message: "token a created".into(), ..EventRow::default() };
+        assert_eq!(line(&row), "1970-01-01T00:00:01.000Z  audit.token_created  token a created\n");
     }
 }

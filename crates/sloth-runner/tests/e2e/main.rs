@@ -4,6 +4,7 @@
 #[path = "../fleet/mod.rs"]
 mod fleet;
 
+mod audit;
 mod bad_luck;
 mod broken_wire;
 mod browser;
