@@ -1,6 +1,6 @@
 //! Starts a command as its specification and the node's owner want it.
 
-use super::{account::Account, group::Group};
+use super::{account::Account, allow::permits, group::Group};
 use crate::{config, descriptors};
 use proto::CommandSpec;
 use std::{
@@ -123,7 +123,7 @@ impl Launcher {
         if program.is_empty() {
             return Err("the program's name is empty".to_owned());
         }
-        let allowed = self.allow.is_empty() || self.allow.iter().any(|allowed| OsStr::new(allowed) == program);
+        let allowed = self.allow.is_empty() || self.allow.iter().any(|allowed| permits(allowed, program.as_bytes()));
         if !allowed || !(self.allow.is_empty() || spec.shell.is_empty()) {
             let what = if spec.shell.is_empty() { quoted(&program) } else { "a shell line".to_owned() };
             return Err(format!("commands.allow on the agent does not permit {what}, only {}", self.allow.join(", ")));

@@ -1,6 +1,7 @@
 //! Commands on the agent: the ledger decides, this runs it. The driver of the link owns one [`Commands`].
 
 mod account;
+pub(crate) mod allow;
 mod group;
 mod held;
 mod launch;

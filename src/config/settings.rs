@@ -19,6 +19,7 @@ use super::{
     secret::{check_token, read_token_file},
     units::{ShowDuration, ShowSize},
 };
+use crate::commands::allow::ANY;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -267,7 +268,7 @@ fn commands(reader: &mut Reader) -> Commands {
         kill_grace: reader.duration("commands.kill_grace", 10 * SECOND, 10 * MS..=HOUR).value,
         timeout: reader.optional_duration("commands.timeout", 10 * MS..=YEAR).value,
         users: reader.list("commands.users", PERMITS_MAX, not_empty).value.unwrap_or_default(),
-        allow: reader.list("commands.allow", PERMITS_MAX, not_empty).value.unwrap_or_default(),
+        allow: reader.list("commands.allow", PERMITS_MAX, check_permit).value.unwrap_or_default(),
         output_limit: output_limit.value,
         when_full: reader
             .word("commands.when_full", WhenFull::Stall, &[("stall", WhenFull::Stall), ("drop", WhenFull::Drop)])
@@ -275,6 +276,17 @@ fn commands(reader: &mut Reader) -> Commands {
         spool_limit: spool_limit.value,
         spool: reader.word("commands.spool", Spool::Disk, &[("disk", Spool::Disk), ("memory", Spool::Memory)]).value,
         remember: reader.duration("commands.remember", 7 * DAY, 60 * SECOND..=YEAR).value,
+    }
+}
+
+fn check_permit(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err("empty or with a control character: write a program".to_string());
+    }
+    // Of a bare name it would say nothing of where that is.
+    match text.contains(ANY) && !text.starts_with('/') {
+        true => Err("a pattern that is no absolute path: write it like /opt/site/*".to_string()),
+        false => Ok(text.to_string()),
     }
 }
 

@@ -5,6 +5,7 @@ mod certificates;
 mod checks;
 mod joining;
 mod operators;
+mod owner;
 mod renewal;
 mod secrets;
 #[path = "../secured/mod.rs"]
