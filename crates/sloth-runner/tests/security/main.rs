@@ -4,6 +4,7 @@ mod again;
 mod certificates;
 mod checks;
 mod joining;
+mod middle;
 mod operators;
 mod owner;
 mod renewal;
