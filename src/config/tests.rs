@@ -254,6 +254,10 @@ const BAD_VALUES: &[(&str, &str)] = &[
     ("log.file = ''", "log.file is \"\", empty: give a path, or leave the key out"),
     ("commands.shell = 'sh'", "commands.shell is sh, not an absolute path: write it like /bin/sh"),
     (
+        "commands.allow = ['/opt/*', 'deploy-*']",
+        "commands.allow holds deploy-*, a pattern that is no absolute path: write it like /opt/site/*",
+    ),
+    (
         "commands.spool_limit = '1MiB'",
         "commands.spool_limit is 1MiB, below commands.output_limit (16MiB): raise it, or lower output_limit",
     ),

@@ -203,6 +203,27 @@ mod tests {
     }
 
     #[test]
+    fn each_line_is_brought_to_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let (done, seen) = std::sync::mpsc::channel();
+        let lines = path.clone();
+        let syncer = Syncer::new(SYNC_EVERY, move || {
+            make_durable(&lines).unwrap();
+            done.send(fs::read_to_string(&lines).unwrap().lines().count()).unwrap();
+        });
+        let file = Rolling::open_with(&path, 1_000, 2, 0o600).unwrap();
+        let refusals = Mutex::new(Refusals::new(Duration::ZERO));
+        let audit = Audit { file, syncer: syncer.unwrap(), refusals };
+        audit.done(None, "run", ("lady", [1; 16]), "command a");
+        assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(1), "not only at the end");
+        audit.refused(None, None, "/x", "no");
+        drop(audit);
+        assert_eq!(seen.iter().last(), Some(2));
+        assert!(make_durable(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
     fn lines_are_json_for_the_owner_alone_and_old_files_go() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);

@@ -18,9 +18,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-runner"));
-    for variable in
-        ["SLOTH_RUNNER_TOKEN", "SLOTH_RUNNER_CA", "SLOTH_RUNNER_MASTER_ADDR", "XDG_CONFIG_HOME", "HOME", "RUST_LOG"]
-    {
+    for variable in ["TOKEN", "CA", "CERT", "KEY", "MASTER_ADDR"] {
+        command.env_remove(format!("SLOTH_RUNNER_{variable}"));
+    }
+    for variable in ["XDG_CONFIG_HOME", "HOME", "RUST_LOG"] {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
