@@ -50,7 +50,8 @@ impl Own {
     fn remedy(&self) -> &'static str {
         match self.joined {
             true => {
-                "join again with a new token: `sloth-runner token create` makes one, auth.token_file or --token takes it"
+                "join again with a new token: `sloth-runner token create --name NAME`, NAME being this agent's, makes one; \
+                 auth.token_file or --token takes it"
             }
             false => "renew tls.cert_file, which is used without a restart",
         }

@@ -101,7 +101,10 @@ async fn a_certificate_that_has_ended_is_told_and_a_new_token_is_joined_with_at_
     let mut agent = node.start(&master, &[]);
     for attempt in 1..=3 {
         let line = agent.log.line(&format!("(attempt {attempt}): {ENDED}")).await;
-        assert!(line.contains("Z: join again with a new token: `sloth-runner token create` makes one"), "{line}");
+        assert!(
+            line.contains("Z: join again with a new token: `sloth-runner token create --name NAME`, NAME being"),
+            "{line}"
+        );
     }
     let (code, said) = node.says(&master, "status").await;
     assert!(code == 1 && said.contains(ENDED) && said.contains("(it has ended: join again with a new token"), "{said}");
@@ -118,7 +121,11 @@ async fn a_certificate_that_has_ended_is_told_and_a_new_token_is_joined_with_at_
     hangup(&agent);
     agent.log.line("The new token is of no use, the certificate stays: the token has expired").await;
     agent.log.line(ENDED).await;
+    // Ids are no secret: it must be for the agent's name.
     node.give(&master.token("--uses 1").await);
+    hangup(&agent);
+    agent.log.line("The new token is of no use, the certificate stays: this agent id is that of lady").await;
+    node.give(&master.token("--uses 1 --name lady").await);
     hangup(&agent);
     agent.log.line("Joined with token ").await;
     agent.active().await;
@@ -131,7 +138,7 @@ async fn a_certificate_that_has_ended_is_told_and_a_new_token_is_joined_with_at_
 async fn a_certificate_replaced_on_disk_is_used_for_the_next_connection() {
     let node = Node::new();
     let (mut master, ended) = expired(&node).await;
-    let token = master.token("").await;
+    let token = master.token("--name lady").await;
     let mut agent = node.start(&master, &["--token", &token]);
     agent.active().await;
     agent.kill().await;
