@@ -8,6 +8,7 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
 };
+use clap_complete::Shell;
 use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 /// Master of a fleet of agents that stay with it, and the tool to work with them
@@ -51,7 +52,9 @@ where
     let mut command = definition();
     let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(words)?)?;
     let to_a_master = cli.master.is_some() || cli.token.is_some() || cli.ca.is_some();
-    if to_a_master && matches!(cli.command, Command::Master(_) | Command::Demo) {
+    let here =
+        matches!(cli.command, Command::Master(_) | Command::Demo | Command::Completions { .. } | Command::Man { .. });
+    if to_a_master && here {
         let why = "--master, --token and --ca say how to talk to a master, and mean nothing to what runs here";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
@@ -89,6 +92,8 @@ fn misplaced(cli: &Cli) -> Option<&'static str> {
         }
         Command::Master(_)
         | Command::Demo
+        | Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Agent(Start { .. } | Status { .. } | Reconnect { .. } | Check { .. } | Doctor { .. })
             if cli.context.is_some() =>
         {
@@ -115,13 +120,16 @@ fn prints_text_alone(command: &Command) -> bool {
     matches!(
         command,
         Command::Demo
+            | Command::Completions { .. }
+            | Command::Man { .. }
             | Command::Master(MasterCommand::Start(_) | MasterCommand::Init(_))
             | Command::Agent(Start { .. } | Reconnect { .. } | Check { .. })
     )
 }
 
-/// Options of the tool that mean nothing to a subcommand don't stand in its help.
-fn definition() -> clap::Command {
+/// The whole command line. Options of the tool that mean nothing to a subcommand don't stand in its help.
+pub fn definition() -> clap::Command {
+    const ALL: [&str; 5] = ["master", "token", "ca", "context", "output"];
     fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
         let hidden = |command: clap::Command, id: &'static str| match id {
             "master" | "token" | "ca" | "context" => command.arg(clap::Arg::new(id).long(id).global(true).hide(true)),
@@ -134,7 +142,9 @@ fn definition() -> clap::Command {
         options.iter().fold(command, |command, id| hidden(command, id))
     }
     Cli::command()
-        .mut_subcommand("demo", |demo| without(&["master", "token", "ca", "context", "output"], demo))
+        .mut_subcommand("demo", |demo| without(&ALL, demo))
+        .mut_subcommand("completions", |completions| without(&ALL, completions))
+        .mut_subcommand("man", |man| without(&ALL, man))
         .mut_subcommand("master", |master| {
             without(&["master", "token", "ca", "context"], master)
                 .mut_subcommand("start", |start| without(&["output"], start))
@@ -167,6 +177,24 @@ pub enum Command {
     /// Contexts: masters that this tool knows, with what lets it in there
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Print what makes a shell complete this program's command lines
+    ///
+    /// bash: `source <(sloth-runner completions bash)` in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit; fish:
+    /// `sloth-runner completions fish | source` in ~/.config/fish/config.fish. The Debian package has it set up.
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page of a command, or write all of them to a directory
+    ///
+    /// To read one: `sloth-runner man agent run | man -l -`.
+    Man {
+        /// Write the pages of all commands here, as files for section 1; the directory is made if it is not there
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        dir: Option<PathBuf>,
+        /// Which command, such as `agent run` [default: the program itself]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -566,6 +594,8 @@ mod tests {
             ("master check --help", false, true),
             ("master backup --help", false, true),
             ("demo --help", false, false),
+            ("completions --help", false, false),
+            ("man --help", false, false),
         ] {
             let help = parse(line).unwrap_err().to_string();
             assert_eq!((help.contains("--master"), help.contains("--output")), (master, output), "{line}: {help}");
@@ -573,7 +603,13 @@ mod tests {
         assert_eq!(parse("master status -o json").unwrap().output, Format::Json);
         assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
         assert_eq!(parse("master check -o json").unwrap().output, Format::Json);
-        for line in ["master start -o json", "-o json demo", "-o json agent check", "-o json agent start --name a"] {
+        for line in [
+            "master start -o json",
+            "-o json demo",
+            "man -o json",
+            "-o json agent check",
+            "-o json agent start --name a",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         for line in [
@@ -589,7 +625,7 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
-        for line in ["master start --master a", "--master a master status", "demo --master a"] {
+        for line in ["master start --master a", "man --master a", "--master a master status", "demo --master a"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -107,7 +107,7 @@ pub fn say(line: &str) {
 }
 
 /// What the tool itself complains of.
-fn complain(what: impl std::fmt::Display) {
+pub fn complain(what: impl std::fmt::Display) {
     say(&format!("sloth-runner: {what}"));
 }
 
