@@ -307,6 +307,9 @@ pub enum AgentCommand {
         /// Only agents with this status
         #[arg(long, value_enum)]
         status: Option<Status>,
+        /// Go on: in a terminal the list stands still and changes in place, in a pipe each change is a line
+        #[arg(long)]
+        watch: bool,
     },
     /// Show one agent
     Get {

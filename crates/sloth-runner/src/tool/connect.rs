@@ -176,6 +176,10 @@ impl Master {
         Self { credential, ..self }
     }
 
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
     pub fn waits(&self) -> Waits {
         self.waits
     }

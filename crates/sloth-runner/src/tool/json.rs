@@ -19,6 +19,14 @@ pub struct Agent<'a> {
     last_heartbeat: Option<String>,
 }
 
+/// A line of `agent list --watch` about one that is listed no more.
+#[derive(Serialize)]
+pub struct Gone<'a> {
+    name: &'a str,
+    id: &'a str,
+    gone: bool,
+}
+
 /// `agent get`: a row and what else is known.
 #[derive(Serialize)]
 pub struct AgentInFull<'a> {
@@ -130,6 +138,10 @@ pub struct Started<'a> {
     /// None where nothing was started.
     pub id: Option<&'a str>,
     pub error: Option<&'a str>,
+}
+
+pub fn gone(row: &AgentRow) -> Gone<'_> {
+    Gone { name: &row.name, id: &row.id, gone: true }
 }
 
 pub fn agent(row: &AgentRow) -> Agent<'_> {

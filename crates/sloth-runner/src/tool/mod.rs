@@ -24,6 +24,7 @@ mod stdin;
 pub mod table;
 pub mod time;
 mod tokens;
+mod watch;
 pub mod writer;
 mod zone;
 
@@ -67,7 +68,8 @@ pub fn agent(access: Access, format: Format, command: AgentCommand) -> i32 {
         | AgentCommand::Doctor { .. } => {
             unreachable!("the agent has a command line of its own")
         }
-        AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
+        AgentCommand::List { label, status, watch: false } => agents::show_list(tool, label, status).await,
+        AgentCommand::List { label, status, watch: true } => watch::show(tool, agents::wanted(label, status)).await,
         AgentCommand::Get { name } => agents::show(tool, name).await,
         AgentCommand::Explain { name } => explain::show(tool, name).await,
         AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
