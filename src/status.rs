@@ -6,6 +6,12 @@ use std::{fmt::Write, time::Duration};
 /// There, and true, while the agent is ending.
 pub const SHUTTING_DOWN: &str = "shutting_down";
 
+/// Whether commands are in memory alone.
+pub const SPOOL_IN_MEMORY: &str = "spool_in_memory";
+
+/// There, and true, where the state directory cannot be written.
+pub const STATE_IN_MEMORY: &str = "state_in_memory";
+
 /// A value in the status file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field<'a> {

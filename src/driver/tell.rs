@@ -82,6 +82,7 @@ impl<C: Clock> Driver<C> {
             sessions: link.sessions,
             commands_held: self.commands.count(),
             spool_bytes: self.board.spool_bytes(),
+            spool_in_memory: self.commands.in_memory(),
         });
         self.keeper.keep_status(&self.status);
         self.status.live = None;
