@@ -11,7 +11,7 @@ use super::{
     output_failed, print, say, show_answer,
     signals::{Signals, Wish},
     table::{Cell, Colour, Table, printable},
-    time::{ago, now_unix_ms, rfc3339},
+    time::{ago, ahead, now_unix_ms, rfc3339},
     writer,
 };
 use crate::cli::{Format, Outcome, State};
@@ -245,7 +245,8 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("State", &row.state);
     field("Waits", &row.agent_away);
     field("Output", &row.output_stalls);
-    field("Expires", &rfc3339(row.expires_unix_ms).unwrap_or_default());
+    let to_come = |unix_ms| rfc3339(unix_ms).map(|time| format!("{} ({time})", ahead(now_unix_ms, unix_ms)));
+    field("Expires", &to_come(row.expires_unix_ms).unwrap_or_default());
     // The words of the list.
     field("Outcome", &short(row));
     field("Reason", row.outcome.as_ref().map_or("", |outcome| &outcome.reason));

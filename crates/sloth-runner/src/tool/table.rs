@@ -94,11 +94,16 @@ pub fn paint(text: &str, colour: Option<Colour>, colours: bool) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
+/// A control or direction character: a terminal obeys it.
+pub fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// On one line and without effect on a terminal: control and direction characters are written as escapes.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if steers(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
