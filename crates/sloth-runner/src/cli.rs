@@ -177,6 +177,11 @@ pub enum Command {
     /// Contexts: masters that this tool knows, with what lets it in there
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Put what is known of an agent into one archive without secrets, for whoever is to help
+    ///
+    /// In it: why the agent is as it is, its events and commands, this tool's settings, and where a master is configured
+    /// on this machine its configuration and log. What cannot be had is named in it.
+    SupportBundle(SupportArgs),
     /// Print what makes a shell complete this program's command lines
     ///
     /// bash: `source <(sloth-runner completions bash)` in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit; fish:
@@ -349,6 +354,26 @@ pub enum AgentCommand {
     /// Run a command on agents and show its output
     #[command(visible_alias = "exec")]
     Run(Box<RunArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct SupportArgs {
+    /// Name of the agent, or its id in hex
+    #[arg(value_name = "AGENT")]
+    pub name: String,
+    /// Where to write it [default: ./sloth-runner-support-AGENT-TIME.tar.gz]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Ask the agent itself, too, by a command that runs there: its status, history, configuration and log
+    #[arg(long)]
+    pub with_agent: bool,
+    /// With what its newest 20 commands printed, 1 MiB each at most
+    #[arg(long)]
+    pub with_output: bool,
+    /// Configuration of the master on this machine [default: ./master.toml, then /etc/sloth-runner/master.toml, if there
+    /// is one]
+    #[arg(long, value_name = "FILE")]
+    pub master_config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -65,6 +65,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
         cli::Command::Command(command) => tool::command(access, cli.output, command),
         cli::Command::Token(command) => tool::token(access, cli.output, command),
         cli::Command::Context(command) => tool::context(access, cli.output, command),
+        cli::Command::SupportBundle(args) => tool::support_bundle(access, cli.output, args),
         cli::Command::Completions { shell } => manual::completions(shell),
         cli::Command::Man { dir: Some(dir), .. } => manual::write_pages(&dir),
         cli::Command::Man { dir: None, command } => manual::page(&command),

@@ -2,7 +2,7 @@
 
 use super::{
     Tool, complain,
-    connect::Trouble,
+    connect::{Master, Trouble},
     ending::{self, Ending},
     fail,
     follow::{Call, follow},
@@ -37,6 +37,19 @@ pub fn wanted(
         before_id: before.unwrap_or_default(),
         limit,
     }
+}
+
+/// All of them, as the master lists them.
+///
+/// # Errors
+/// As [`Master::call`]; also when the list breaks off.
+pub async fn all(master: &Master, request: ListCommandsRequest) -> Result<Vec<CommandRow>, Trouble> {
+    let mut stream = master.call(async move |mut client| client.list_commands(request).await).await?;
+    let mut rows = Vec::new();
+    while let Some(reply) = stream.message().await.map_err(|status| master.trouble(&status))? {
+        rows.extend(reply.commands);
+    }
+    Ok(rows)
 }
 
 /// Prints as it comes: of a long list only what a table shows is kept.

@@ -2,6 +2,7 @@
 
 pub mod address;
 mod agents;
+mod bundle;
 mod commands;
 pub mod connect;
 mod context;
@@ -33,7 +34,7 @@ pub use commands::quote;
 pub use context::context;
 pub use contexts::check_name as check_context_name;
 
-use crate::cli::{AgentCommand, CommandCommand, Format, TokenCommand};
+use crate::cli::{AgentCommand, CommandCommand, Format, SupportArgs, TokenCommand};
 use connect::{Master, Trouble, Waits};
 use sloth_agent::config::describe;
 use std::{
@@ -95,6 +96,18 @@ pub fn command(access: Access, format: Format, command: CommandCommand) -> i32 {
 /// Runs `sloth-runner token …` and returns the exit code.
 pub fn token(access: Access, format: Format, command: TokenCommand) -> i32 {
     with_tool(access, format, async |tool| tokens::token(tool, command).await)
+}
+
+/// Runs `sloth-runner support-bundle …` and returns the exit code.
+pub fn support_bundle(access: Access, format: Format, args: SupportArgs) -> i32 {
+    let token = match context::token_of(&access, context::Environment::own()) {
+        Ok(token) => token,
+        Err(why) => {
+            complain(why);
+            return 2;
+        }
+    };
+    with_tool(access, format, async |tool| bundle::show(tool, args, token).await)
 }
 
 /// Colours are for terminals, and for those who don't refuse them.

@@ -1,5 +1,6 @@
 //! TLS, joining and leaving, with the real binary on both sides.
 
+mod bundle;
 mod checks;
 mod joining;
 mod operators;

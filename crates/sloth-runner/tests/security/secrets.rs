@@ -10,7 +10,7 @@ use std::{
 };
 
 /// A secret as it could stand somewhere: as it is, in hex, and in base64 wherever in a longer text it begins.
-fn shapes(secret: &[u8]) -> Vec<Vec<u8>> {
+pub fn shapes(secret: &[u8]) -> Vec<Vec<u8>> {
     use sloth_agent::token::{Alphabet, encode};
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let parts = (0..3).map(|from| &secret[from..from + (secret.len() - from) / 3 * 3]);
@@ -19,13 +19,13 @@ fn shapes(secret: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// The secret of a token.
-fn secret_of(token: &str) -> Vec<u8> {
+pub fn secret_of(token: &str) -> Vec<u8> {
     let bytes = sloth_agent::token::decode(sloth_agent::token::Alphabet::Url, token.trim().rsplit('.').next().unwrap());
     bytes.unwrap()[..32].to_vec()
 }
 
 /// The number that is the private key, of a file that has one.
-fn key_of(file: &Path) -> Vec<u8> {
+pub fn key_of(file: &Path) -> Vec<u8> {
     use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
     let key = PrivateKeyDer::from_pem_file(file).unwrap();
     let der = key.secret_der();
