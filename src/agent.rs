@@ -16,7 +16,7 @@ use crate::{
     reload::Reload,
     report::Line,
     state::{self, StateDir},
-    status::{self, CERTIFICATE_ENDS, Field, SHUTTING_DOWN},
+    status::{self, CERTIFICATE_ENDS, Field, SHUTTING_DOWN, SPOOL_IN_MEMORY, STATE_IN_MEMORY},
 };
 use link::LossReason;
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
@@ -191,6 +191,8 @@ struct Files {
     name: String,
     /// Of this process, in hex.
     instance: String,
+    /// The state directory cannot be written.
+    in_memory: bool,
     console: Console,
     log: Option<Rolling>,
     kept: watch::Sender<Kept>,
@@ -214,6 +216,7 @@ impl Files {
         let (kept, mut changed) =
             watch::channel(Kept { epoch: state.highest_epoch(), status: None, history: None, takes_pid: false });
         let (looked, disk) = watch::channel(Disk::default());
+        let in_memory = state.is_memory();
         let writer = tokio::spawn(async move {
             let (mut written, mut written_history, mut has_pid) = (None, None::<Arc<str>>, false);
             while changed.changed().await.is_ok() {
@@ -240,7 +243,7 @@ impl Files {
                 looked.send_replace(disk);
             }
         });
-        (Self { name: name.to_owned(), instance: String::new(), console, log: None, kept, disk }, writer)
+        (Self { name: name.to_owned(), instance: String::new(), in_memory, console, log: None, kept, disk }, writer)
     }
 }
 
@@ -267,6 +270,9 @@ impl Keeper for Files {
             ("report_address", Field::Text(&status.report_address)),
             ("attempt", Field::Number(status.attempt.into())),
         ];
+        if self.in_memory {
+            fields.push((STATE_IN_MEMORY, Field::Boolean(true)));
+        }
         if status.shutting_down {
             fields.push((SHUTTING_DOWN, Field::Boolean(true)));
         }
@@ -306,6 +312,7 @@ impl Keeper for Files {
             fields.push(("sessions", Field::Number(live.sessions)));
             fields.push(("commands_held", Field::Number(live.commands_held as u64)));
             fields.push(("spool_bytes", Field::Number(live.spool_bytes)));
+            fields.push((SPOOL_IN_MEMORY, Field::Boolean(live.spool_in_memory)));
         }
         let text = status::write(&fields);
         self.kept.send_modify(|kept| kept.status = Some(text));

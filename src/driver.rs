@@ -106,6 +106,8 @@ pub struct Live {
     pub sessions: u64,
     pub commands_held: usize,
     pub spool_bytes: u64,
+    /// Nothing of the commands is on the disk: so configured, or the disk does not take it.
+    pub spool_in_memory: bool,
 }
 
 /// From outside the link.

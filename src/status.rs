@@ -9,6 +9,12 @@ pub const SHUTTING_DOWN: &str = "shutting_down";
 /// There while a certificate of the agent's is known.
 pub const CERTIFICATE_ENDS: &str = "certificate_ends";
 
+/// Whether commands are in memory alone.
+pub const SPOOL_IN_MEMORY: &str = "spool_in_memory";
+
+/// There, and true, where the state directory cannot be written.
+pub const STATE_IN_MEMORY: &str = "state_in_memory";
+
 /// A value in the status file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field<'a> {

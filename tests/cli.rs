@@ -456,6 +456,11 @@ fn an_agent_that_can_keep_nothing_is_found_stopped_and_started_once_all_the_same
         "{status}"
     );
     assert!(status.contains("\n  pid and status   "), "{status}");
+    eventually("what that means in words", || {
+        let status = place.agent("status", "node1", &[]).out;
+        status.contains(", which cannot be written: a restart forgets id and commands\n")
+            && status.contains(", in memory: a crash of the agent loses what it holds\n")
+    });
     eventually("a worker", || children(pid).len() == 1);
     let worker = children(pid)[0];
     kill(pid, libc::SIGKILL);

@@ -8,7 +8,7 @@ use crate::{
     config::units::{ShowDuration, ShowSize},
     logging::utc::Utc,
     state::{StateDir, is_stopped},
-    status::{self, CERTIFICATE_ENDS, Field, SHUTTING_DOWN},
+    status::{self, CERTIFICATE_ENDS, Field, SHUTTING_DOWN, SPOOL_IN_MEMORY, STATE_IN_MEMORY},
 };
 
 /// For so long an answer is waited for. An agent that is at work needs a millisecond.
@@ -92,7 +92,11 @@ impl Shown<'_> {
 
     /// It takes no commands any more.
     fn is_shutting_down(&self) -> bool {
-        field(&self.fields, SHUTTING_DOWN) == Some("true")
+        self.has(SHUTTING_DOWN)
+    }
+
+    fn has(&self, flag: &str) -> bool {
+        field(&self.fields, flag) == Some("true")
     }
 
     fn state(&self) -> &str {
@@ -127,7 +131,11 @@ impl Shown<'_> {
             None => ", shutting down".to_owned(),
         };
         let mut text = format!("{}: {}{ending}{stands}\n", self.agent, self.state());
-        let mut line = |key: &str, value: &str| text.push_str(&format!("  {:<16} {value}\n", key.replace('_', " ")));
+        // A master may have written what stands here: it stays on its line, and steers no terminal.
+        let mut line = |key: &str, value: &str| {
+            let value = value.replace(char::is_control, "\u{fffd}");
+            text.push_str(&format!("  {:<16} {value}\n", key.replace('_', " ")));
+        };
         if let Some(pid) = self.pid {
             line("pid", &pid.to_string());
         }
@@ -152,11 +160,18 @@ impl Shown<'_> {
                     let micros = self.seconds(key).unwrap_or_default().as_micros();
                     line(key, &format!("{}.{}ms", micros / 1000, micros % 1000 / 100));
                 }
-                "spool_bytes" => line("spool", &value.parse().map_or_else(|_| value.clone(), size)),
+                "spool_bytes" => {
+                    let held = value.parse().map_or_else(|_| value.clone(), size);
+                    let lost = ", in memory: a crash of the agent loses what it holds";
+                    line("spool", &(held + if self.has(SPOOL_IN_MEMORY) { lost } else { "" }));
+                }
+                SPOOL_IN_MEMORY | STATE_IN_MEMORY => {}
                 _ => line(key, value),
             }
         }
-        line("state directory", &self.path.display().to_string());
+        let lost = ", which cannot be written: a restart forgets id and commands";
+        let lost = if self.has(STATE_IN_MEMORY) { lost } else { "" };
+        line("state directory", &format!("{}{lost}", self.path.display()));
         if let Some(refuge) = StateDir::refuge(self.path) {
             line("pid and status", &refuge.display().to_string());
         }
@@ -172,6 +187,10 @@ impl Shown<'_> {
         fields.push(("stopped", Field::Boolean(self.stopped().is_some())));
         fields.push((SHUTTING_DOWN, Field::Boolean(self.is_shutting_down())));
         for (key, value) in self.rest() {
+            if [SPOOL_IN_MEMORY, STATE_IN_MEMORY].contains(&key.as_str()) {
+                fields.push((key, Field::Boolean(value == "true")));
+                continue;
+            }
             let number = NUMBERS.contains(&key.as_str()) && value.parse::<f64>().is_ok();
             fields.push((key, if number { Field::Json(value) } else { Field::Text(value) }));
         }
@@ -200,6 +219,29 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn what_is_in_memory_alone_is_said_in_words_and_nothing_steers_the_terminal() {
+        let fields = [
+            ("state", "Reconnecting"),
+            (STATE_IN_MEMORY, "true"),
+            ("last_loss_detail", "closed by \x1b[2J\nmaster"),
+            ("spool_bytes", "2048"),
+            (SPOOL_IN_MEMORY, "true"),
+        ];
+        let fields = fields.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        let shown = |fields| Shown { agent: "agent a", path: Path::new("/nowhere"), pid: None, fields };
+        assert_eq!(
+            shown(fields.clone()).text(),
+            "agent a: Reconnecting\n  last loss detail closed by \u{fffd}[2J\u{fffd}master\n  \
+             spool            2KiB, in memory: a crash of the agent loses what it holds\n  \
+             state directory  /nowhere, which cannot be written: a restart forgets id and commands\n"
+        );
+        let json = status::read(&shown(fields.clone()).json()).unwrap();
+        assert!(json.contains(&(SPOOL_IN_MEMORY.to_owned(), "true".to_owned())));
+        let well = fields.into_iter().filter(|(key, _)| key != STATE_IN_MEMORY && key != SPOOL_IN_MEMORY).collect();
+        assert!(shown(well).text().ends_with("  spool            2KiB\n  state directory  /nowhere\n"));
+    }
 
     #[test]
     fn a_process_that_does_not_expect_the_signal_is_not_sent_it() {

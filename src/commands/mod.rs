@@ -187,6 +187,10 @@ impl Commands {
         !self.ledger.is_draining() && !self.spool.is_stuck()
     }
 
+    pub fn in_memory(&self) -> bool {
+        !self.spool.is_on_disk()
+    }
+
     /// Commands held, for `Register`: whatever the master has not acknowledged as finished. Where there are many, the
     /// later ones come without what they run.
     pub fn held(&self) -> Vec<HeldCommand> {

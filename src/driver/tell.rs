@@ -83,6 +83,7 @@ impl<C: Clock> Driver<C> {
             sessions: link.sessions,
             commands_held: self.commands.count(),
             spool_bytes: self.board.spool_bytes(),
+            spool_in_memory: self.commands.in_memory(),
         });
         self.status.certificate_ends = self.credentials.ends().load(Ordering::Relaxed);
         self.keeper.keep_status(&self.status);

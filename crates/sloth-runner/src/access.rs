@@ -90,7 +90,10 @@ pub fn decide(path: &str, who: Who) -> Result<(), Status> {
              SLOTH_RUNNER_TOKEN",
         )),
         Agent => Err(Status::permission_denied(format!("an agent's certificate does not serve for {}", call()))),
-        Viewer => Err(Status::permission_denied(format!("a viewer may only look: {} wants an operator", call()))),
+        Viewer => Err(Status::permission_denied(format!(
+            "a viewer may only look: {} wants an operator's token (--token, SLOTH_RUNNER_TOKEN, or another context)",
+            call()
+        ))),
         Operator => Err(Status::permission_denied(format!("an operator cannot call {}: it is for agents", call()))),
     }
 }

@@ -8,6 +8,7 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser},
 };
+use clap_complete::Shell;
 use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 /// Master of a fleet of agents that stay with it, and the tool to work with them
@@ -57,7 +58,9 @@ where
 {
     let mut command = definition();
     let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(words)?)?;
-    if cli.says_a_master() && matches!(cli.command, Command::Master(_) | Command::Demo) {
+    let here =
+        matches!(cli.command, Command::Master(_) | Command::Demo | Command::Completions { .. } | Command::Man { .. });
+    if cli.says_a_master() && here {
         let why = "--master, --token, --ca, --cert and --key say how to talk to a master, and mean nothing to what runs \
                    here";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
@@ -103,6 +106,8 @@ fn misplaced(cli: &Cli) -> Option<&'static str> {
         ),
         Command::Master(_)
         | Command::Demo
+        | Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Agent(Start { .. } | Status { .. } | Reconnect { .. } | Check { .. } | Doctor { .. })
             if cli.context.is_some() =>
         {
@@ -129,13 +134,16 @@ fn prints_text_alone(command: &Command) -> bool {
     matches!(
         command,
         Command::Demo
+            | Command::Completions { .. }
+            | Command::Man { .. }
             | Command::Master(MasterCommand::Start(_) | MasterCommand::Init(_) | MasterCommand::OperatorCert(_))
             | Command::Agent(Start { .. } | Reconnect { .. } | Check { .. })
     )
 }
 
-/// Options of the tool that mean nothing to a subcommand don't stand in its help.
-fn definition() -> clap::Command {
+/// The whole command line. Options of the tool that mean nothing to a subcommand don't stand in its help.
+pub fn definition() -> clap::Command {
+    const ALL: [&str; 7] = ["master", "token", "ca", "cert", "key", "context", "output"];
     fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
         let hidden = |command: clap::Command, id: &'static str| match id {
             "master" | "token" | "ca" | "cert" | "key" | "context" => {
@@ -150,7 +158,9 @@ fn definition() -> clap::Command {
         options.iter().fold(command, |command, id| hidden(command, id))
     }
     Cli::command()
-        .mut_subcommand("demo", |demo| without(&["master", "token", "ca", "cert", "key", "context", "output"], demo))
+        .mut_subcommand("demo", |demo| without(&ALL, demo))
+        .mut_subcommand("completions", |completions| without(&ALL, completions))
+        .mut_subcommand("man", |man| without(&ALL, man))
         .mut_subcommand("master", |master| {
             without(&["master", "token", "ca", "cert", "key", "context"], master)
                 .mut_subcommand("start", |start| without(&["output"], start))
@@ -184,6 +194,29 @@ pub enum Command {
     /// Contexts: masters that this tool knows, with what lets it in there
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Put what is known of an agent into one archive without secrets, for whoever is to help
+    ///
+    /// In it: why the agent is as it is, its events and commands, this tool's settings, and where a master is configured
+    /// on this machine its configuration and log. What cannot be had is named in it.
+    SupportBundle(SupportArgs),
+    /// Print what makes a shell complete this program's command lines
+    ///
+    /// bash: `source <(sloth-runner completions bash)` in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit; fish:
+    /// `sloth-runner completions fish | source` in ~/.config/fish/config.fish. The Debian package has it set up.
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page of a command, or write all of them to a directory
+    ///
+    /// To read one: `sloth-runner man agent run | man -l -`.
+    Man {
+        /// Write the pages of all commands here, as files for section 1; the directory is made if it is not there
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        dir: Option<PathBuf>,
+        /// Which command, such as `agent run` [default: the program itself]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -297,6 +330,9 @@ pub enum AgentCommand {
         /// Only agents with this status
         #[arg(long, value_enum)]
         status: Option<Status>,
+        /// Go on: in a terminal the list stands still and changes in place, in a pipe each change is a line
+        #[arg(long)]
+        watch: bool,
     },
     /// Show one agent
     Get {
@@ -336,6 +372,26 @@ pub enum AgentCommand {
     /// Run a command on agents and show its output
     #[command(visible_alias = "exec")]
     Run(Box<RunArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct SupportArgs {
+    /// Name of the agent, or its id in hex
+    #[arg(value_name = "AGENT")]
+    pub name: String,
+    /// Where to write it [default: ./sloth-runner-support-AGENT-TIME.tar.gz]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Ask the agent itself, too, by a command that runs there: its status, history, configuration and log
+    #[arg(long)]
+    pub with_agent: bool,
+    /// With what its newest 20 commands printed, 1 MiB each at most
+    #[arg(long)]
+    pub with_output: bool,
+    /// Configuration of the master on this machine [default: ./master.toml, then /etc/sloth-runner/master.toml, if there
+    /// is one]
+    #[arg(long, value_name = "FILE")]
+    pub master_config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -584,6 +640,8 @@ mod tests {
             ("master check --help", false, true),
             ("master backup --help", false, true),
             ("demo --help", false, false),
+            ("completions --help", false, false),
+            ("man --help", false, false),
         ] {
             let help = parse(line).unwrap_err().to_string();
             assert_eq!((help.contains("--master"), help.contains("--output")), (master, output), "{line}: {help}");
@@ -591,7 +649,13 @@ mod tests {
         assert_eq!(parse("master status -o json").unwrap().output, Format::Json);
         assert_eq!(parse("-o json master status").unwrap().output, Format::Json);
         assert_eq!(parse("master check -o json").unwrap().output, Format::Json);
-        for line in ["master start -o json", "-o json demo", "-o json agent check", "-o json agent start --name a"] {
+        for line in [
+            "master start -o json",
+            "-o json demo",
+            "man -o json",
+            "-o json agent check",
+            "-o json agent start --name a",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         for line in [
@@ -607,7 +671,7 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
-        for line in ["master start --master a", "--master a master status", "demo --master a"] {
+        for line in ["master start --master a", "man --master a", "--master a master status", "demo --master a"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -7,6 +7,7 @@ pub mod clock;
 mod dashes;
 pub mod demo;
 pub mod listen;
+mod manual;
 pub mod master;
 pub mod master_cli;
 pub mod master_config;
@@ -65,6 +66,10 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> i32 {
         cli::Command::Command(command) => tool::command(access, cli.output, command),
         cli::Command::Token(command) => tool::token(access, cli.output, command),
         cli::Command::Context(command) => tool::context(access, cli.output, command),
+        cli::Command::SupportBundle(args) => tool::support_bundle(access, cli.output, args),
+        cli::Command::Completions { shell } => manual::completions(shell),
+        cli::Command::Man { dir: Some(dir), .. } => manual::write_pages(&dir),
+        cli::Command::Man { dir: None, command } => manual::page(&command),
     }
 }
 

@@ -228,6 +228,42 @@ async fn several_agents_have_their_names_before_each_line_and_a_summary() {
     assert_eq!(said, "1/1 done: 1 exited 3 (lady)\n");
 }
 
+#[tokio::test]
+async fn a_hostile_agent_writes_nothing_to_the_operators_terminal() {
+    // Clears the screen, names the window, sends a mail in some terminals, turns the letters around.
+    const EVIL: &str = "x\x1b[2J\x1b]0;owned\x07\r\n\u{9b}31m\u{202e}y";
+    let evil = || EVIL.to_owned();
+    let mut row = agent("lady", EVIL, EVIL);
+    (row.reason, row.detail, row.address, row.version, row.host, row.id) =
+        (evil(), evil(), evil(), evil(), evil(), evil());
+    let event =
+        EventRow { seq: 1, kind: evil(), agent: evil(), reason: evil(), message: evil(), ..EventRow::default() };
+    let script = Script { agents: vec![row], events: vec![event], refusal: Some(EVIL), ..fleet(Outcome::Exited(0)) };
+    let master = Master::start(script).await;
+    let lines = [
+        "agent list",
+        "agent get lady",
+        "agent explain lady",
+        "agent events",
+        "agent run lady -- ls",
+        "agent run --all -- ls",
+        "agent run lady --detach -- ls",
+        "agent list -o json",
+        "agent explain lady -o json",
+        "agent events -o json",
+    ];
+    for line in lines {
+        let (_, out, said) = run(&master, line).await;
+        let all = out + &said;
+        assert!(all.contains("owned"), "it is shown: {line}: {all:?}");
+        let bad = |c: char| c != '\n' && c.is_control() || c == '\u{202e}';
+        assert!(!all.contains(bad), "{line}: {all:?}");
+        if line.ends_with("agent list -o json") {
+            assert_eq!(serde_json::from_str::<Value>(&all).unwrap()[0]["reason"], EVIL, "programs get what it is");
+        }
+    }
+}
+
 /// A terminal: the end that a person sees, and the one that the program has.
 fn terminal() -> (std::fs::File, std::fs::File) {
     let (mut ours, mut theirs) = (-1, -1);

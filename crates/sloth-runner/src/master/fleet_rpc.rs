@@ -30,6 +30,8 @@ const REPLIES_MAX: usize = 16;
 
 /// Of the beginning of an id, to mean the one command whose id begins so.
 const PREFIX_MIN: usize = 4;
+/// Names that are looked at for one that was mistyped: some milliseconds' worth.
+const COMPARED_MAX: usize = 5_000;
 /// Shown of those that begin alike.
 const CANDIDATES_MAX: usize = 10;
 
@@ -55,7 +57,7 @@ impl proto::fleet_server::Fleet for FleetService {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<AgentRow>, Status> {
         let id = self.find(&request.get_ref().name)?;
         let view = self.core.read(|fleet| fleet.registry().view(id));
-        view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&request.get_ref().name))
+        view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&self.core, &request.get_ref().name))
     }
 
     async fn explain(&self, request: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
@@ -78,7 +80,7 @@ impl proto::fleet_server::Fleet for FleetService {
         if let Err(refused) = asked {
             self.core.drop_ticket(ticket);
             return Err(match refused {
-                DeleteRefused::Unknown => no_agent(&name),
+                DeleteRefused::Unknown => no_agent(&self.core, &name),
                 DeleteRefused::Connected => Status::failed_precondition(format!(
                     "agent {name} is connected: stop it first, or delete it with --force"
                 )),
@@ -108,7 +110,7 @@ impl proto::fleet_server::Fleet for FleetService {
             self.core.audit(caller.as_ref(), "audit.stop", (&name, id), "agent asked to shut down");
             return Ok(Response::new(StopReply { message: format!("agent {name} was asked to shut down") }));
         }
-        let view = self.core.read(|fleet| fleet.registry().view(id)).ok_or_else(|| no_agent(&name))?;
+        let view = self.core.read(|fleet| fleet.registry().view(id)).ok_or_else(|| no_agent(&self.core, &name))?;
         Err(Status::failed_precondition(absence(&view.record)))
     }
 
@@ -204,7 +206,7 @@ impl proto::fleet_server::Fleet for FleetService {
 
 impl FleetService {
     fn find(&self, name: &str) -> Result<AgentId, Status> {
-        self.core.read(|fleet| fleet.registry().find(name)).ok_or_else(|| no_agent(name))
+        self.core.read(|fleet| fleet.registry().find(name)).ok_or_else(|| no_agent(&self.core, name))
     }
 }
 
@@ -262,8 +264,22 @@ fn waiting(core: &Core, record: &Record, row: CommandRow) -> CommandRow {
     CommandRow { agent_away: away.map(|view| absence(&view.record)).unwrap_or_default(), ..row }
 }
 
-fn no_agent(name: &str) -> Status {
-    Status::not_found(format!("no agent {name:?}: `sloth-runner agent list` shows all"))
+fn no_agent(core: &Core, name: &str) -> Status {
+    let nearest = core.read(|fleet| {
+        let names = fleet.registry().each().map(|(record, _)| record.name.as_str());
+        nearest(name, names.take(COMPARED_MAX)).map(str::to_owned)
+    });
+    let meant = nearest.map(|nearest| format!(" did you mean {nearest:?}?")).unwrap_or_default();
+    Status::not_found(format!("no agent {name:?}:{meant} `sloth-runner agent list` shows all"))
+}
+
+/// The name that somebody may have meant: a slip of the finger away, or two in a long one.
+fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let length = wanted.chars().count();
+    let slips = if length < 3 { 0 } else { (length / 4).clamp(1, 2) };
+    let near = names.filter(|name| name.len().abs_diff(wanted.len()) <= 4 * slips);
+    let far = near.map(|name| (strsim::osa_distance(wanted, name), name)).filter(|(far, _)| (1..=slips).contains(far));
+    far.min().map(|(_, name)| name)
 }
 
 fn no_command(id: &str) -> Status {
@@ -279,4 +295,21 @@ fn absence(record: &fleet::AgentRecord) -> String {
     let since = Utc(Duration::from_millis(record.since_unix_ms));
     let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
     format!("agent {} is {} since {since} ({}{detail})", record.name, record.status.word(), record.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_taken_for_one_and_another_name_is_not() {
+        let names = ["lady", "node1", "node12", "berlin-gateway"];
+        let meant = |wanted: &str| nearest(wanted, names.into_iter());
+        assert_eq!(meant("lday"), Some("lady"), "two letters in the wrong order");
+        assert_eq!(meant("nodel"), Some("node1"));
+        assert_eq!(meant("berlin-gatway"), Some("berlin-gateway"));
+        assert_eq!(meant("gateway"), None);
+        assert_eq!(meant("la"), None, "of a short name nothing is left");
+        assert_eq!(meant(&"x".repeat(100_000)), None);
+    }
 }

@@ -81,6 +81,10 @@ impl fmt::Display for Refused {
             Self::Expired => write!(f, "the token has expired: {ANOTHER}"),
             Self::UsedUp => write!(f, "the token is used up: {ANOTHER}"),
             Self::Revoked => write!(f, "the token is revoked: {ANOTHER}"),
+            Self::Role(Role::Agent) => f.write_str(
+                "the token is of role agent and does not serve for this: it lets agents join; `sloth-runner token create \
+                 --role operator` or `--role viewer` makes one for people",
+            ),
             Self::Role(role) => write!(f, "the token is of role {} and does not serve for this", role.word()),
             Self::Name(name) => write!(f, "the token is for an agent called {name}: start it with --name {name}"),
             Self::Held(name) => {

@@ -24,9 +24,14 @@ pub async fn list(master: &Master, request: ListRequest) -> Result<Vec<AgentRow>
     Ok(rows)
 }
 
-pub async fn show_list(tool: &Tool, labels: Vec<(String, String)>, status: Option<Status>) -> i32 {
+/// What to list.
+pub fn wanted(labels: Vec<(String, String)>, status: Option<Status>) -> ListRequest {
     let status = status.map(Status::word).unwrap_or_default().to_owned();
-    let rows = list(&tool.master, ListRequest { labels: labels.into_iter().collect(), status }).await;
+    ListRequest { labels: labels.into_iter().collect(), status }
+}
+
+pub async fn show_list(tool: &Tool, labels: Vec<(String, String)>, status: Option<Status>) -> i32 {
+    let rows = list(&tool.master, wanted(labels, status)).await;
     show_answer(tool.format, rows, |rows| match tool.format {
         Format::Json => json::document(&rows.iter().map(json::agent).collect::<Vec<_>>()),
         Format::Table => table(&rows, now_unix_ms()).render(tool.colours),
@@ -74,7 +79,7 @@ pub fn table(rows: &[AgentRow], now_unix_ms: u64) -> Table {
     table
 }
 
-fn colour(status: &str) -> Colour {
+pub fn colour(status: &str) -> Colour {
     match status {
         "Active" => Colour::Green,
         "Inactive" => Colour::Red,

@@ -2,7 +2,7 @@
 
 use super::{
     Tool, complain,
-    connect::Trouble,
+    connect::{Master, Trouble},
     ending::{self, Ending},
     fail,
     follow::{Call, follow},
@@ -11,7 +11,7 @@ use super::{
     output_failed, print, say, show_answer,
     signals::{Signals, Wish},
     table::{Cell, Colour, Table, printable},
-    time::{ago, now_unix_ms, rfc3339},
+    time::{ago, ahead, now_unix_ms, rfc3339},
     writer,
 };
 use crate::cli::{Format, Outcome, State};
@@ -37,6 +37,19 @@ pub fn wanted(
         before_id: before.unwrap_or_default(),
         limit,
     }
+}
+
+/// All of them, as the master lists them.
+///
+/// # Errors
+/// As [`Master::call`]; also when the list breaks off.
+pub async fn all(master: &Master, request: ListCommandsRequest) -> Result<Vec<CommandRow>, Trouble> {
+    let mut stream = master.call(async move |mut client| client.list_commands(request).await).await?;
+    let mut rows = Vec::new();
+    while let Some(reply) = stream.message().await.map_err(|status| master.trouble(&status))? {
+        rows.extend(reply.commands);
+    }
+    Ok(rows)
 }
 
 /// Prints as it comes: of a long list only what a table shows is kept.
@@ -245,7 +258,8 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("State", &row.state);
     field("Waits", &row.agent_away);
     field("Output", &row.output_stalls);
-    field("Expires", &rfc3339(row.expires_unix_ms).unwrap_or_default());
+    let to_come = |unix_ms| rfc3339(unix_ms).map(|time| format!("{} ({time})", ahead(now_unix_ms, unix_ms)));
+    field("Expires", &to_come(row.expires_unix_ms).unwrap_or_default());
     // The words of the list.
     field("Outcome", &short(row));
     field("Reason", row.outcome.as_ref().map_or("", |outcome| &outcome.reason));

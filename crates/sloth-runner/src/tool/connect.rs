@@ -3,6 +3,7 @@
 use super::{
     address::Address,
     credential::{Bearer, Credential, Mistrust},
+    table::printable,
     zone::Zoned,
 };
 use proto::fleet_client::FleetClient;
@@ -128,7 +129,7 @@ impl fmt::Display for Trouble {
             Self::Foreign { address } => write!(
                 f,
                 "cannot talk to the master at {address}: it does not speak gRPC; is it another service's port, or one \
-                 with TLS?"
+                 with TLS (then give a token, --ca or a context: `sloth-runner context list`)?"
             ),
             Self::Mistrusted { address, why } => write!(f, "no TLS with the master at {address}: {why}"),
             Self::Answer { message, .. } => f.write_str(message),
@@ -174,6 +175,10 @@ impl Master {
     /// By this, whom to trust and what to show.
     pub fn with(self, credential: Credential) -> Self {
         Self { credential, ..self }
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     pub fn waits(&self) -> Waits {
@@ -237,7 +242,7 @@ impl Master {
         let met = self.met.load(Ordering::Relaxed);
         match status.code() {
             Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Aborted => {
-                let why = if answered { status.message().to_owned() } else { cause(status) };
+                let why = if answered { printable(status.message()) } else { cause(status) };
                 let why = if why.is_empty() { "the connection broke".to_owned() } else { why };
                 Trouble::Lost { address, why, met }
             }
@@ -248,7 +253,8 @@ impl Master {
                 message: format!("what answers at {address} does not know this call: is it a master of this version?"),
             },
             code if status.message().is_empty() => Trouble::Answer { code, message: code.description().to_owned() },
-            code => Trouble::Answer { code, message: status.message().to_owned() },
+            // What agents say of themselves is in some answers.
+            code => Trouble::Answer { code, message: printable(status.message()) },
         }
     }
 

@@ -75,6 +75,22 @@ pub fn resolve(access: Access, environment: Environment) -> Result<(Address, Cre
     }
 }
 
+/// The token that [`resolve`] would show, as text: to know what must not be written down.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn token_of(access: &Access, environment: Environment) -> Result<Option<String>, String> {
+    let chosen = match &access.context {
+        Some(name) => {
+            let file = environment.file.ok_or_else(homeless)?;
+            Some(contexts::read(&file)?.named(name)?.clone())
+        }
+        None if access.said.token.is_some() || environment.said.token.is_some() => None,
+        None => current(environment.file.as_deref())?.map(|(_, context)| context),
+    };
+    Ok(chosen.map_or(access.said.token.clone().or(environment.said.token), |context| context.token))
+}
+
 fn current(file: Option<&Path>) -> Result<Option<(String, Context)>, String> {
     let Some(file) = file else { return Ok(None) };
     let contexts = contexts::read(file)?;
@@ -209,15 +225,24 @@ struct Shown<'a> {
     cert: Option<&'a str>,
 }
 
-fn list(format: Format, contexts: &Contexts) -> String {
-    let rows = contexts.contexts.iter().map(|(name, context)| Shown {
+/// As `-o json` lists them: of tokens no more than the ids.
+pub fn as_json(contexts: &Contexts) -> serde_json::Value {
+    serde_json::to_value(shown(contexts).collect::<Vec<_>>()).expect("these types have no failing parts")
+}
+
+fn shown(contexts: &Contexts) -> impl Iterator<Item = Shown<'_>> {
+    contexts.contexts.iter().map(|(name, context)| Shown {
         name,
         current: contexts.current.as_ref() == Some(name),
         master: &context.master,
         ca: context.ca.as_deref(),
         token_id: context.token.as_deref().and_then(|text| Token::parse(text).ok()).map(|token| token.id()),
         cert: context.cert.as_deref(),
-    });
+    })
+}
+
+fn list(format: Format, contexts: &Contexts) -> String {
+    let rows = shown(contexts);
     if format == Format::Json {
         return json::document(&rows.collect::<Vec<_>>());
     }

@@ -211,8 +211,13 @@ impl Dialler {
         let name = self.address.host_without_zone().to_owned();
         let name = ServerName::try_from(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let stream = self.tls.connect(name, stream).await;
-        stream.map(TokioIo::new).map_err(|error| io::Error::other(Mistrust(tls::explain(&error))))
+        stream.map(TokioIo::new).map_err(|error| io::Error::other(Mistrust(told(&tls::explain(&error)))))
     }
+}
+
+/// The agent's words for what TLS found, with what the tool would call the remedy.
+fn told(why: &str) -> String {
+    why.replace("(then leave out tls.*)", "(then leave the token and --ca away, or take another context)")
 }
 
 impl tower_service::Service<http::Uri> for Dialler {

@@ -92,7 +92,7 @@ fn failed(format: Format, following: bool, trouble: &Trouble) -> i32 {
 }
 
 /// Past events, oldest first.
-async fn past(master: &Master, request: EventsRequest, mut show: impl FnMut(EventRow)) -> Result<(), Trouble> {
+pub async fn past(master: &Master, request: EventsRequest, mut show: impl FnMut(EventRow)) -> Result<(), Trouble> {
     let mut stream = master.call(async move |mut client| client.events(request).await).await?;
     while let Some(reply) = stream.message().await.map_err(|status| master.trouble(&status))? {
         reply.events.into_iter().for_each(&mut show);

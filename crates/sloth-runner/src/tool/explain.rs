@@ -149,7 +149,7 @@ fn told(row: &ToldRow) -> Told<'_> {
 fn text(reply: &ExplainReply, now_unix_ms: u64, colours: bool) -> String {
     let agent = reply.agent.as_ref().unwrap_or(&NOBODY);
     let mut text = headline(agent, now_unix_ms);
-    let _ = writeln!(text, "{}\n", reply.advice);
+    let _ = writeln!(text, "{}\n", printable(&reply.advice));
     let mut line = |what: &str, value: &str| {
         if !value.is_empty() {
             let _ = writeln!(text, "{what:<16}{}", printable(value));

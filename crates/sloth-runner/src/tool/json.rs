@@ -1,6 +1,6 @@
 //! What `-o json` prints. The field names are an interface: programs read them. Pure.
 
-use super::{ending, time::rfc3339};
+use super::{ending, table::steers, time::rfc3339};
 use proto::{AgentRow, CommandRow, EventRow, NodeStatus, OutputStream, outcome::Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -17,6 +17,14 @@ pub struct Agent<'a> {
     version: &'a str,
     labels: BTreeMap<&'a str, &'a str>,
     last_heartbeat: Option<String>,
+}
+
+/// A line of `agent list --watch` about one that is listed no more.
+#[derive(Serialize)]
+pub struct Gone<'a> {
+    name: &'a str,
+    id: &'a str,
+    gone: bool,
 }
 
 /// `agent get`: a row and what else is known.
@@ -130,6 +138,10 @@ pub struct Started<'a> {
     /// None where nothing was started.
     pub id: Option<&'a str>,
     pub error: Option<&'a str>,
+}
+
+pub fn gone(row: &AgentRow) -> Gone<'_> {
+    Gone { name: &row.name, id: &row.id, gone: true }
 }
 
 pub fn agent(row: &AgentRow) -> Agent<'_> {
@@ -262,12 +274,12 @@ pub fn error_line(why: &str) -> String {
 
 /// One document, for people to read, too.
 pub fn document(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("these types have string keys and no failing parts") + "\n"
+    tame(serde_json::to_string_pretty(value).expect("these types have string keys and no failing parts")) + "\n"
 }
 
 /// An element of an array that is printed as it comes. [`elements_end`] ends it.
 pub fn element(value: &impl Serialize, first: bool) -> String {
-    let text = serde_json::to_string_pretty(value).expect("these types have string keys and no failing parts");
+    let text = tame(serde_json::to_string_pretty(value).expect("these types have string keys and no failing parts"));
     format!("{}  {}", if first { "[\n" } else { ",\n" }, text.replace('\n', "\n  "))
 }
 
@@ -277,7 +289,23 @@ pub fn elements_end(empty: bool) -> &'static str {
 
 /// One line.
 pub fn line(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("these types have string keys and no failing parts") + "\n"
+    tame(serde_json::to_string(value).expect("these types have string keys and no failing parts")) + "\n"
+}
+
+/// The same document, without effect on a terminal: what JSON need not escape and terminals obey is escaped as well. It
+/// can only stand in strings.
+fn tame(text: String) -> String {
+    if !text.contains(|c: char| c != '\n' && steers(c)) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 64);
+    for c in text.chars() {
+        match c {
+            c if c != '\n' && steers(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 pub fn present(text: &str) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 pub mod address;
 mod agents;
+mod bundle;
 mod commands;
 pub mod connect;
 mod context;
@@ -24,6 +25,7 @@ mod stdin;
 pub mod table;
 pub mod time;
 mod tokens;
+mod watch;
 pub mod writer;
 mod zone;
 
@@ -32,7 +34,7 @@ pub use commands::quote;
 pub use context::context;
 pub use contexts::check_name as check_context_name;
 
-use crate::cli::{AgentCommand, CommandCommand, Format, TokenCommand};
+use crate::cli::{AgentCommand, CommandCommand, Format, SupportArgs, TokenCommand};
 use connect::{Master, Trouble, Waits};
 pub use credential::Said;
 use sloth_agent::config::describe;
@@ -67,7 +69,8 @@ pub fn agent(access: Access, format: Format, command: AgentCommand) -> i32 {
         | AgentCommand::Doctor { .. } => {
             unreachable!("the agent has a command line of its own")
         }
-        AgentCommand::List { label, status } => agents::show_list(tool, label, status).await,
+        AgentCommand::List { label, status, watch: false } => agents::show_list(tool, label, status).await,
+        AgentCommand::List { label, status, watch: true } => watch::show(tool, agents::wanted(label, status)).await,
         AgentCommand::Get { name } => agents::show(tool, name).await,
         AgentCommand::Explain { name } => explain::show(tool, name).await,
         AgentCommand::Delete { name, force } => agents::delete(tool, name, force).await,
@@ -95,6 +98,18 @@ pub fn token(access: Access, format: Format, command: TokenCommand) -> i32 {
     with_tool(access, format, async |tool| tokens::token(tool, command).await)
 }
 
+/// Runs `sloth-runner support-bundle …` and returns the exit code.
+pub fn support_bundle(access: Access, format: Format, args: SupportArgs) -> i32 {
+    let token = match context::token_of(&access, context::Environment::own()) {
+        Ok(token) => token,
+        Err(why) => {
+            complain(why);
+            return 2;
+        }
+    };
+    with_tool(access, format, async |tool| bundle::show(tool, args, token).await)
+}
+
 /// Colours are for terminals, and for those who don't refuse them.
 pub fn wants_colours(stream: &impl IsTerminal) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -107,7 +122,7 @@ pub fn say(line: &str) {
 }
 
 /// What the tool itself complains of.
-fn complain(what: impl std::fmt::Display) {
+pub fn complain(what: impl std::fmt::Display) {
     say(&format!("sloth-runner: {what}"));
 }
 

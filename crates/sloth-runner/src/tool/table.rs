@@ -32,26 +32,32 @@ impl Table {
 
     /// Lines, each with its newline. Columns stand two apart; nothing trails.
     pub fn render(&self, colours: bool) -> String {
+        self.lines(colours, usize::MAX).into_iter().map(|line| line + "\n").collect()
+    }
+
+    /// The lines, the headings first, none wider than so many columns: what is too much is cut off.
+    pub fn lines(&self, colours: bool, columns: usize) -> Vec<String> {
         let mut widths = vec![0; self.rows[0].len()];
         for row in &self.rows {
             for (column, cell) in row.iter().enumerate() {
                 widths[column] = widths[column].max(width(&cell.text));
             }
         }
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut blanks = 0;
+        let line = |row: &Vec<Cell>| {
+            let (mut text, mut used, mut blanks) = (String::new(), 0, 0);
             for (cell, full) in row.iter().zip(&widths) {
-                if !cell.text.is_empty() {
+                if !cell.text.is_empty() && used + blanks < columns {
                     text.extend(std::iter::repeat_n(' ', blanks));
-                    blanks = 0;
-                    text.push_str(&paint(&cell.text, cell.colour, colours));
+                    let shown = cut(&cell.text, columns - used - blanks);
+                    used += blanks + width(&shown);
+                    blanks = width(&cell.text) - width(&shown);
+                    text.push_str(&paint(&shown, cell.colour, colours));
                 }
                 blanks += full - width(&cell.text) + 2;
             }
-            text.push('\n');
-        }
-        text
+            text
+        };
+        self.rows.iter().map(line).collect()
     }
 }
 
@@ -88,17 +94,38 @@ pub fn paint(text: &str, colour: Option<Colour>, colours: bool) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
+/// A control or direction character: a terminal obeys it.
+pub fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// On one line and without effect on a terminal: control and direction characters are written as escapes.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if steers(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
         }
     }
     out
+}
+
+/// `text` in so many columns: what does not fit gives way to a dot.
+pub fn cut(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let mut shown = String::new();
+    let mut left = columns.saturating_sub(1);
+    for c in text.chars() {
+        let Some(rest) = left.checked_sub(width(c.encode_utf8(&mut [0; 4]))) else { break };
+        left = rest;
+        shown.push(c);
+    }
+    shown.extend((columns > 0).then_some('…'));
+    shown
 }
 
 /// Columns that `text` takes on a terminal: wide letters and pictures take two, combining marks none.
@@ -145,6 +172,21 @@ mod tests {
         table.row(vec![Cell::new("xyz").coloured(Colour::Red), "b".into()]);
         assert_eq!(table.render(true), "\x1b[1mA\x1b[0m    \x1b[1mB\x1b[0m\n\x1b[31mxyz\x1b[0m  b\n");
         assert_eq!(table.render(false), "A    B\nxyz  b\n");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_there_is_room_whatever_the_letters() {
+        let mut table = Table::new(&["NAME", "REASON"]);
+        table.row(vec!["北京北京".into(), "heartbeat_timeout".into()]);
+        table.row(vec![Cell::new("a").coloured(Colour::Red), "x".into()]);
+        assert_eq!(table.lines(false, 12), ["NAME      R…", "北京北京  h…", "a         x"]);
+        assert_eq!(table.lines(true, 6)[1..], ["北京…", "\x1b[31ma\x1b[0m"]);
+        for columns in 0..40 {
+            let widest = table.lines(false, columns).iter().map(|line| width(line)).max();
+            assert!(widest <= Some(columns), "{columns}");
+        }
+        assert_eq!(table.lines(false, usize::MAX).join("\n") + "\n", table.render(false));
+        assert_eq!((cut("abc", 0).as_str(), cut("北京", 2).as_str(), cut("北京", 4).as_str()), ("", "…", "北京"));
     }
 
     #[test]

@@ -30,6 +30,17 @@ pub fn ago(now_unix_ms: u64, then_unix_ms: u64) -> String {
     }
 }
 
+/// `in 4s`, `in 5m`, `in 2h`, `in 4d`: of a time to come. One that has come is `now`.
+pub fn ahead(now_unix_ms: u64, then_unix_ms: u64) -> String {
+    match then_unix_ms.saturating_sub(now_unix_ms) / 1000 {
+        0 if then_unix_ms <= now_unix_ms => "now".to_owned(),
+        seconds @ 0..=119 => format!("in {seconds}s"),
+        seconds @ 120..=7_199 => format!("in {}m", seconds / 60),
+        seconds @ 7_200..=172_799 => format!("in {}h", seconds / 3600),
+        seconds => format!("in {}d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +70,10 @@ mod tests {
             assert_eq!(ago(now, now - age_s * 1000), text);
         }
         assert_eq!(ago(now, now + 1), "now");
+        for (left_ms, text) in [(1, "in 0s"), (4_000, "in 4s"), (120_000, "in 2m"), (7_200_000, "in 2h")] {
+            assert_eq!(ahead(now, now + left_ms), text);
+        }
+        assert_eq!((ahead(now, now), ahead(now, now - 1)), ("now".to_owned(), "now".to_owned()));
         assert_eq!(ago(now, 0), "never");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Tool, show_answer,
-    table::{Cell, Table},
+    table::{Cell, Colour, Table, printable},
     time,
 };
 use crate::cli::{Format, TokenCommand};
@@ -43,7 +43,7 @@ pub async fn token(tool: &Tool, command: TokenCommand) -> i32 {
             let answer = tool.master.call(async move |mut client| client.list_tokens(request).await).await;
             show_answer(tool.format, answer, |reply| match tool.format {
                 Format::Json => super::json::document(&reply.tokens.into_iter().map(Shown::of).collect::<Vec<_>>()),
-                Format::Table => table(&reply.tokens).render(tool.colours),
+                Format::Table => table(&reply.tokens, time::now_unix_ms()).render(tool.colours),
             })
         }
         TokenCommand::Revoke { id } => {
@@ -53,22 +53,34 @@ pub async fn token(tool: &Tool, command: TokenCommand) -> i32 {
                 let row = reply.row.unwrap_or_default();
                 match tool.format {
                     Format::Json => super::json::document(&Shown::of(row)),
-                    Format::Table => format!("token {} is revoked\n", row.id),
+                    Format::Table => format!("token {} is revoked\n", printable(&row.id)),
                 }
             })
         }
     }
 }
 
-fn table(rows: &[TokenRow]) -> Table {
+fn table(rows: &[TokenRow], now_unix_ms: u64) -> Table {
     let mut table = Table::new(&["ID", "ROLE", "STATE", "NAME", "USES LEFT", "EXPIRES", "LABELS"]);
     for row in rows {
         let labels: BTreeMap<_, _> = row.labels.iter().collect();
         let labels: Vec<_> = labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
         let uses = if row.limited { row.uses_left.to_string() } else { "any".to_owned() };
-        let expires = time::rfc3339(row.expires_unix_ms).unwrap_or_else(|| "never".to_owned());
-        let cells = [&row.id, &row.role, &row.state, &row.name, &uses, &expires, &labels.join(",")];
-        table.row(cells.map(Cell::new).into());
+        let expires = match row.expires_unix_ms {
+            0 => "never".to_owned(),
+            past if past <= now_unix_ms => time::ago(now_unix_ms, past),
+            to_come => time::ahead(now_unix_ms, to_come),
+        };
+        let colour = if row.state == "valid" { Colour::Green } else { Colour::Dim };
+        table.row(vec![
+            Cell::new(&row.id),
+            Cell::new(&row.role),
+            Cell::new(&row.state).coloured(colour),
+            Cell::new(&row.name),
+            Cell::new(&uses),
+            Cell::new(&expires),
+            Cell::new(labels.join(",")),
+        ]);
     }
     table
 }
@@ -104,5 +116,29 @@ impl Shown {
             expires: time::rfc3339(row.expires_unix_ms),
             uses_left: row.limited.then_some(row.uses_left),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_say_how_long_they_are_good() {
+        let row = |id: &str, state: &str, expires_unix_ms| TokenRow {
+            id: id.into(),
+            role: "agent".into(),
+            state: state.into(),
+            expires_unix_ms,
+            ..TokenRow::default()
+        };
+        let rows = [row("a", "valid", 7_300_000), row("b", "expired", 40_000), row("c", "valid", 0)];
+        assert_eq!(
+            table(&rows, 100_000).render(false),
+            "ID  ROLE   STATE    NAME  USES LEFT  EXPIRES  LABELS\n\
+             a   agent  valid          any        in 2h\n\
+             b   agent  expired        any        60s ago\n\
+             c   agent  valid          any        never\n"
+        );
     }
 }

@@ -30,6 +30,8 @@ enum Part {
     Out(Bytes),
     Err(Bytes),
     Notice(String),
+    /// Tells when all before it is written.
+    Mark(oneshot::Sender<()>),
     /// Stands on the last line of the terminal until the next one.
     Progress(String),
 }
@@ -50,6 +52,13 @@ impl Writer {
     /// A line of the tool's own on standard error. Lost if nobody can read it.
     pub async fn notice(&self, line: impl Into<String>) {
         let _ = self.queue.send(Part::Notice(line.into())).await;
+    }
+
+    /// Waits until everything is written that was handed over.
+    pub async fn flushed(&self) -> Result<(), Gone> {
+        let (done, written) = oneshot::channel();
+        self.queue.send(Part::Mark(done)).await.map_err(|_| Gone)?;
+        written.await.map_err(|_| Gone)
     }
 
     /// How far things are, for a terminal; nothing for nothing more to say. Skipped when there is much else to write.
@@ -108,6 +117,9 @@ fn write(mut parts: mpsc::Receiver<Part>, mut out: impl Write, mut err: impl Wri
             Part::Err(data) => put(&mut err, &data)?,
             Part::Notice(line) => {
                 let _ = put(&mut err, format!("{line}\n").as_bytes());
+            }
+            Part::Mark(done) => {
+                let _ = done.send(()); // whoever asked may be gone
             }
             Part::Progress(line) => {
                 progress = if live { line } else { String::new() };

@@ -19,6 +19,7 @@ mod goodbye;
 mod history;
 mod hostile_programs;
 mod identities;
+mod list_watch;
 mod memory;
 mod orphans;
 mod outage;

@@ -4,6 +4,8 @@ pub mod look;
 #[path = "../../../../tests/common/proxy.rs"]
 #[allow(dead_code, reason = "shared with the agent's tests")]
 mod proxy;
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub mod pty;
 pub mod running;
 
 pub use proxy::Wire;
@@ -157,7 +159,7 @@ impl Master {
         Running::start(command, Stdio::null()).done()
     }
 
-    fn tool_command(&self, args: &[&str]) -> Command {
+    pub fn tool_command(&self, args: &[&str]) -> Command {
         let mut command = program(self.folder.path());
         command.args(["--master", &self.address.to_string()]).args(args);
         command

@@ -1,9 +1,10 @@
 //! A master that follows a script, behind a proxy whose connections can be cut.
 
 use proto::{
-    AgentRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventRow, EventsReply, EventsRequest,
+    AgentRow, AttemptRow, CancelRequest, CommandRow, DeleteReply, DeleteRequest, EventRow, EventsReply, EventsRequest,
     ExplainReply, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListReply, ListRequest,
-    LogsRequest, OutputChunk, OutputStream, RunReply, RunRequest, RunStart, StdinChunk, StopReply, StopRequest,
+    LogsRequest, OutputChunk, OutputStream, RunReply, RunRequest, RunStart, SessionRow, StdinChunk, StopReply,
+    StopRequest, ToldRow,
     fleet_server::{Fleet, FleetServer},
     run_reply, run_request,
 };
@@ -250,8 +251,21 @@ impl Fleet for Master {
         Err(Status::unimplemented("no tokens here"))
     }
 
-    async fn explain(&self, _: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
-        Err(Status::unimplemented(""))
+    async fn explain(&self, request: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
+        let row = self.get(request).await?.into_inner();
+        let session = SessionRow { reason: row.reason.clone(), closed_by: row.reason.clone(), ..SessionRow::default() };
+        let told = ToldRow { kind: row.reason.clone(), detail: row.detail.clone(), ..ToldRow::default() };
+        let attempt = AttemptRow { host: row.host.clone(), message: row.detail.clone(), ..AttemptRow::default() };
+        Ok(Response::new(ExplainReply {
+            advice: row.detail.clone(),
+            commands: vec![row.reason.clone()],
+            commands_in_all: 1,
+            sessions: vec![session],
+            told: vec![told],
+            attempts: vec![attempt],
+            agent: Some(row),
+            ..ExplainReply::default()
+        }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {

@@ -1,6 +1,7 @@
 //! TLS, joining and leaving, with the real binary on both sides.
 
 mod again;
+mod bundle;
 mod certificates;
 mod checks;
 mod joining;

@@ -25,7 +25,7 @@ pub fn secret_of(token: &str) -> Vec<u8> {
 }
 
 /// The number that is the private key, of a file that has one.
-fn key_of(file: &Path) -> Vec<u8> {
+pub fn key_of(file: &Path) -> Vec<u8> {
     use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
     let key = PrivateKeyDer::from_pem_file(file).unwrap();
     let der = key.secret_der();

@@ -34,7 +34,7 @@ impl Whose {
         }
         let whose = Self::Named(found, name.to_owned());
         if found.is_none() && whose.read(core, 0, 1).await?.is_empty() {
-            return Err(no_agent(name));
+            return Err(no_agent(core, name));
         }
         Ok(whose)
     }

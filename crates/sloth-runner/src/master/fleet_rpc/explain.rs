@@ -31,7 +31,7 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
     });
     let (attempts, view, commands, commands_in_all) = seen;
     let Some(view) = view else {
-        return never_registered(attempts, now).ok_or_else(|| no_agent(name));
+        return never_registered(attempts, now).ok_or_else(|| no_agent(core, name));
     };
     let id = view.record.id;
     let (sessions, told) = history(core, id).await?;

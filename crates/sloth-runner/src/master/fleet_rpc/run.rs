@@ -125,7 +125,7 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
                     other_content(start, unfinished.or(earlier.as_ref()), agent)
                 }));
             }
-            Refusal::UnknownAgent => return Err(no_agent(&start.agent)),
+            Refusal::UnknownAgent => return Err(no_agent(core, &start.agent)),
             Refusal::QueueFull { agent, waiting } => {
                 return Err(Status::resource_exhausted(format!(
                     "{waiting} commands wait for agent {agent} already, and no more are taken: cancel some of them \

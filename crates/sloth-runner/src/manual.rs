@@ -1,0 +1,92 @@
+//! `sloth-runner completions` and `sloth-runner man`: made from the definitions that the command line is read by, so
+//! that neither can say anything else than `--help`.
+
+use crate::{
+    cli,
+    tool::{complain, print},
+};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use sloth_agent::config::describe;
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+const PROGRAM: &str = "sloth-runner";
+const VERSION: &str = concat!("sloth-runner ", env!("CARGO_PKG_VERSION"));
+
+/// Prints the script for a shell; the exit code.
+pub fn completions(shell: Shell) -> i32 {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut cli::definition(), PROGRAM, &mut script);
+    print(&String::from_utf8(script).expect("the generator writes text"))
+}
+
+/// Prints the page of the program, or of the command that these words name; the exit code.
+pub fn page(words: &[String]) -> i32 {
+    let mut command = built();
+    for (at, word) in words.iter().enumerate() {
+        let of = words[..at].join(" ");
+        let Some(known) = command.find_subcommand(word).cloned() else {
+            complain(format!("no command {word:?}: `{} --help` shows all", format!("{PROGRAM} {of}").trim_end()));
+            return 2;
+        };
+        command = known;
+    }
+    let mut text = Vec::new();
+    render(command, &mut text).expect("a vector takes what is written");
+    print(&String::from_utf8(text).expect("the generator writes text"))
+}
+
+/// Writes a page for each command to this directory, which is made if it is not there; the exit code.
+pub fn write_pages(directory: &Path) -> i32 {
+    let written = fs::create_dir_all(directory).and_then(|()| write_page(&built(), directory));
+    match written {
+        Ok(count) => print(&format!("{count} pages written to {}\n", directory.display())),
+        Err(error) => {
+            complain(format!("cannot write manual pages to {}: {}", directory.display(), describe(&error)));
+            1
+        }
+    }
+}
+
+/// Each command then knows its name in full.
+fn built() -> clap::Command {
+    // The pages name what there is; a page of clap's own command `help` would say nothing.
+    let mut command = for_pages(cli::definition()).disable_help_subcommand(true);
+    command.build();
+    command
+}
+
+/// A page leaves nothing out as `-h` does, and what every command takes stands behind what is its own.
+fn for_pages(command: clap::Command) -> clap::Command {
+    const LAST: usize = 1000;
+    let command = command.mut_args(|arg| {
+        let arg = arg.hide_short_help(false);
+        if arg.is_global_set() { arg.display_order(LAST) } else { arg }
+    });
+    command.mut_subcommands(for_pages)
+}
+
+/// Returns how many.
+fn write_page(command: &clap::Command, directory: &Path) -> io::Result<usize> {
+    let mut page = Vec::new();
+    let name = render(command.clone(), &mut page)?;
+    fs::write(directory.join(name), page)?;
+    command
+        .get_subcommands()
+        .filter(|known| !known.is_hide_set())
+        .try_fold(1, |count, known| Ok(count + write_page(known, directory)?))
+}
+
+/// Returns the page's file name.
+fn render(command: clap::Command, page: &mut impl Write) -> io::Result<String> {
+    // As the program is called in `--help`; the page of `agent run` is called sloth-runner-agent-run.
+    let display = command.get_display_name().unwrap_or(PROGRAM).to_owned();
+    // No date: pages of one version are the same, whenever they are made.
+    let man = Man::new(command).title(display).section("1").date(" ").source(VERSION).manual("Sloth Runner");
+    man.render(page)?;
+    Ok(man.get_filename())
+}

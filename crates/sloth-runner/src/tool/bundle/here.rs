@@ -1,0 +1,136 @@
+//! What this machine knows: the tool's own settings, and those of a master that is configured here.
+
+use crate::{
+    master_config::{Loaded, Sources, load},
+    tool::{
+        Tool,
+        address::VARIABLE,
+        context, contexts,
+        credential::{CA_VARIABLE, TOKEN_VARIABLE},
+        json,
+    },
+};
+use serde::Serialize;
+use sloth_agent::config::{Surroundings, describe};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+/// Of the master's log.
+const LOG_END: u64 = 512 << 10;
+/// Part of an address that is a secret at some receivers: host and port are shown.
+const WEBHOOK: &str = "events.webhook.url";
+
+#[derive(Serialize)]
+struct Own {
+    version: &'static str,
+    master: String,
+    /// Variables that are set; of a token no more than that.
+    environment: Vec<(&'static str, String)>,
+    contexts: serde_json::Value,
+}
+
+pub(super) fn tool(tool: &Tool) -> Result<String, String> {
+    let variable =
+        |name: &'static str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| (name, text));
+    let token = variable(TOKEN_VARIABLE).map(|(name, _)| (name, "is set".to_owned()));
+    let contexts = match contexts::own_path() {
+        Some(file) => context::as_json(&contexts::read(&file)?),
+        None => serde_json::Value::Null,
+    };
+    Ok(json::document(&Own {
+        version: env!("CARGO_PKG_VERSION"),
+        master: tool.master.address().to_string(),
+        environment: [variable(VARIABLE), variable(CA_VARIABLE), token].into_iter().flatten().collect(),
+        contexts,
+    }))
+}
+
+#[derive(Serialize)]
+struct Configured {
+    version: &'static str,
+    file: Option<String>,
+    settings: Vec<Setting>,
+    listen: String,
+    state_dir: String,
+    store: String,
+    store_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Setting {
+    key: String,
+    value: String,
+    origin: String,
+}
+
+/// Of the master whose configuration this machine has; nothing where it has none and none was named.
+pub(super) fn master(file: Option<PathBuf>) -> Vec<(&'static str, Result<String, String>)> {
+    const CONFIG: &str = "master/config.json";
+    const LOG: &str = "master/log.txt";
+    let named = file.is_some();
+    // Whether it may listen there is not asked here.
+    let sources = Sources { file, flags: Vec::new(), assignments: Vec::new(), insecure: true };
+    match load(&sources, &Surroundings::of_process()) {
+        Ok(loaded) if loaded.file.is_none() && !named => Vec::new(),
+        Ok(loaded) => {
+            let log =
+                match &loaded.config.log.file {
+                    Some(file) => end_of(file).map_err(|error| format!("{}: {}", file.display(), describe(&error))),
+                    None => Err("the master's log is on its standard error: with systemd `journalctl -u sloth-master`"
+                        .to_owned()),
+                };
+            vec![(CONFIG, Ok(json::document(&configured(&loaded)))), (LOG, log)]
+        }
+        Err(problems) => vec![(CONFIG, Err(problems.to_string()))],
+    }
+}
+
+fn configured(loaded: &Loaded) -> Configured {
+    let setting = |shown: &sloth_agent::config::Shown| Setting {
+        key: shown.key.clone(),
+        value: if shown.key == WEBHOOK { without_path(&shown.value) } else { shown.value.clone() },
+        origin: shown.origin.to_string(),
+    };
+    let config = &loaded.config;
+    Configured {
+        version: env!("CARGO_PKG_VERSION"),
+        file: loaded.file.as_ref().map(|file| file.display().to_string()),
+        settings: loaded.shown.iter().map(setting).collect(),
+        listen: config.listen.to_string(),
+        state_dir: config.state_dir.display().to_string(),
+        store: config.store.display().to_string(),
+        store_bytes: config.store.metadata().ok().map(|found| found.len()),
+    }
+}
+
+fn without_path(url: &str) -> String {
+    let from = url.find("://").map_or(0, |at| at + 3);
+    match url[from..].find(['/', '?', '#']) {
+        Some(at) => format!("{}/***", &url[..from + at]),
+        None => url.to_owned(),
+    }
+}
+
+fn end_of(file: &Path) -> io::Result<String> {
+    let mut file = File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_END)))?;
+    let mut end = Vec::new();
+    file.take(LOG_END).read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_webhook_its_host_is_shown() {
+        assert_eq!(without_path("https://example.com:1/hooks/T0/secret?x"), "https://example.com:1/***");
+        assert_eq!(without_path("\"http://example.com/x\""), "\"http://example.com/***");
+        assert_eq!(without_path("http://example.com"), "http://example.com");
+    }
+}
