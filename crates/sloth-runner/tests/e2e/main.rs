@@ -29,5 +29,6 @@ mod prometheus;
 mod queue;
 mod run;
 mod scenarios;
+mod upgrade;
 mod watch;
 mod web;

@@ -27,8 +27,9 @@ struct Request {
 impl Request {
     async fn answer(mut self, status: u16) {
         let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
-        self.stream.write_all(answer.as_bytes()).await.unwrap();
-        self.stream.flush().await.unwrap();
+        // Who asked may have given up meanwhile, and asks again.
+        let _ = self.stream.write_all(answer.as_bytes()).await;
+        let _ = self.stream.flush().await;
     }
 
     fn header(&self, name: &str) -> &str {
@@ -97,16 +98,27 @@ async fn read(mut stream: Box<dyn Wire>) -> Option<Request> {
     }
 }
 
+/// Of a test whose receiver answers whenever its turn comes: no attempt is over before that, however busy the machine is,
+/// or the event would come once more, as it may.
 fn webhook(address: SocketAddr) -> Webhook {
+    webhook_with(address, 6 * PATIENCE)
+}
+
+/// … whose attempts have this long.
+fn webhook_with(address: SocketAddr, attempt: Duration) -> Webhook {
     let target = Target::parse(&format!("http://{address}/hook?x=1")).unwrap();
-    let patience = Patience { attempt: MS(300), wait_min: MS(10), wait_max: MS(40), ..Patience::default() };
+    let patience = Patience { attempt, wait_min: MS(10), wait_max: MS(40), ..Patience::default() };
     let kinds = KINDS_DEFAULT.map(str::to_owned).to_vec();
     Webhook::new(target, Some(b"key".to_vec()), None, kinds, patience).unwrap()
 }
 
 /// A master that posts. It has begun when this returns: what happens from now on is posted.
 async fn posting(master: &Master, address: SocketAddr) -> JoinHandle<()> {
-    let task = tokio::spawn(run(master.core.upgrade().unwrap(), webhook(address)));
+    posting_to(master, webhook(address)).await
+}
+
+async fn posting_to(master: &Master, webhook: Webhook) -> JoinHandle<()> {
+    let task = tokio::spawn(run(master.core.upgrade().unwrap(), webhook));
     soon(async {
         while crate::master::ports::Store::mark(&*master.store, "webhook").unwrap().is_none() {
             tokio::task::yield_now().await;
@@ -120,7 +132,7 @@ async fn posting(master: &Master, address: SocketAddr) -> JoinHandle<()> {
 async fn an_event_is_posted_signed_and_with_an_id_and_again_until_it_is_taken() {
     let master = Master::start().await;
     let mut receiver = Receiver::start("127.0.0.1:0").await;
-    let _posting = posting(&master, receiver.address).await;
+    let _posting = posting_to(&master, webhook_with(receiver.address, MS(300))).await;
     let agent = master.agent(register(1, "a")).await;
     let first = receiver.next().await;
     assert_eq!(first.about(), ("agent.connected".into(), "a".into()));
@@ -140,17 +152,28 @@ async fn an_event_is_posted_signed_and_with_an_id_and_again_until_it_is_taken() 
     assert_eq!((&hanging.body["id"], &again.body["id"]), (&id, &id));
     again.answer(204).await;
     drop(agent);
-    let lost = receiver.next().await;
+    // On a busy machine that answer came late, too, and it is sent once more.
+    let lost = loop {
+        let next = receiver.next().await;
+        if next.body["id"] != id {
+            break next;
+        }
+        next.answer(204).await;
+    };
     assert_eq!(lost.about(), ("agent.lost".into(), "a".into()));
     lost.answer(200).await;
     let core = master.core.upgrade().unwrap();
     soon(async {
         while core.meters.counts().webhook["delivered"] < 2 {
-            tokio::task::yield_now().await;
+            tokio::select! {
+                again = receiver.requests.recv() => again.unwrap().answer(200).await,
+                () = tokio::task::yield_now() => {}
+            }
         }
     })
     .await;
-    assert_eq!(core.meters.counts().webhook["failed"], 2);
+    let failed = core.meters.counts().webhook["failed"];
+    assert!(failed >= 2, "{failed}");
 }
 
 #[tokio::test]
