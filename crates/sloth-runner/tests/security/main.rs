@@ -3,7 +3,11 @@
 mod again;
 mod certificates;
 mod checks;
+#[path = "../secured/credential.rs"]
+mod credential;
+mod hostile;
 mod joining;
+mod limits;
 mod middle;
 mod operators;
 mod owner;
