@@ -224,6 +224,11 @@ impl Master {
                 "log.level=\"error\"",
                 "--set",
                 "http.listen=\"\"",
+                // All of the fleet comes from one address, which no real one does.
+                "--set",
+                "connections.max_per_address=1000000",
+                "--set",
+                "connections.max_unknown_per_address=1000000",
                 "--listen",
                 &address.to_string(),
                 "--state-dir",

@@ -2,9 +2,13 @@
 
 mod lasting;
 
-use crate::security::{
-    Role, Security,
-    tls::{Peer, Subject},
+use crate::{
+    listen::Why,
+    patience::{AGENT_CALLS_MAX, AGENT_UNFINISHED_MAX, Patience, Patient, TOOL_UNFINISHED_MAX},
+    security::{
+        Role, Security,
+        tls::{Peer, Subject},
+    },
 };
 use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::Limited;
@@ -13,7 +17,7 @@ use std::{
     fmt,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,6 +29,12 @@ const UNKNOWN_MAX: usize = 16 << 10;
 
 /// … and for how long one of his calls may take.
 const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// … and how many of them he may make on a connection: joining takes one, and the memory of each is his until then.
+const UNKNOWN_CALLS_MAX: usize = 16;
+
+/// The one call whose first message comes when there is something to say.
+const SPEAKS_LATE: &str = "/agent.AgentRegistry/SendOutput";
 
 /// What an agent hears that an operator has deleted.
 pub const REVOKED: &str =
@@ -174,12 +184,43 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
 #[derive(Clone)]
 pub struct Guard {
     security: Option<Arc<Security>>,
+    message_timeout: Duration,
 }
 
 impl Guard {
-    /// Without security: in plain mode everybody may do everything.
-    pub fn new(security: Option<Arc<Security>>) -> Self {
-        Self { security }
+    /// Without security: in plain mode everybody may do everything. A message, once begun, and the first one of a call
+    /// must be there within `message_timeout`.
+    pub fn new(security: Option<Arc<Security>>, message_timeout: Duration) -> Self {
+        Self { security, message_timeout }
+    }
+
+    /// What he may take who is admitted to a call.
+    ///
+    /// # Errors
+    /// He has too many of them.
+    fn bound(&self, request: Request<Body>, who: Option<Who>) -> Result<Request<Body>, Status> {
+        let shown = request.extensions().get::<Peer>().map(|peer| peer.shown.clone());
+        let of_agent = who == Some(Agent);
+        if let Some(shown) = &shown {
+            shown.known();
+            if of_agent && shown.calls.load(Ordering::Relaxed) >= AGENT_CALLS_MAX {
+                return Err(Status::resource_exhausted(format!(
+                    "this connection has {AGENT_CALLS_MAX} calls open, more than an agent needs"
+                )));
+            }
+        }
+        let first = (request.uri().path() != SPEAKS_LATE).then_some(self.message_timeout);
+        let unfinished_max = if of_agent { AGENT_UNFINISHED_MAX } else { TOOL_UNFINISHED_MAX };
+        let patience = Patience { message: self.message_timeout, first, unfinished_max };
+        Ok(request.map(|body| Body::new(Patient::new(body, patience, shown))))
+    }
+
+    /// One more call of somebody who has shown nothing that counts. With too many of them his connection ends.
+    fn count_unknown(request: &Request<Body>) {
+        let Some(peer) = request.extensions().get::<Peer>() else { return };
+        if !peer.shown.is_known() && peer.shown.asked.fetch_add(1, Ordering::Relaxed) >= UNKNOWN_CALLS_MAX {
+            peer.shown.cut(Why::Nobody);
+        }
     }
 
     /// Who the caller is, if he may make this call.
@@ -253,17 +294,22 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         match self.guard.admit(&mut request) {
             Ok(Caller { who: Some(Anonymous), .. }) => {
+                Guard::count_unknown(&request);
                 let request = request.map(|body| Body::new(Limited::new(body, UNKNOWN_MAX)));
                 Box::pin(in_time(self.inner.call(request)))
             }
-            Ok(Caller { credential: Some(credential), .. }) => {
-                let ended = self.guard.ended(&credential);
-                let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));
-                let answer = self.inner.call(request);
-                Box::pin(async { Ok(answer.await?.map(|body| lasting::response(body, ended))) })
-            }
-            Ok(_) => Box::pin(self.inner.call(request)),
+            Ok(Caller { who, credential, .. }) => match (self.guard.bound(request, who), credential) {
+                (Ok(request), Some(credential)) => {
+                    let ended = self.guard.ended(&credential);
+                    let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));
+                    let answer = self.inner.call(request);
+                    Box::pin(async { Ok(answer.await?.map(|body| lasting::response(body, ended))) })
+                }
+                (Ok(request), None) => Box::pin(self.inner.call(request)),
+                (Err(status), _) => Box::pin(std::future::ready(Ok(status.into_http()))),
+            },
             Err(status) => {
+                Guard::count_unknown(&request);
                 self.guard.refused(&request, &status);
                 Box::pin(std::future::ready(Ok(status.into_http())))
             }
@@ -280,6 +326,10 @@ async fn in_time<E>(answer: impl Future<Output = Result<Response<Body>, E>>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::{
+        Open,
+        places::{Limits, Source},
+    };
     use std::collections::BTreeSet;
 
     /// Of the protocol's own file.
@@ -331,7 +381,9 @@ mod tests {
         let (_folder, security) = crate::security::testing::security();
         let by = |subject, expires_ms| {
             let identity = crate::security::tls::Identity { subject, fingerprint: [1; 32], expires_ms };
-            let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), identity: Some(identity), exported: None };
+            let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+            let place = Open::default().take(Source::of(address.ip()), Limits::NONE).unwrap();
+            let peer = Peer { address, shown: place.shown(), identity: Some(identity), exported: None };
             caller(Some(&security), Some(&peer), None)
         };
         let now_ms = security.admission.now_ms();

@@ -13,6 +13,7 @@ pub mod master_cli;
 pub mod master_config;
 mod open_files;
 pub mod outputs;
+pub mod patience;
 pub mod security;
 pub mod store;
 pub mod tool;

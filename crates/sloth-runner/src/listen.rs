@@ -4,13 +4,15 @@
 //! stops accepting at the limit of open files, or spins there, takes the fleet down with it.
 
 mod connection;
+pub mod places;
 
-pub use connection::{Connection, Open};
+pub use connection::{Connection, Open, Shown, Why};
+use places::{Full, Limits, Source};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -112,19 +114,75 @@ pub struct Incoming<A = TcpListener> {
     listener: A,
     open: Open,
     open_max: usize,
+    limits: Limits,
     pause: Option<Pin<Box<Sleep>>>,
     complained: Option<Instant>,
+    refused: Refused,
+}
+
+/// Connections closed at once, of which a line in the log speaks now and then.
+#[derive(Default)]
+struct Refused {
+    told: Option<Instant>,
+    since: u64,
+}
+
+impl Refused {
+    /// One more; how many there were since the last line, where it is time for another.
+    fn add(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.told.is_some_and(|last| now.duration_since(last) < COMPLAIN_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
 }
 
 impl<A> Incoming<A> {
-    /// With `open_max` connections open, further ones wait to be accepted.
-    pub fn new(listener: A, open_max: usize) -> Self {
-        Self { listener, open: Open::default(), open_max, pause: None, complained: None }
+    /// With `open_max` connections open, further ones wait to be accepted. Those of an address that has as many as it
+    /// may have are closed at once.
+    pub fn new(listener: A, open_max: usize, limits: Limits) -> Self {
+        Self::counted(listener, open_max, limits, Open::default())
+    }
+
+    /// … and counted there.
+    pub fn counted(listener: A, open_max: usize, limits: Limits, open: Open) -> Self {
+        Self { listener, open, open_max, limits, pause: None, complained: None, refused: Refused::default() }
     }
 
     /// How many are open.
     pub fn open(&self) -> Open {
         self.open.clone()
+    }
+
+    /// Counted, if there is a place for it; closed if not.
+    fn admit(&mut self, stream: TcpStream) -> Option<Connection> {
+        // One that is gone already says so at its first read.
+        let gone = |_| IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let source = Source::of(stream.peer_addr().map_or_else(gone, |address| address.ip()));
+        let full = match self.open.take(source, self.limits) {
+            Ok(place) => return Some(Connection::new(stream, place)),
+            Err(full) => full,
+        };
+        // With a reset: whoever asks so often must not leave connections behind that wait for their last packets.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        let (why, most, what) = match full {
+            Full::All => (Why::Address, self.limits.each, "connections.max_per_address"),
+            Full::Unknown => (
+                Why::Unknown,
+                self.limits.unknown_each,
+                "connections.max_unknown_per_address, of those that have shown no credential yet",
+            ),
+        };
+        self.open.add_closed(why);
+        if let Some(count) = self.refused.add(Instant::now()) {
+            log::warn!(
+                "{source} has as many connections as one address may have ({most}: {what}): another one was closed at \
+                 once ({count} since the last such line)"
+            );
+        }
+        None
     }
 
     fn pause(&mut self, error: &io::Error) {
@@ -160,7 +218,9 @@ impl<A: Accept + Unpin> tokio_stream::Stream for Incoming<A> {
             match std::task::ready!(this.listener.poll_accept(context)) {
                 Ok(stream) => {
                     prepare(&stream);
-                    return Poll::Ready(Some(Ok(Connection::new(stream, &this.open))));
+                    if let Some(connection) = this.admit(stream) {
+                        return Poll::Ready(Some(Ok(connection)));
+                    }
                 }
                 Err(error) if belongs_to_one_connection(&error) => {}
                 Err(error) => this.pause(&error),
@@ -188,7 +248,6 @@ fn belongs_to_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
     use tokio_stream::StreamExt;
 
     const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -218,7 +277,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_the_limit_of_open_files_accepting_pauses_and_goes_on() {
         let script = Script { errors: vec![libc::EMFILE, libc::ENFILE], stream: Some(connection().await), asked: 0 };
-        let mut incoming = Incoming::new(script, 10);
+        let mut incoming = Incoming::new(script, 10, Limits::NONE);
         let start = Instant::now();
         incoming.next().await.expect("it does not end").expect("it yields no error");
         assert_eq!(start.elapsed(), Duration::from_millis(200));
@@ -228,7 +287,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn with_as_many_connections_as_may_be_others_wait_until_one_ends() {
         let script = Script { errors: vec![], stream: Some(connection().await), asked: 0 };
-        let mut incoming = Incoming::new(script, 1);
+        let mut incoming = Incoming::new(script, 1, Limits::NONE);
         let first = incoming.next().await.unwrap().unwrap();
         incoming.listener.stream = Some(connection().await);
         let asked = incoming.listener.asked;
@@ -244,8 +303,57 @@ mod tests {
     async fn a_connection_that_is_gone_already_costs_no_pause() {
         let script = Script { errors: vec![libc::ECONNABORTED; 5], stream: Some(connection().await), asked: 0 };
         let start = Instant::now();
-        Incoming::new(script, 10).next().await.unwrap().unwrap();
+        Incoming::new(script, 10, Limits::NONE).next().await.unwrap().unwrap();
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn one_more_than_an_address_may_have_is_closed_and_the_next_address_comes_in() {
+        let listener = bind(ANY_PORT).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = Incoming::new(listener, 10, Limits { each: 3, unknown_each: 2 });
+        let from = async |ip: [u8; 4]| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::new(Ipv4Addr::from(ip).into(), 0)).unwrap();
+            socket.connect(address).await.unwrap()
+        };
+        let (_one, _two, mut late, _other) = (
+            from([127, 0, 0, 2]).await,
+            from([127, 0, 0, 2]).await,
+            from([127, 0, 0, 2]).await,
+            from([127, 0, 0, 3]).await,
+        );
+        let mut open = Vec::new();
+        for source in ["127.0.0.2", "127.0.0.2", "127.0.0.3"] {
+            let connection = incoming.next().await.unwrap().unwrap();
+            assert_eq!(connection.shown().source().to_string(), source);
+            open.push(connection);
+        }
+        let closed = tokio::io::AsyncReadExt::read(&mut late, &mut [0]).await;
+        assert!(closed.is_err() || closed.is_ok_and(|read| read == 0), "it hears of it");
+        assert_eq!((incoming.open().count(), incoming.open().unknown()), (3, 3));
+        assert_eq!(incoming.open().closed()[1], ("unknown", 1));
+        // Who has shown something makes room for the next, up to the limit of all.
+        open[0].shown().known();
+        let _three = from([127, 0, 0, 2]).await;
+        open.push(incoming.next().await.unwrap().unwrap());
+        open[1].shown().known();
+        let (_four, _last) = (from([127, 0, 0, 2]).await, from([127, 0, 0, 4]).await);
+        assert_eq!(incoming.next().await.unwrap().unwrap().shown().source().to_string(), "127.0.0.4");
+        assert_eq!(incoming.open().closed()[0], ("address", 1));
+        drop(open);
+        assert_eq!(incoming.open().count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_that_is_closed_is_one_line_in_ten_seconds() {
+        let mut refused = Refused::default();
+        let start = Instant::now();
+        assert_eq!(refused.add(start), Some(1));
+        for n in 1..10_000 {
+            assert_eq!(refused.add(start + Duration::from_millis(n)), None);
+        }
+        assert_eq!(refused.add(start + Duration::from_secs(10)), Some(10_000));
     }
 
     #[tokio::test]
@@ -258,7 +366,7 @@ mod tests {
             let connecting = TcpStream::connect(address);
             waiting.push(tokio::time::timeout(Duration::from_millis(900), connecting).await.expect("queued").unwrap());
         }
-        let mut incoming = Incoming::new(listener, 300);
+        let mut incoming = Incoming::new(listener, 300, Limits::NONE);
         for _ in 0..300 {
             let Connection { stream, .. } = &incoming.next().await.unwrap().unwrap();
             assert!(stream.nodelay().unwrap() && SockRef::from(stream).keepalive().unwrap());

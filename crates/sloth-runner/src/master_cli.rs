@@ -320,6 +320,7 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             name: sloth_agent::config::host_name(),
             registrations_per_second: config.registrations_per_second,
             heartbeats_per_second: config.heartbeats_per_second,
+            connections: config.connections,
             security,
             audit: Some(audit),
         };

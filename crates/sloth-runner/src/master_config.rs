@@ -4,7 +4,7 @@
 mod tests;
 
 use crate::{
-    master::{HEARTBEATS_PER_SECOND_DEFAULT, REGISTRATIONS_PER_SECOND_DEFAULT},
+    master::{Connections, HEARTBEATS_PER_SECOND_DEFAULT, REGISTRATIONS_PER_SECOND_DEFAULT, UNKNOWN_EACH_DEFAULT},
     outputs::OUTPUT_KEEP_DEFAULT,
     security::TlsFiles,
     store::History,
@@ -55,6 +55,8 @@ pub struct MasterConfig {
     pub heartbeats_per_second: u32,
     /// Default 5,000.
     pub registrations_per_second: u32,
+    /// Default: half of the room for one address, 1,024 of them without a credential; 30 s to show one, 60 s a message.
+    pub connections: Connections,
     pub history: History,
     /// Of one command, in bytes; what comes after it is a gap. Default 1 GiB.
     pub output_keep: u64,
@@ -137,6 +139,7 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
     let http = http_listen(reader, insecure);
     let heartbeats = reader.integer("heartbeat.max_per_second", HEARTBEATS_PER_SECOND_DEFAULT, 1..=1_000_000);
     let registrations = reader.integer("registrations.max_per_second", REGISTRATIONS_PER_SECOND_DEFAULT, 1..=1_000_000);
+    let connections = connections(reader);
     let webhook = webhook(reader);
     let config = MasterConfig {
         listen,
@@ -148,6 +151,7 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
         http_hosts: reader.list("http.hosts", HOSTS_MAX, check_host).value.unwrap_or_default(),
         heartbeats_per_second: heartbeats.value,
         registrations_per_second: registrations.value,
+        connections,
         history: History {
             commands_keep: reader.duration("commands.keep", defaults.commands_keep, SECOND..=YEARS).value,
             commands_keep_max: u64::from(reader.integer("commands.keep_max", 100_000, 1..=100_000_000).value),
@@ -159,6 +163,34 @@ fn read(reader: &mut Reader, surroundings: &Surroundings, insecure: bool) -> (Ma
         log: read_log(reader),
     };
     (config, Vec::new())
+}
+
+fn connections(reader: &mut Reader) -> Connections {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MIN: Duration = Duration::from_millis(100);
+    let defaults = Connections::default();
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let each = reader.optional_integer("connections.max_per_address", 1..=10_000_000);
+    let unknown_default = u32::try_from(UNKNOWN_EACH_DEFAULT).expect("it is small");
+    let unknown = reader.integer("connections.max_unknown_per_address", unknown_default, 1..=10_000_000);
+    let each_max = each.value.map(count);
+    if let Some(each_max) = each_max
+        && count(unknown.value) > each_max
+        && !unknown.is_default()
+    {
+        let text = format!(
+            "connections.max_unknown_per_address is {}, above connections.max_per_address ({each_max}), which counts \
+             them, too: lower it, or raise the other",
+            unknown.value
+        );
+        reader.problem(&unknown.origin, text);
+    }
+    Connections {
+        each: each_max,
+        unknown_each: count(unknown.value),
+        unknown_timeout: reader.duration("connections.unknown_timeout", defaults.unknown_timeout, MIN..=HOUR).value,
+        message_timeout: reader.duration("connections.message_timeout", defaults.message_timeout, MIN..=HOUR).value,
+    }
 }
 
 fn http_listen(reader: &mut Reader, insecure: bool) -> Setting<Option<Option<SocketAddr>>> {

@@ -1,7 +1,10 @@
 //! What comes from outside, damaged in every way that chance finds: readers answer, and never panic or hang.
 //!
-//! The same inputs each time. For longer, and with others: `SLOTH_FUZZ_SEED=7 SLOTH_FUZZ_SECONDS=600 cargo test --release
+//! The same inputs each time. For longer, and with others: `SLOTH_FUZZ_SEED=7 SLOTH_FUZZ_SECONDS=600 cargo test
 //! -p sloth-runner --test fuzz`. A failure names target, seed and round.
+//!
+//! What is damaged is made by the real writers, and lies in `fuzz/`, a folder for each target: a file that is put there
+//! is tried as it is, and damaged, from then on. `UPDATE=1` writes those that writers make.
 
 #![allow(clippy::disallowed_methods, reason = "it runs for a real while")]
 
@@ -14,12 +17,32 @@ use sloth_agent::{
     },
     token::Token,
 };
-use sloth_runner::master_config;
+use sloth_runner::{master_config, patience::Framing};
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     time::{Duration, Instant},
 };
+
+/// A folder of `fuzz/`, and what the writers of today make of it: both are tried, so that what an earlier version has
+/// written stays known.
+fn corpus(name: &str, written: &[(&str, Vec<u8>)]) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz").join(name);
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(&folder).unwrap();
+        for (file, bytes) in written {
+            fs::write(folder.join(file), bytes).unwrap();
+        }
+    }
+    let entries = fs::read_dir(&folder).into_iter().flatten();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    // In the same order everywhere.
+    files.sort();
+    assert!(!files.is_empty() || !written.is_empty(), "{} is empty", folder.display());
+    let kept = files.iter().map(|file| fs::read(file).unwrap());
+    kept.chain(written.iter().map(|(_, bytes)| bytes.clone())).collect()
+}
 
 /// Splitmix64.
 struct Random(u64);
@@ -109,7 +132,14 @@ fn spool_files() {
         }
         file
     };
-    let corpus = [file(Kind::Journal), file(Kind::Output), frame::header(Kind::Journal, id).to_vec()];
+    let corpus = corpus(
+        "spool",
+        &[
+            ("journal.bin", file(Kind::Journal)),
+            ("output.bin", file(Kind::Output)),
+            ("empty.bin", frame::header(Kind::Journal, id).to_vec()),
+        ],
+    );
     fuzz("spool files", 4_000, &corpus, |input| {
         for kind in [Kind::Journal, Kind::Output] {
             let scan = frame::scan(kind, input);
@@ -139,7 +169,10 @@ fn spool_files() {
 
 #[test]
 fn tokens() {
-    let corpus: Vec<_> = (0..4).map(|n| Token::new([n; 32], [n ^ 3; 32]).text().into_bytes()).collect();
+    let written = ["0.txt", "1.txt", "2.txt", "3.txt"].into_iter().zip(0_u8..);
+    let written: Vec<_> =
+        written.map(|(file, n)| (file, Token::new([n; 32], [n ^ 3; 32]).text().into_bytes())).collect();
+    let corpus = corpus("tokens", &written);
     fuzz("tokens", 20_000, &corpus, |input| {
         let Ok(text) = std::str::from_utf8(input) else { return };
         if let Ok(token) = Token::parse(text) {
@@ -154,12 +187,8 @@ fn configuration() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     let config = |name: &str| fs::read(format!("{}/../../config/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let corpus = [
-        config("master.toml"),
-        config("agent.toml"),
-        b"name = \"lady\"\nmaster = \"localhost:1\"\n[labels]\nsite = \"a\"\n[heartbeat]\ninterval = \"5s\"\n".to_vec(),
-        b"listen = \"127.0.0.1:0\"\n[log]\nlevel = \"debug\"\n[tls]\nagent_life = \"3s\"\n".to_vec(),
-    ];
+    let shipped = ["master.toml", "agent.toml", "agent-tls.toml", "agent-minimal.toml"].map(config);
+    let corpus = [corpus("configuration", &[]), shipped.to_vec()].concat();
     fuzz("configuration", 1_500, &corpus, |input| {
         fs::write(&path, input).unwrap();
         let surroundings = Surroundings { host_name: "host".to_owned(), ..Surroundings::default() };
@@ -192,7 +221,15 @@ fn messages() {
     let end = proto::AgentMessage { kind: Some(proto::agent_message::Kind::CommandFinished(finished)) };
     let rejected = proto::Rejected { message: "no".to_owned(), ..Default::default() };
     let down = proto::MasterMessage { kind: Some(proto::master_message::Kind::Rejected(rejected)) };
-    let corpus = [join.encode_to_vec(), up.encode_to_vec(), end.encode_to_vec(), down.encode_to_vec()];
+    let corpus = corpus(
+        "messages",
+        &[
+            ("join.bin", join.encode_to_vec()),
+            ("register.bin", up.encode_to_vec()),
+            ("finished.bin", end.encode_to_vec()),
+            ("rejected.bin", down.encode_to_vec()),
+        ],
+    );
     /// Fuzzed as one kind.
     fn whole<M: Message + Default + PartialEq>(input: &[u8]) {
         if let Ok(message) = M::decode(input) {
@@ -208,6 +245,37 @@ fn messages() {
         whole::<proto::OutputMessage>(input);
         if let Some(outcome) = proto::Outcome::decode(input).ok().and_then(|message| proto::outcome_from(&message)) {
             assert_eq!(proto::outcome_from(&proto::Outcome::from(&outcome)), Some(outcome));
+        }
+    });
+}
+
+#[test]
+fn frames() {
+    let framed = |bodies: &[usize]| -> Vec<u8> {
+        let frame = |body: &usize| [&[0][..], &u32::try_from(*body).unwrap().to_be_bytes(), &vec![7; *body]].concat();
+        bodies.iter().flat_map(frame).collect()
+    };
+    let corpus = corpus(
+        "frames",
+        &[
+            ("one.bin", framed(&[30])),
+            ("many.bin", framed(&[0, 1, 0, 300, 5])),
+            ("announced.bin", vec![0, 255, 255, 255, 255, 1]),
+        ],
+    );
+    fuzz("frames", 20_000, &corpus, |input| {
+        let mut whole = Framing::default();
+        let (begun, ended) = whole.pass(input);
+        assert!(ended <= begun && ended <= input.len(), "no more is whole than came");
+        // However the network cuts it.
+        for cut in [1, 2, 7, 100] {
+            let mut cut_up = Framing::default();
+            let parts = input.chunks(cut).map(|part| cut_up.pass(part));
+            let sums = parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+            assert_eq!(
+                (sums, cut_up.is_unfinished(), cut_up.whole),
+                ((begun, ended), whole.is_unfinished(), whole.whole)
+            );
         }
     });
 }

@@ -4,7 +4,7 @@
 //! they keep their order; whoever finds another one at it leaves its own effects to that one.
 
 use super::{
-    Options,
+    Connections, Options,
     clock::Clock,
     entrance::Entrance,
     hub::Hub,
@@ -23,7 +23,7 @@ use proto::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -37,6 +37,8 @@ pub struct Core {
     pub outputs: Arc<dyn Outputs>,
     clock: Box<dyn Clock>,
     name: String,
+    /// What one address, and one call, may take of the port.
+    pub connections: Connections,
     /// None in plain mode.
     pub security: Option<Arc<Security>>,
     audit: Option<Arc<Audit>>,
@@ -55,8 +57,8 @@ pub struct Core {
     /// [`STDIN_RETURN`]: super::orphans::STDIN_RETURN
     pub stdin_grace: Duration,
     pub meters: Meters,
-    /// Connections to the port, once it is served.
-    open: OnceLock<Open>,
+    /// Connections to the port.
+    open: Open,
     /// The master is going.
     pub ending: watch::Sender<bool>,
 }
@@ -99,6 +101,7 @@ impl Core {
             outputs,
             clock,
             name: options.name,
+            connections: options.connections,
             security: options.security,
             audit: options.audit,
             stdin_grace,
@@ -108,7 +111,7 @@ impl Core {
             events: watch::Sender::new(next_event_seq.saturating_sub(1)),
             rearm: Notify::new(),
             meters: Meters::default(),
-            open: OnceLock::new(),
+            open: Open::default(),
             ending: watch::Sender::new(false),
         }
     }
@@ -148,13 +151,9 @@ impl Core {
         let _ = ending.wait_for(|ending| *ending).await.map(drop); // the sender lives as long as this
     }
 
-    /// Counts these from now on.
-    pub fn count_connections(&self, open: Open) {
-        let _ = self.open.set(open); // a master serves one port
-    }
-
-    pub fn open_connections(&self) -> usize {
-        self.open.get().map_or(0, Open::count)
+    /// Connections to the port, and what was done about them.
+    pub fn open_connections(&self) -> Open {
+        self.open.clone()
     }
 
     /// Looks at the state, and changes nothing.

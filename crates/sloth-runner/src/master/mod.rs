@@ -27,8 +27,11 @@ pub(crate) use self::{
 use crate::{
     access::{Caller, Guard},
     audit::Audit,
-    listen::Incoming,
-    security::{Security, tls::Secured},
+    listen::{Incoming, places::Limits},
+    security::{
+        Security,
+        tls::{Peer, Secured},
+    },
     web::Http,
     webhook::Webhook,
 };
@@ -51,6 +54,8 @@ pub struct Options {
     pub registrations_per_second: u32,
     /// Of the whole fleet; above it agents are asked to beat less often. At least 1.
     pub heartbeats_per_second: u32,
+    /// What one address, and one call, may take of the port.
+    pub connections: Connections,
     /// None: in the clear, and everybody may do everything.
     pub security: Option<Arc<Security>>,
     /// The file that says who did what; none: nobody keeps that.
@@ -61,6 +66,45 @@ pub struct Options {
     pub webhook: Option<Webhook>,
 }
 
+/// What one address, and one call, may take of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// None: half of those that there is room for.
+    pub each: Option<usize>,
+    /// … that have shown no credential. At most as many as `each`.
+    pub unknown_each: usize,
+    /// For them to show one.
+    pub unknown_timeout: Duration,
+    /// For a message, from its first byte to its last, and for the first one of a call.
+    pub message_timeout: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            each: None,
+            unknown_each: UNKNOWN_EACH_DEFAULT,
+            unknown_timeout: UNKNOWN_TIMEOUT_DEFAULT,
+            message_timeout: MESSAGE_TIMEOUT_DEFAULT,
+        }
+    }
+}
+
+impl Connections {
+    fn limits(&self, open_max: usize) -> Limits {
+        Limits { each: self.each.unwrap_or(open_max / 2).max(1), unknown_each: self.unknown_each }
+    }
+}
+
+/// A site of 1,000 agents behind one address comes back at once without one being turned away.
+pub const UNKNOWN_EACH_DEFAULT: usize = 1_024;
+
+/// Twice what an agent waits for its connection and registration, and then some: a slow line with a lost packet or two.
+pub const UNKNOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// The longest command, 128 KiB, over a line of 2.2 KiB/s.
+pub const MESSAGE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
 impl Options {
     /// With this name, and the defaults of the configuration.
     pub fn named(name: &str) -> Self {
@@ -68,6 +112,7 @@ impl Options {
             name: name.to_owned(),
             registrations_per_second: REGISTRATIONS_PER_SECOND_DEFAULT,
             heartbeats_per_second: HEARTBEATS_PER_SECOND_DEFAULT,
+            connections: Connections::default(),
             security: None,
             audit: None,
             http: None,
@@ -97,7 +142,10 @@ const STREAMS_MAX: u32 = 1_100;
 const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 /// 18 calls' worth: whoever does not read one call holds up no other.
 const CONNECTION_WINDOW: u32 = 18 * STREAM_WINDOW;
+/// Of an agent: its registration may list many commands.
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+/// Of an operator: a command has 128 KiB at most, and its standard input comes in smaller pieces.
+const REQUEST_MAX: usize = 1024 * 1024;
 
 /// Serves agents and operators until `shutdown`, then says goodbye to every agent.
 ///
@@ -134,24 +182,24 @@ async fn serve_core(
     let entrance = tokio::spawn(entrance::run(core.clone()));
     let ending = core.clone();
     let signal = async move { ending.ended().await };
-    let incoming = Incoming::new(listener, crate::open_files::connections_max());
+    let (bounds, open_max) = (core.connections, crate::open_files::connections_max());
+    let incoming = Incoming::counted(listener, open_max, bounds.limits(open_max), core.open_connections());
     let acceptor = core.security.as_ref().map(|security| security.acceptor.clone());
-    core.count_connections(incoming.open());
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(None)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(Guard::new(core.security.clone()))
+        .layer(Guard::new(core.security.clone(), bounds.message_timeout))
         .add_service(
             agent_registry_server::AgentRegistryServer::new(AgentService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),
         )
         .add_service(
             fleet_server::FleetServer::new(fleet_rpc::FleetService { core: core.clone() })
-                .max_decoding_message_size(MESSAGE_MAX),
+                .max_decoding_message_size(REQUEST_MAX),
         )
-        .serve_with_incoming_shutdown(Secured::new(incoming, acceptor), signal);
+        .serve_with_incoming_shutdown(Secured::new(incoming, acceptor, bounds.unknown_timeout), signal);
     tokio::pin!(server);
     let result = tokio::select! {
         result = &mut server => result,
@@ -233,7 +281,8 @@ impl agent_registry_server::AgentRegistry for AgentService {
             return Err(Status::unavailable("the master is shutting down"));
         }
         let caller = request.extensions().get::<Caller>().cloned();
-        Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), caller.as_ref())))
+        let shown = request.extensions().get::<Peer>().map(|peer| peer.shown.clone());
+        Ok(Response::new(session::Session::new(self.core.clone(), request.into_inner(), caller.as_ref(), shown)))
     }
 
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     access::{Caller, REVOKED},
+    listen::Shown,
     open_files,
 };
 use fleet::{
@@ -58,8 +59,16 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(core: Arc<Core>, inbound: Streaming<AgentMessage>, caller: Option<&Caller>) -> Self {
+    pub fn new(
+        core: Arc<Core>,
+        inbound: Streaming<AgentMessage>,
+        caller: Option<&Caller>,
+        shown: Option<Arc<Shown>>,
+    ) -> Self {
         let (conn, outbox) = core.wires.open(core.now().monotonic);
+        if let Some(shown) = &shown {
+            outbox.belongs_to(shown);
+        }
         let standing = Standing::of(&core, caller);
         if let (Some(security), Some(record)) = (&core.security, standing.as_ref().and_then(|s| s.record.as_ref()))
             && security.authority.is_some()

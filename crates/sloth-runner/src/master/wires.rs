@@ -1,19 +1,25 @@
 //! The way down to each session: a bounded queue that the session's own stream empties.
 
+use crate::listen::{Shown, Why};
 use fleet::{AgentId, ConnId, SessionId};
 use proto::{MasterMessage, RetryLater, master_message::Kind};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicU64},
     task::{Context, Poll, Waker},
     time::Duration,
 };
+use tokio::runtime::Handle;
 
 /// An agent that leaves so many messages unread is closed.
 pub const UNREAD_MAX: usize = 1_000;
 
 /// A connection that is no session after this is closed.
 pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection that is still there so long after its session has ended is cut: who does not read what he is told does
+/// not read that it is over, either.
+pub const LINGER: Duration = Duration::from_secs(5);
 
 /// What one connection is still to be told.
 #[derive(Default)]
@@ -23,6 +29,8 @@ pub struct Outbox {
     /// When its agent is to ask for the next certificate; 0: never.
     pub renew_in_ms: AtomicU64,
     queue: Mutex<Queue>,
+    /// None in tests without a port.
+    connection: OnceLock<Weak<Shown>>,
 }
 
 #[derive(Default)]
@@ -40,6 +48,22 @@ impl Outbox {
         self.session.get().copied()
     }
 
+    /// What is cut if it lingers.
+    pub fn belongs_to(&self, connection: &Arc<Shown>) {
+        let _ = self.connection.set(Arc::downgrade(connection)); // a session has one
+    }
+
+    /// Its session is over: the connection has its time to be told, and to go.
+    fn bound(&self) {
+        let (Some(connection), Ok(runtime)) = (self.connection.get().cloned(), Handle::try_current()) else { return };
+        runtime.spawn(async move {
+            crate::clock::sleep(LINGER).await;
+            if let Some(connection) = connection.upgrade() {
+                connection.cut(Why::Lingering);
+            }
+        });
+    }
+
     /// Queues a message, unless the connection is closed.
     pub fn push(&self, kind: Kind) {
         let waker = {
@@ -50,6 +74,7 @@ impl Outbox {
             if queue.messages.len() >= UNREAD_MAX {
                 queue.messages = VecDeque::new();
                 queue.closed = true;
+                self.bound();
             } else {
                 queue.messages.push_back(MasterMessage { kind: Some(kind) });
             }
@@ -88,7 +113,9 @@ impl Outbox {
     pub fn close(&self) {
         let waker = {
             let mut queue = self.queue.lock().expect("no holder of this lock panics");
-            queue.closed = true;
+            if !std::mem::replace(&mut queue.closed, true) {
+                self.bound();
+            }
             queue.waker.take()
         };
         if let Some(waker) = waker {

@@ -42,6 +42,9 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(config.http_listen.unwrap().to_string(), "127.0.0.1:50080");
     assert_eq!(config.heartbeats_per_second, 5_000);
     assert_eq!(config.registrations_per_second, 5_000);
+    assert_eq!((config.connections.each, config.connections.unknown_each), (None, 1_024));
+    assert_eq!(config.connections.unknown_timeout, Duration::from_secs(30));
+    assert_eq!(config.connections.message_timeout, Duration::from_secs(60));
     assert_eq!(config.history.commands_keep, Duration::from_secs(30 * 24 * 3600));
     assert_eq!(config.history.commands_keep_max, 100_000);
     assert_eq!(config.history.events_keep, Duration::from_secs(30 * 24 * 3600));
@@ -238,4 +241,16 @@ fn flags_override_the_file_and_assignments_the_flags() {
     let missing = Sources { file: Some("/nowhere/m.toml".into()), ..Sources::default() };
     let problems = load(&missing, &surroundings()).unwrap_err().to_string();
     assert!(problems.starts_with("cannot read the configuration file /nowhere/m.toml: "), "{problems}");
+}
+
+#[test]
+fn more_that_have_shown_nothing_than_may_be_at_all_is_a_mistake() {
+    let problems = load_text("[connections]\nmax_per_address = 10\nmax_unknown_per_address = 20\n").unwrap_err();
+    assert_eq!(
+        problems,
+        ["master.toml:3: connections.max_unknown_per_address is 20, above connections.max_per_address (10), which \
+             counts them, too: lower it, or raise the other"]
+    );
+    let (config, _) = load_text("[connections]\nmax_per_address = 10\n").unwrap();
+    assert_eq!(config.connections.each, Some(10), "the default of the other gives way");
 }

@@ -4,7 +4,7 @@
 use super::{TlsFiles, verifier::verifier};
 use crate::{
     clock,
-    listen::{self, Incoming},
+    listen::{self, Incoming, Open, Shown, Why, places::Source},
 };
 use rustls::{ServerConfig, crypto::ring::default_provider, server::NoServerSessionStorage, version::TLS13};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
@@ -15,30 +15,39 @@ use sloth_agent::{
     transport::tls::Certificate,
 };
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::Path,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::Semaphore,
     task::JoinSet,
-    time::timeout,
+    time::{Sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
-/// Handshakes under way at once; more connections wait to be accepted. Each holds some 40 KiB before it is known who
-/// comes.
+/// Handshakes under way at once; others wait their turn. Each holds some 40 KiB before it is known who comes.
 pub const HANDSHAKES_MAX: usize = 1_024;
 
-/// Of one handshake.
+/// … of one address: an eighth, so that one that says nothing leaves the others theirs. Where all of a fleet comes from
+/// one address, so many are more than the processors can do at once.
+pub const HANDSHAKES_EACH: usize = 128;
+
+/// Connections that wait for their turn, or are in their handshake; with more, further ones wait to be accepted. Four
+/// times as many as one address can have at the defaults.
+const PENDING_MAX: usize = 4_096;
+
+/// Of one handshake; and of the wait for its turn.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For a peer to hear why its handshake failed, and to close; and how much it may still say until then, bytes.
@@ -52,9 +61,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SIZE_MAX: u64 = 2 << 20;
 
 /// Who is at the other end of a connection. An extension of every request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     pub address: SocketAddr,
+    /// The connection, as far as calls have to do with it.
+    pub shown: Arc<Shown>,
     /// By its certificate, which a CA of this master's has signed and which has not expired.
     pub identity: Option<Identity>,
     /// What TLS exports for joining; none in the clear.
@@ -163,18 +174,34 @@ impl Acceptor {
         current.config.clone()
     }
 
-    async fn accept(self: Arc<Self>, stream: listen::Connection) -> Option<Connection> {
-        let address = peer_address(&stream);
+    /// When it is its turn. What waits is small: the rest is made with the handshake.
+    async fn accept_in_turn(self: Arc<Self>, turn: Turn, stream: listen::Connection) -> Option<Connection> {
+        let waiting = timeout(HANDSHAKE_TIMEOUT, async {
+            let each = turn.each.acquire().await.ok()?;
+            Some((each, turn.all.acquire().await.ok()?))
+        });
+        let Ok(Some(_places)) = waiting.await else {
+            turn.open.add_closed(Why::HandshakeTimeout);
+            return None;
+        };
+        let _counted = turn.open.handshake();
+        Box::pin(self.accept(stream, &turn)).await
+    }
+
+    async fn accept(&self, stream: listen::Connection, turn: &Turn) -> Option<Connection> {
+        let (address, shown) = (peer_address(&stream), stream.shown());
         let accepting = tokio_rustls::TlsAcceptor::from(self.config()).accept(stream).into_fallible();
         let stream = match timeout(HANDSHAKE_TIMEOUT, accepting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err((error, stream))) => {
                 log::debug!("TLS with {address} failed: {error}");
+                turn.open.add_closed(Why::Handshake);
                 let _ = timeout(FAREWELL_TIMEOUT, farewell(stream)).await;
                 return None;
             }
             Err(_) => {
                 log::debug!("TLS with {address} took longer than {} s", HANDSHAKE_TIMEOUT.as_secs());
+                turn.open.add_closed(Why::HandshakeTimeout);
                 return None;
             }
         };
@@ -186,8 +213,8 @@ impl Acceptor {
             expires_ms: Certificate::read(der).map_or(u64::MAX, |read| read.not_after.saturating_mul(1000)),
         });
         let exported = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok();
-        let peer = Peer { address, identity, exported };
-        Some(Connection { peer, stream: Wire::Tls(Box::new(stream)) })
+        let peer = Peer { address, shown, identity, exported };
+        Some(Connection::new(peer, Wire::Tls(Box::new(stream)), turn.unknown_timeout))
     }
 }
 
@@ -310,10 +337,36 @@ fn read(path: &Path) -> Result<(Vec<u8>, u32), String> {
     Ok((content, mode))
 }
 
-/// A connection that may carry calls.
+/// A connection that may carry calls, and is closed if nobody shows in time who he is.
 pub struct Connection {
     peer: Peer,
     stream: Wire,
+    /// Until when; none once he has.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    fn new(peer: Peer, stream: Wire, unknown_timeout: Duration) -> Self {
+        let patience = (!peer.shown.is_known()).then(|| Box::pin(clock::sleep(unknown_timeout)));
+        Self { peer, stream, patience }
+    }
+
+    /// # Errors
+    /// It is to be closed. Looked at before every step: whoever cuts it wakes its task, whatever that waits for.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some(patience) = &mut self.patience {
+            if self.peer.shown.is_known() {
+                self.patience = None;
+            } else if patience.as_mut().poll(context).is_ready() {
+                log::debug!("{} has not shown who it is", self.peer.address);
+                self.peer.shown.cut(Why::Nobody);
+            }
+        }
+        match self.peer.shown.is_cut() {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(()),
+        }
+    }
 }
 
 enum Wire {
@@ -333,13 +386,40 @@ impl Connected for Connection {
 pub struct Secured {
     incoming: Incoming,
     acceptor: Option<Arc<Acceptor>>,
+    /// Under way, or waiting for their turn.
     handshakes: JoinSet<Option<Connection>>,
+    all: Arc<Semaphore>,
+    each: HashMap<Source, Weak<Semaphore>>,
+    unknown_timeout: Duration,
+}
+
+/// What a connection needs for its handshake.
+struct Turn {
+    each: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+    open: Open,
+    unknown_timeout: Duration,
 }
 
 impl Secured {
-    /// Without an acceptor: in the clear.
-    pub fn new(incoming: Incoming, acceptor: Option<Arc<Acceptor>>) -> Self {
-        Self { incoming, acceptor, handshakes: JoinSet::new() }
+    /// Without an acceptor: in the clear. Whoever shows nothing within `unknown_timeout` is closed.
+    pub fn new(incoming: Incoming, acceptor: Option<Arc<Acceptor>>, unknown_timeout: Duration) -> Self {
+        let all = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        Self { incoming, acceptor, handshakes: JoinSet::new(), all, each: HashMap::new(), unknown_timeout }
+    }
+
+    fn turn(&mut self, source: Source) -> Turn {
+        // Of those who wait or are in their handshake there are no more than PENDING_MAX.
+        if self.each.len() >= 2 * PENDING_MAX {
+            self.each.retain(|_, each| each.strong_count() > 0);
+        }
+        let each = self.each.get(&source).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let each = Arc::new(Semaphore::new(HANDSHAKES_EACH));
+            self.each.insert(source, Arc::downgrade(&each));
+            each
+        });
+        let (all, open) = (self.all.clone(), self.incoming.open());
+        Turn { each, all, open, unknown_timeout: self.unknown_timeout }
     }
 }
 
@@ -352,17 +432,22 @@ impl Stream for Secured {
             match this.handshakes.poll_join_next(context) {
                 Poll::Ready(Some(Ok(Some(connection)))) => return Poll::Ready(Some(Ok(connection))),
                 Poll::Ready(Some(_)) => continue,
-                Poll::Pending if this.handshakes.len() >= HANDSHAKES_MAX => return Poll::Pending,
+                Poll::Pending if this.handshakes.len() >= PENDING_MAX => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => {}
             }
             let Some(Ok(stream)) = ready!(Pin::new(&mut this.incoming).poll_next(context)) else {
                 return Poll::Ready(None);
             };
-            match &this.acceptor {
-                Some(acceptor) => drop(this.handshakes.spawn(acceptor.clone().accept(stream))),
+            let (address, shown) = (peer_address(&stream), stream.shown());
+            match this.acceptor.clone() {
+                Some(acceptor) => {
+                    let turn = this.turn(shown.source());
+                    this.handshakes.spawn(acceptor.accept_in_turn(turn, stream));
+                }
                 None => {
-                    let peer = Peer { address: peer_address(&stream), identity: None, exported: None };
-                    return Poll::Ready(Some(Ok(Connection { peer, stream: Wire::Plain(stream) })));
+                    let peer = Peer { address, shown, identity: None, exported: None };
+                    let connection = Connection::new(peer, Wire::Plain(stream), this.unknown_timeout);
+                    return Poll::Ready(Some(Ok(connection)));
                 }
             }
         }
@@ -371,15 +456,21 @@ impl Stream for Secured {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        self.check(cx)?;
+        let read = match &mut self.stream {
             Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Wire::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if read.is_pending() && self.peer.shown.poll_cut(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        read
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         match &mut self.stream {
             Wire::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Wire::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -391,6 +482,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         match &mut self.stream {
             Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
@@ -405,6 +497,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         match &mut self.stream {
             Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Wire::Tls(stream) => Pin::new(stream).poll_flush(cx),

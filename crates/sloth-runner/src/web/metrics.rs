@@ -35,6 +35,9 @@ struct Scrape {
     unfinished: usize,
     queued: usize,
     connections: usize,
+    unknown: usize,
+    handshakes: (usize, usize),
+    closed: BTreeMap<String, u64>,
     agents_connections: usize,
     certificates: Vec<(&'static str, u64)>,
     files: Option<(u64, u64)>,
@@ -50,7 +53,7 @@ struct Away {
 
 impl Scrape {
     fn of(core: &Core) -> Self {
-        let (connections, agents_connections) = (core.open_connections(), core.wires.connections());
+        let (open, agents_connections) = (core.open_connections(), core.wires.connections());
         let mut scrape = core.read(|fleet| {
             let mut scrape = Self {
                 counts: core.meters.counts(),
@@ -64,7 +67,10 @@ impl Scrape {
                 pace_queue: core.entrance.held(),
                 unfinished: fleet.dispatch().len(),
                 queued: fleet.dispatch().queued_in_all(),
-                connections,
+                connections: open.count(),
+                unknown: open.unknown(),
+                handshakes: open.handshakes(),
+                closed: open.closed().map(|(why, count)| (why.to_owned(), count as u64)).into(),
                 agents_connections,
                 certificates: Vec::new(),
                 files: None,
@@ -168,6 +174,14 @@ fn render(scrape: &Scrape) -> String {
     let help = "Connections without an agent's session: operators, and agents before they ask for one.";
     let operators = scrape.connections.saturating_sub(scrape.agents_connections);
     text.single("sloth_master_operator_connections", "gauge", help, operators);
+    let help = "Connections that have shown no credential yet.";
+    text.single("sloth_master_unknown_connections", "gauge", help, scrape.unknown);
+    let help = "TLS handshakes under way.";
+    text.single("sloth_master_handshakes", "gauge", help, scrape.handshakes.0);
+    let help = "The most TLS handshakes at once since the start.";
+    text.single("sloth_master_handshakes_peak", "gauge", help, scrape.handshakes.1);
+    let help = "Connections that the master closed for what they did not do: see the documentation for the reasons.";
+    by_word(&mut text, "sloth_master_connections_closed_total", help, "reason", &scrape.closed);
     let help = "Events for the webhook: delivered, attempts that failed, and given up.";
     by_word(&mut text, "sloth_master_webhook_total", help, "result", &counts.webhook);
     if !scrape.certificates.is_empty() {

@@ -18,7 +18,14 @@ mod session;
 mod sign_in;
 mod text;
 
-use crate::{clock::sleep, master::Core};
+use crate::{
+    clock::sleep,
+    listen::{
+        Open, Why,
+        places::{Limits, Source},
+    },
+    master::Core,
+};
 use axum::{Extension, Router, middleware, routing::get};
 use code::Codes;
 use failures::Failures;
@@ -37,6 +44,8 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 /// Connections at once; further ones wait. Of 100 open files that are kept for others than agents, two thirds.
 const CONNECTIONS_MAX: usize = 64;
+/// … of one address, where it is not this machine: behind that may be a proxy, which speaks for many.
+const CONNECTIONS_EACH: Limits = Limits { each: 48, unknown_each: usize::MAX };
 /// Of these, pages that follow events: the others are for requests.
 const STREAMS_MAX: usize = 32;
 /// A client that has not sent its request by then is closed, and so is one that is idle for so long.
@@ -141,6 +150,7 @@ pub async fn serve(core: Arc<Core>, http: Http) {
         scan: Semaphore::new(1),
         port: address.map_or(0, |address| address.port()),
     });
+    let (counted, open) = (core.open_connections(), Open::default());
     let router = router(core, web, loopback);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -154,6 +164,13 @@ pub async fn serve(core: Arc<Core>, http: Http) {
             }
         };
         let Ok(local) = stream.local_addr() else { continue }; // it is closed already
+        let source = Source::of(remote.ip());
+        let each = if remote.ip().to_canonical().is_loopback() { Limits::NONE } else { CONNECTIONS_EACH };
+        let Ok(of_address) = open.take(source, each) else {
+            counted.add_closed(Why::Web);
+            log::debug!("another HTTP connection of {source} is closed: it has {}", CONNECTIONS_EACH.each);
+            continue;
+        };
         let service = TowerToHyperService::new(router.clone().layer(Extension(Peer { remote, local })));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -162,7 +179,7 @@ pub async fn serve(core: Arc<Core>, http: Http) {
         tokio::spawn(async move {
             // A client that breaks off is none of our business.
             let _ = connection.await;
-            drop(place);
+            drop((place, of_address));
         });
     }
 }

@@ -4,7 +4,11 @@ mod again;
 mod bundle;
 mod certificates;
 mod checks;
+#[path = "../secured/credential.rs"]
+mod credential;
+mod hostile;
 mod joining;
+mod limits;
 mod middle;
 mod operators;
 mod owner;

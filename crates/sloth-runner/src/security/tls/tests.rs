@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    listen,
+    listen::{self, places::Limits},
     security::{pki, testing::files},
 };
 use rustls::{ClientConfig, RootCertStore};
@@ -27,7 +27,14 @@ fn a_certificate_names_one_agent_one_operator_or_nobody() {
 fn secured(files: TlsFiles) -> (Secured, SocketAddr) {
     let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    (Secured::new(Incoming::new(listener, usize::MAX), Some(Arc::new(Acceptor::new(files).unwrap()))), address)
+    (
+        Secured::new(
+            Incoming::new(listener, usize::MAX, Limits::NONE),
+            Some(Arc::new(Acceptor::new(files).unwrap())),
+            Duration::from_secs(30),
+        ),
+        address,
+    )
 }
 
 async fn client(address: SocketAddr, files: &TlsFiles) -> tokio_rustls::client::TlsStream<TcpStream> {
@@ -90,17 +97,17 @@ impl Wake for Woken {
 }
 
 #[tokio::test]
-async fn handshakes_are_so_many_and_no_more() {
+async fn those_who_wait_for_a_handshake_are_so_many_and_no_more() {
     let (_folder, files) = files();
     let (mut secured, address) = secured(files);
-    for _ in 0..HANDSHAKES_MAX {
+    for _ in 0..PENDING_MAX {
         secured.handshakes.spawn(std::future::pending());
     }
     let _waiting = TcpStream::connect(address).await.unwrap();
     let woken = Arc::new(Woken::default());
     let waker = woken.clone().into();
     assert!(Pin::new(&mut secured).poll_next(&mut Context::from_waker(&waker)).is_pending());
-    assert_eq!(secured.handshakes.len(), HANDSHAKES_MAX);
+    assert_eq!(secured.handshakes.len(), PENDING_MAX);
     secured.handshakes.abort_all();
     while woken.0.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
