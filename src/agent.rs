@@ -4,7 +4,7 @@ use crate::{
     clock::{BootClock, boottime, unix_ms},
     commands::Commands,
     config::{self, Config, describe},
-    credentials::Credentials,
+    credentials::{self, Credentials},
     daemon::ORPHANED,
     driver::{Driver, Identity, Keeper, Signal, Status},
     health, helper,
@@ -17,6 +17,7 @@ use crate::{
     report::Line,
     state::{self, StateDir},
     status::{self, CERTIFICATE_ENDS, Field, SHUTTING_DOWN, SPOOL_IN_MEMORY, STATE_IN_MEMORY},
+    transport::tls,
 };
 use link::LossReason;
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
@@ -102,6 +103,20 @@ pub fn bind(config: &Config) -> Result<Option<TcpListener>, String> {
     bound.map(Some).map_err(|error| format!("cannot listen on {address}: {}", remedy(&error)))
 }
 
+/// In the clear whoever is between, or answers at that address, can run commands here.
+fn warn_of_plain(config: &Config, state_dir: &std::path::Path) {
+    let secured = config.tls.is_some() || config.token.is_some() || credentials::has_joined(state_dir);
+    if let Some(master) = config.masters.iter().find(|master| !master.is_local())
+        && !secured
+    {
+        log::warn!(
+            "The connection to {master} is not secured: whoever is on the way to it, or answers in its place, can run \
+             commands on this machine. A token makes it safe (`sloth-runner master init`), and tls.enabled = true keeps \
+             this agent from ever speaking in the clear"
+        );
+    }
+}
+
 /// What the system allows this process.
 pub fn open_files_max() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -125,6 +140,8 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
         boot_id: state::boot_id(),
         host: crate::config::host_name(),
     };
+    tls::hear(state.heard(), &[]);
+    warn_of_plain(&config, state.path());
     let commands = Commands::open(&config.commands, &config.name, state.path(), !state.is_memory());
     let directory = (!state.is_memory()).then(|| state.path().to_path_buf());
     let credentials = Credentials::new(directory.as_deref(), state.agent_id(), &config.name);
@@ -232,6 +249,7 @@ impl Files {
                         state.write_status(text);
                     }
                     state.keep_epoch(epoch);
+                    state.keep_heard(tls::heard());
                     if let Some(text) = new_history {
                         state.write_history(&text);
                     }

@@ -290,10 +290,8 @@ impl Means {
         // A token that is not the one it has joined with is meant to be used: so agents are made to join again.
         if let Some(token) = token.filter(|token| identity.as_ref().is_none_or(|known| known.token_id != token.id())) {
             match credentials.join(&token, &self, connect).await {
-                // Refused, or of a master that is not this one.
-                Err(failure)
-                    if identity.is_some() && matches!(failure.reason, LossReason::Unauthorized | LossReason::Tls) =>
-                {
+                // Refused, of a master that is not this one, or of one that gives no certificates just now.
+                Err(failure) if identity.is_some() && !is_of_the_network(failure.reason) => {
                     log::warn!("The new token is of no use, the certificate stays: {}", failure.detail);
                 }
                 joined => joined?,
@@ -343,6 +341,12 @@ impl Means {
             .map(Some)
             .map_err(|why| Failure::new(LossReason::Unauthorized, format!("the token {why}: see auth.token_file")))
     }
+}
+
+/// Whoever is not reached this time cannot be by the certificate either.
+fn is_of_the_network(reason: LossReason) -> bool {
+    use LossReason::{ConnectionRefused, ConnectionReset, ConnectionTimeout, Dns, StreamClosed, Unreachable};
+    matches!(reason, ConnectionRefused | ConnectionReset | ConnectionTimeout | Dns | StreamClosed | Unreachable)
 }
 
 struct Answer {

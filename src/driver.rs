@@ -17,7 +17,7 @@ use crate::{
     reload::Reload,
     report::{Line, Lines},
     session::{self, Session},
-    transport::Resolver,
+    transport::{Resolver, tls},
     watch::{Verdict, Watch},
 };
 use candidate::Candidate;
@@ -25,7 +25,11 @@ use link::{Close, Input, Link, LossReason, Output, Phase, Reply, Report, WakeRea
 use proto::agent_message::Kind as Up;
 use registration::params;
 pub use registration::{registration_of, reported};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::sync::{Mutex, mpsc, watch};
 
 /// Every so many heartbeats one carries the node's status.
@@ -421,6 +425,11 @@ impl<C: Clock> Driver<C> {
         if !self.is_new(registered.epoch) {
             return self.reply(self.not_new(registered.epoch));
         }
+        if let Some(master) = self.session.as_ref().and_then(Session::master_ends) {
+            let own = Some(self.credentials.ends().load(Ordering::Relaxed)).filter(|ends| *ends > 0);
+            tls::hear(registered.time_unix_ms / 1000, &[master, own.unwrap_or(master)]);
+        }
+        // Goes to the disk with what else is new.
         self.keeper.keep_epoch(registered.epoch);
         let interval = (registered.interval_ms > 0).then(|| Duration::from_millis(registered.interval_ms));
         self.reply(Reply::Registered { interval });

@@ -124,6 +124,11 @@ impl Session {
         }
     }
 
+    /// When the certificate ends that the master has shown; see [`Dialled::master_ends`].
+    pub fn master_ends(&self) -> Option<u64> {
+        self.dialled.as_ref()?.master_ends
+    }
+
     /// The connection's own address and the master's, once dialled.
     pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.dialled.as_ref().map(|dialled| (dialled.local, dialled.peer))

@@ -31,9 +31,12 @@ use crate::{
 const LOCK: &str = "lock";
 const AGENT_ID: &str = "agent-id";
 const EPOCH: &str = "epoch";
+const HEARD: &str = "heard";
 const PID: &str = "agent.pid";
 const STATUS: &str = "status.json";
 const HISTORY: &str = "history";
+/// A time that was heard is written when it is so much later, seconds.
+const HEARD_STEP: u64 = 3600;
 /// What is of use only while the agent runs.
 const RUNTIME: [&str; 6] = [PID, STATUS, HISTORY, "agent.pid.new", "status.json.new", "history.new"];
 
@@ -51,6 +54,8 @@ pub struct StateDir {
     /// State lives in memory alone.
     memory: bool,
     epoch: u64,
+    /// As it is on the disk.
+    heard: u64,
     agent_id: [u8; 16],
     /// Not yet logged: the log opens after the state directory.
     notices: Vec<String>,
@@ -125,6 +130,7 @@ impl StateDir {
             lock: None,
             memory: false,
             epoch: 0,
+            heard: 0,
             agent_id: [0; 16],
             notices: Vec::new(),
             logging: false,
@@ -154,6 +160,7 @@ impl StateDir {
             ));
         }
         state.epoch = read_number(&path.join(EPOCH)).unwrap_or(0);
+        state.heard = read_number(&path.join(HEARD)).unwrap_or(0);
         state.agent_id = state.read_or_make_agent_id();
         // What an earlier run left says nothing of this one.
         let _ = fs::remove_file(path.join(STATUS));
@@ -217,6 +224,19 @@ impl StateDir {
         }
         self.epoch = epoch;
         self.keep(EPOCH, format!("{epoch}\n").as_bytes(), true);
+    }
+
+    /// The latest time that a master has told this agent, seconds since 1970; 0: none.
+    pub fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    /// Keeps such a time. Without an fsync: one that is lost is heard again.
+    pub fn keep_heard(&mut self, seconds: u64) {
+        if seconds >= self.heard.saturating_add(HEARD_STEP) {
+            self.heard = seconds;
+            self.keep(HEARD, format!("{seconds}\n").as_bytes(), false);
+        }
     }
 
     /// Writes what `status` shows. Without an fsync: after a crash of the machine nobody asks for it.

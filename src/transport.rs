@@ -55,6 +55,8 @@ pub struct Dialled {
     ///
     /// [`joining`]: crate::joining
     pub exported: Option<crate::joining::Exported>,
+    /// When the master's certificate ends, seconds since 1970; none without TLS, or where that cannot be read.
+    pub master_ends: Option<u64>,
     graceful: Arc<AtomicBool>,
     tls_failure: Arc<Finding>,
 }
@@ -101,11 +103,13 @@ pub async fn open(
     let graceful = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(tcp, graceful.clone()).map_err(Failure::io)?;
     let tls_failure = Arc::new(Finding { own: tls.and_then(tls::Connector::own), ..Finding::default() });
-    let mut exported = None;
+    let (mut exported, mut master_ends) = (None, None);
     let (scheme, stream) = match tls {
         Some(tls) => {
             let stream = Box::new(tls.connect(master.host_without_zone(), socket).await?);
-            shown(stream.get_ref().1.peer_certificates().unwrap_or_default());
+            let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            shown(certificates);
+            master_ends = certificates.first().and_then(|own| tls::Certificate::read(own)).map(|read| read.not_after);
             exported = stream.get_ref().1.export_keying_material([0; 32], crate::joining::EXPORTER_LABEL, None).ok();
             ("https", Stream::Tls(stream, Arc::clone(&tls_failure)))
         }
@@ -122,7 +126,7 @@ pub async fn open(
     let origin = http::Uri::builder().scheme(scheme).authority(master.authority()).path_and_query("/").build();
     let origin = origin.map_err(|error| Failure::protocol(format!("master address {master}: {error}")))?;
     let client = Client::with_origin(Connection { sender }, origin);
-    Ok(Dialled { client, local, peer, exported, driver, graceful, tls_failure })
+    Ok(Dialled { client, local, peer, exported, master_ends, driver, graceful, tls_failure })
 }
 
 impl Dialled {

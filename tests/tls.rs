@@ -93,6 +93,16 @@ async fn nothing_is_sent_to_a_master_in_the_clear() {
 }
 
 #[tokio::test]
+async fn speaking_in_the_clear_with_another_machine_is_warned_of() {
+    // Of TEST-NET-1: nobody is there.
+    let mut agent = Agent::start("192.0.2.1:50050", &["connection.timeout=\"100ms\""]);
+    agent.line("WARN  The connection to 192.0.2.1:50050 is not secured").await;
+    let mut local = Agent::start("127.0.0.1:1", &[]);
+    local.line("Cannot connect to master at 127.0.0.1:1").await;
+    assert!(!local.log.join("\n").contains("is not secured"), "{:?}", local.log);
+}
+
+#[tokio::test]
 async fn a_master_that_wants_tls_is_told_from_one_that_is_broken() {
     let authority = Authority::new();
     let master = tls::master(&authority.issue("master.test", VALID), None).await;

@@ -13,6 +13,11 @@ const NAME_MAX: usize = 63;
 const HOST_MAX: usize = 253;
 
 impl MasterAddress {
+    /// Whether it says by itself that it is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    }
+
     /// Reads `host`, `host:port`, `[ipv6]` or `[ipv6]:port`; without a port it is [`MASTER_PORT_DEFAULT`].
     ///
     /// # Errors

@@ -283,9 +283,10 @@ fn check_permit(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err("empty or with a control character: write a program".to_string());
     }
-    // Of a bare name it would say nothing of where that is.
-    match text.contains(ANY) && !text.starts_with('/') {
-        true => Err("a pattern that is no absolute path: write it like /opt/site/*".to_string()),
+    // A relative path is one of whoever chooses the directory; of a bare name a pattern would not say where that is.
+    let is_path = text.contains('/') || text.contains(ANY);
+    match is_path && (!text.starts_with('/') || text.split('/').any(|name| name == "..")) {
+        true => Err("no absolute path, or one with ..: write it like /opt/site/deploy or /opt/site/*".to_string()),
         false => Ok(text.to_string()),
     }
 }

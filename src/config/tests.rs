@@ -255,7 +255,13 @@ const BAD_VALUES: &[(&str, &str)] = &[
     ("commands.shell = 'sh'", "commands.shell is sh, not an absolute path: write it like /bin/sh"),
     (
         "commands.allow = ['/opt/*', 'deploy-*']",
-        "commands.allow holds \"deploy-*\", a pattern that is no absolute path: write it like /opt/site/*",
+        "commands.allow holds \"deploy-*\", no absolute path, or one with ..: write it like /opt/site/deploy or \
+          /opt/site/*",
+    ),
+    (
+        "commands.allow = ['bin/tool']",
+        "commands.allow holds \"bin/tool\", no absolute path, or one with ..: write it like /opt/site/deploy or \
+          /opt/site/*",
     ),
     (
         "commands.spool_limit = '1MiB'",

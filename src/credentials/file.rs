@@ -104,7 +104,17 @@ pub fn read(path: &Path) -> Result<Option<Identity>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("{shown} cannot be read: {}", describe(&error))),
     };
-    let mode = file.metadata().map_err(|error| describe(&error))?.mode() & 0o777;
+    let metadata = file.metadata().map_err(|error| describe(&error))?;
+    // SAFETY: it has no preconditions.
+    let us = unsafe { libc::geteuid() };
+    if metadata.uid() != us && metadata.uid() != 0 {
+        return Err(format!(
+            "{shown} is of another user (uid {}), who would decide whom this agent obeys: remove it and join with a new \
+             token",
+            metadata.uid()
+        ));
+    }
+    let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!(
             "{shown} holds this agent's key, and others can read it (mode {mode:04o}): remove it and join with a new \

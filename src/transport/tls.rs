@@ -14,6 +14,7 @@ pub use files::{Unusable, roots};
 pub use own::Own;
 pub use pin::not_before;
 pub use rustls::sign::CertifiedKey;
+pub use time::{hear, heard};
 
 use super::{Failure, socket::Socket};
 use crate::config::Tls;

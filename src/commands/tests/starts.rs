@@ -118,7 +118,7 @@ async fn what_cannot_or_may_not_run_is_refused_with_the_reason() {
         (
             allowing,
             CommandSpec { env: vec!["LD_PRELOAD=/x".into()], ..argv(["/bin/true"]) },
-            "with commands.allow the agent takes no environment variable 'LD_PRELOAD'",
+            "with commands.allow the agent takes no such environment variable 'LD_PRELOAD'",
         ),
         (disabled, argv(["true"]), "commands.enabled is false in the agent's configuration"),
     ];

@@ -73,6 +73,9 @@ async fn an_agent_whose_clock_begins_in_1970_joins_once_and_renews() {
     for _ in 0..3 {
         agent.log.line("The certificate of this agent is renewed").await;
     }
+    // What its master says is known at the next start, before there is a master.
+    let heard: i64 = fs::read_to_string(state.path().join("heard")).unwrap().trim().parse().unwrap();
+    assert!((heard - now()).abs() < 3600, "{heard}");
     let said = agent.log.seen.join("\n");
     assert!(said.contains("1970-01-01T") && !said.contains("Lost"), "{said}");
     let done = master.tool("agent run lady -- echo hello").await;
