@@ -36,7 +36,8 @@ impl Master {
     fn start_in(state: tempfile::TempDir, listen: &str, open_files: u64) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-runner"));
         command
-            .args(["master", "start", "--set", "http.listen=\"\"", "--listen", listen, "--state-dir"])
+            .args(["master", "start", "--set", "http.listen=\"\"", "--set", "connections.max_per_address=1000"])
+            .args(["--listen", listen, "--state-dir"])
             .arg(state.path());
         command.current_dir(state.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());

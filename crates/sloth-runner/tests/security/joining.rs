@@ -124,7 +124,7 @@ async fn who_speaks_in_the_clear_is_told_so() {
     let mut tool = program();
     tool.args(["--master", &master.address, "agent", "list"]);
     let done = run(tool).await;
-    assert!(done.code == 1 && done.err.contains("with TLS?"), "{}", done.err);
+    assert!(done.code == 1 && done.err.contains("one with TLS (then give a token"), "{}", done.err);
 }
 
 #[tokio::test]

@@ -132,7 +132,7 @@ async fn the_tool_keeps_contexts_and_works_by_them() {
     let mut elsewhere = tool("agent list");
     elsewhere.env("SLOTH_RUNNER_MASTER_ADDR", &other.address);
     let done = run(elsewhere).await;
-    assert!(done.code == 1 && done.err.contains("with TLS?"), "{}", done.err);
+    assert!(done.code == 1 && done.err.contains("one with TLS (then give a token"), "{}", done.err);
 
     assert_eq!(run(tool("context remove one")).await.code, 0);
     let done = run(tool("agent list --context one")).await;
