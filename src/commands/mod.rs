@@ -51,7 +51,7 @@ use tokio::{
 use uplink::Session;
 
 /// Commands held at the same time, waiting and finished ones counted.
-const HELD_MAX: usize = 10_000;
+pub const HELD_MAX: usize = 10_000;
 
 /// Outcomes that are remembered after the master has acknowledged them.
 const TOMBSTONES_MAX: usize = 10_000;

@@ -104,7 +104,7 @@ pub fn classify_status(status: &Status) -> Failure {
     let text = status.message();
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => Failure::new(LossReason::Unauthorized, text),
-        Code::Ok | Code::Cancelled | Code::Unavailable | Code::Aborted => {
+        Code::Ok | Code::Cancelled | Code::Unavailable | Code::Aborted | Code::ResourceExhausted => {
             Failure::new(LossReason::StreamClosed, if text.is_empty() { "stream closed by master" } else { text })
         }
         Code::Unimplemented => Failure::protocol(NO_MASTER),
@@ -154,6 +154,8 @@ mod tests {
         assert_eq!(classify_status(&Status::from_error(Box::new(reset))).reason, LossReason::ConnectionReset);
         assert_eq!(classify_status(&Status::unauthenticated("no token")).reason, LossReason::Unauthorized);
         assert_eq!(classify_status(&Status::unavailable("")).reason, LossReason::StreamClosed);
+        let later = classify_status(&Status::resource_exhausted("too many ask: come again"));
+        assert_eq!(later, Failure::new(LossReason::StreamClosed, "too many ask: come again"));
         let no_master = Failure::protocol(NO_MASTER);
         assert_eq!(classify_status(&Status::unimplemented("")), no_master);
         let web = Status::unknown("grpc-status header missing, mapped from HTTP status code 405");

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod audit;
+mod bucket;
 pub mod cli;
 pub mod clock;
 mod dashes;

@@ -14,6 +14,38 @@ use std::{collections::BTreeSet, fs, path::Path};
 use tokio::time::timeout;
 use tonic::{Code, Request};
 
+/// 256 requests to join that never end, each with as much as may be sent.
+#[tokio::test]
+async fn requests_to_join_that_never_end_are_few_and_an_agent_joins_beside_them() {
+    let master = Master::start(&[]).await;
+    let stranger = Credential { name: "nothing", certificate: None, bearer: None, who: Some(Who::Anonymous) };
+    let (mut calls, mut open) = (tokio::task::JoinSet::new(), Vec::new());
+    for _ in 0..16 {
+        let channel = stranger.channel(&master).await.unwrap();
+        for _ in 0..16 {
+            let mut grpc = tonic::client::Grpc::new(channel.clone());
+            let (sender, messages) = tokio::sync::mpsc::channel(1);
+            let request = proto::JoinRequest { token: "x".repeat(15_900), ..proto::JoinRequest::default() };
+            sender.try_send(request).unwrap();
+            open.push(sender);
+            calls.spawn(async move {
+                grpc.ready().await.unwrap();
+                let codec = tonic_prost::ProstCodec::<proto::JoinRequest, proto::JoinReply>::default();
+                let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+                let path = "/agent.AgentRegistry/Join".parse().unwrap();
+                grpc.client_streaming(Request::new(messages), path, codec).await.unwrap_err().code()
+            });
+        }
+    }
+    for n in 0..256 - 64 {
+        let code = timeout(PATIENCE, calls.join_next()).await.expect("it is answered").unwrap().unwrap();
+        assert_eq!(code, Code::ResourceExhausted, "{n}");
+    }
+    let state = tempfile::tempdir().unwrap();
+    master.joins(state.path(), "lady").active().await;
+    drop(open);
+}
+
 /// Of the protocol's own file: a call that is added is tried.
 fn calls() -> BTreeSet<String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");

@@ -5,6 +5,7 @@
 
 use super::{
     Connections, Options,
+    adoptions::Adoptions,
     clock::Clock,
     entrance::Entrance,
     hub::Hub,
@@ -13,7 +14,7 @@ use super::{
     rows,
     wires::Wires,
 };
-use crate::{access::Caller, audit::Audit, listen::Open, security::Security};
+use crate::{access::Caller, audit::Audit, bucket::Lines, listen::Open, security::Security};
 use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
@@ -33,6 +34,7 @@ pub struct Core {
     state: Mutex<State>,
     pub wires: Wires,
     pub entrance: Entrance,
+    pub adoptions: Adoptions,
     pub store: Arc<dyn Store>,
     pub outputs: Arc<dyn Outputs>,
     clock: Box<dyn Clock>,
@@ -57,6 +59,8 @@ pub struct Core {
     /// [`STDIN_RETURN`]: super::orphans::STDIN_RETURN
     pub stdin_grace: Duration,
     pub meters: Meters,
+    /// Lines of the log about agents that do not join.
+    pub refusals: Mutex<Lines>,
     /// Connections to the port.
     open: Open,
     /// The master is going.
@@ -97,6 +101,7 @@ impl Core {
             state: Mutex::new(State { fleet, carrying: false, armed: None }),
             wires: Wires::default(),
             entrance: Entrance::new(options.registrations_per_second),
+            adoptions: Adoptions::default(),
             store,
             outputs,
             clock,
@@ -111,6 +116,7 @@ impl Core {
             events: watch::Sender::new(next_event_seq.saturating_sub(1)),
             rearm: Notify::new(),
             meters: Meters::default(),
+            refusals: Mutex::new(Lines::new(Duration::ZERO)),
             open: Open::default(),
             ending: watch::Sender::new(false),
         }

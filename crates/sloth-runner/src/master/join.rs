@@ -4,7 +4,7 @@ use super::{core::Core, rows};
 use crate::{
     access::Caller,
     security::{
-        Security,
+        Role, Security,
         admission::{Admitted, Applicant, CertificateRecord, Issued, Refused},
         pki::Authority,
         tls::Peer,
@@ -17,7 +17,7 @@ use sloth_agent::{
     joining::{PUBLIC_KEY_LEN, statement},
     token::{Token, sha256},
 };
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tonic::{Request, Status};
 
 /// Checks what was asked, and answers it.
@@ -39,42 +39,39 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
     check_name(&request.name).map_err(|rule| Status::invalid_argument(format!("the name is {rule}")))?;
     let exported = peer.and_then(|peer| peer.exported);
     let exported = exported.ok_or_else(|| Status::failed_precondition("certificates are given over TLS alone"))?;
+    let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
+    let present = caller.as_ref().and_then(|caller| caller.agent);
+    // Before anything that costs more than a look into memory: anybody may ask.
+    let shown = Shown::of(&security, &request.token, present);
+    let shown = shown.inspect_err(|status| warn(core, &request.name, &from, status))?;
     let key = &request.public_key;
     let statement = statement(&exported, &agent_id, key);
     let proof = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key).verify(&statement, &request.proof);
     if key.len() != PUBLIC_KEY_LEN || proof.is_err() {
         return Err(Status::invalid_argument("the proof does not show that the key is the agent's"));
     }
-    let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
-    let present = caller.as_ref().and_then(|caller| caller.agent);
     let name = request.name.clone();
-    let (what, by, done) = if request.token.is_empty() {
-        let Some((id, fingerprint)) = present else {
-            return Err(Status::unauthenticated("neither a token nor a certificate"));
-        };
-        if id != agent_id {
+    let (what, by, done) = match shown {
+        Shown::Certificate(id, _) if id != agent_id => {
             return Err(Status::permission_denied("the certificate is of another agent"));
         }
-        let renew = move |security: &Security| {
-            let issue = || issue(security, &agent_id, &request.public_key);
-            let renewed = security.admission.renew(&fingerprint, &agent_id, issue).map_err(Status::unauthenticated)?;
-            Ok(Admitted { issued: renewed.0, record: renewed.1, again: false })
-        };
-        ("agent.renewed", "by the one before".to_owned(), blocking(&security, renew).await)
-    } else {
-        let token = Token::parse(&request.token).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
-        let by = format!("by token {}", token.id());
-        let known_as = core.read(|fleet| fleet.registry().view(agent_id)).map(|view| view.record.name);
-        let admit = move |security: &Security| admit(security, &token, agent_id, &request, known_as.as_deref());
-        ("agent.joined", by, blocking(&security, admit).await)
-    };
-    let Admitted { issued, record, again } = match done {
-        Ok(done) => done,
-        Err(status) => {
-            log::warn!("Agent {name} does not join ({from}): {}", status.message());
-            return Err(status);
+        Shown::Certificate(_, fingerprint) => {
+            let renew = move |security: &Security| {
+                let issue = || issue(security, &agent_id, &request.public_key);
+                let renewed =
+                    security.admission.renew(&fingerprint, &agent_id, issue).map_err(Status::unauthenticated)?;
+                Ok(Admitted { issued: renewed.0, record: renewed.1, again: false })
+            };
+            ("agent.renewed", "by the one before".to_owned(), blocking(&security, renew).await)
+        }
+        Shown::Token(token) => {
+            let by = format!("by token {}", token.id());
+            let known_as = core.read(|fleet| fleet.registry().view(agent_id)).map(|view| view.record.name);
+            let admit = move |security: &Security| admit(security, &token, agent_id, &request, known_as.as_deref());
+            ("agent.joined", by, blocking(&security, admit).await)
         }
     };
+    let Admitted { issued, record, again } = done.inspect_err(|status| warn(core, &name, &from, status))?;
     if !again {
         core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
         let message = format!("{name} was given a certificate {by}, asked for by {from}");
@@ -85,6 +82,42 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
         renew_in_ms: record.renew_in_ms(security.admission.now_ms()),
         expires_unix_ms: issued.expires_ms,
     })
+}
+
+/// By what somebody asks.
+enum Shown {
+    /// Whose it is, and its hash.
+    Certificate([u8; 16], [u8; 32]),
+    Token(Token),
+}
+
+impl Shown {
+    /// What it is, if it may admit somebody, as far as memory knows. One that is used up may: a lost answer is asked for
+    /// again.
+    fn of(security: &Security, token: &str, certificate: Option<([u8; 16], [u8; 32])>) -> Result<Self, Status> {
+        if token.is_empty() {
+            return match certificate {
+                Some((id, fingerprint)) => Ok(Self::Certificate(id, fingerprint)),
+                None => Err(Status::unauthenticated("neither a token nor a certificate")),
+            };
+        }
+        let token = Token::parse(token).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
+        match security.admission.check(&token, &[Role::Agent]) {
+            Ok(_) | Err(Refused::UsedUp) => Ok(Self::Token(token)),
+            Err(refused) => Err(does_not_admit(&refused, &token)),
+        }
+    }
+}
+
+fn does_not_admit(refused: &Refused, token: &Token) -> Status {
+    Status::unauthenticated(format!("{refused} (token {})", token.id()))
+}
+
+/// Somebody was not let in. Anybody can cause it, so of many such lines only some are written.
+fn warn(core: &Core, name: &str, from: &str, why: &Status) {
+    if let Some(before) = core.refusals.lock().unwrap_or_else(PoisonError::into_inner).written(core.now().monotonic) {
+        log::warn!("Agent {name} does not join ({from}): {}{before}", why.message());
+    }
 }
 
 fn admit(
@@ -98,7 +131,7 @@ fn admit(
     let admitted = security.admission.admit(token, &who, || issue(security, &agent_id, &request.public_key));
     admitted.map_err(|refused| match refused {
         Refused::Store(error) => Status::internal(format!("the master cannot record the certificate: {error}")),
-        refused => Status::unauthenticated(format!("{refused} (token {})", token.id())),
+        refused => does_not_admit(&refused, token),
     })
 }
 
@@ -205,7 +238,7 @@ mod tests {
             session::enter,
             wires::Outbox,
         },
-        security::testing,
+        security::{admission::NewToken, testing},
     };
     use fleet::{Register, Timing};
     use proto::master_message::Kind;
@@ -238,13 +271,45 @@ mod tests {
         message.and_then(|message| message.kind).expect("it is not closed before")
     }
 
-    #[tokio::test]
-    async fn an_agent_that_is_deleted_while_it_waits_for_its_turn_is_not_registered() {
-        let (_folder, security) = testing::security();
+    fn core(security: &Arc<Security>) -> Arc<Core> {
         let options = Options { security: Some(security.clone()), ..Options::named("test") };
         let fleet = fleet::Fleet::new(BootClock.now(), Vec::new(), Vec::new(), 1);
         let (store, outputs) = (Arc::new(MemoryStore::default()), Arc::new(MemoryOutputs::default()));
-        let core = Arc::new(Core::new(fleet, 1, store, outputs, Box::new(BootClock), options, S));
+        Arc::new(Core::new(fleet, 1, store, outputs, Box::new(BootClock), options, S))
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_known_costs_a_look_into_memory_and_of_many_refusals_few_are_logged() {
+        let (_folder, security) = testing::with_authority();
+        let core = core(&security);
+        let forged = Token::new([1; 32], [9; 32]).text();
+        let ask = |token: &str| {
+            let request = JoinRequest {
+                token: token.to_owned(),
+                agent_id: ID.to_vec(),
+                name: "lady".to_owned(),
+                ..JoinRequest::default()
+            };
+            let mut request = Request::new(request);
+            request.extensions_mut().insert(testing::peer("10.0.0.1:7".parse().unwrap()));
+            answer(&core, request)
+        };
+        for _ in 0..100 {
+            let refused = ask(&forged).await.unwrap_err();
+            // It was judged before the signature, which is none.
+            assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{}", refused.message());
+        }
+        let now = core.now().monotonic;
+        assert_eq!(core.refusals.lock().unwrap().written(now), None);
+        let new = NewToken { role: Role::Agent, name: String::new(), labels: [].into(), ttl_ms: None, uses: None };
+        let (token, _) = security.admission.create([1; 32], new).unwrap();
+        assert_eq!(ask(&token.text()).await.unwrap_err().code(), tonic::Code::InvalidArgument, "now the signature is");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_deleted_while_it_waits_for_its_turn_is_not_registered() {
+        let (_folder, security) = testing::security();
+        let core = core(&security);
         let fingerprint = [7; 32];
         security.admission.note(&fingerprint, ID).unwrap();
         let who = Caller {

@@ -1,5 +1,6 @@
 //! The master: agents register here and stay, operators ask here.
 
+mod adoptions;
 mod check;
 mod clock;
 mod core;

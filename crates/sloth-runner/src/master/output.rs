@@ -199,10 +199,12 @@ impl Upload {
             self.send_stdin().await?;
         }
         let stream = message.stream();
+        let gap = |bytes| Piece::Gap { offset: message.offset, bytes };
         let piece = match (message.gap, message.data.is_empty()) {
             (0, true) => return Ok(()),
+            (0, false) if !self.may_keep(&message) => gap(message.data.len() as u64),
             (0, false) => Piece::Data { offset: message.offset, stream, data: message.data },
-            (bytes, _) => Piece::Gap { offset: message.offset, bytes },
+            (bytes, _) => gap(bytes),
         };
         let before = self.log.received();
         let log = self.log.clone();
@@ -215,6 +217,13 @@ impl Upload {
             self.sync_if_due();
         }
         self.acknowledge().await
+    }
+
+    /// Whether there is room for what of it is new: of commands that were adopted not always.
+    fn may_keep(&self, message: &OutputMessage) -> bool {
+        let end = message.offset.saturating_add(message.data.len() as u64);
+        let new = end.saturating_sub(self.log.received());
+        self.core.adoptions.may_keep(self.core.now().monotonic, self.session.agent, &self.hub.id, new)
     }
 
     async fn acknowledge(&self) -> Result<(), Status> {

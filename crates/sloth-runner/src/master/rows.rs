@@ -124,7 +124,7 @@ pub fn event(event: Event) -> EventRow {
 pub fn log_line(event: &Event) -> (log::Level, String) {
     let level = match event.kind.as_str() {
         "command.output_failed" => log::Level::Error,
-        "agent.lost" | "agent.replaced" | "agent.rejected" => log::Level::Warn,
+        "agent.lost" | "agent.replaced" | "agent.rejected" | "command.not_adopted" => log::Level::Warn,
         _ => log::Level::Info,
     };
     let reason = if event.reason.is_empty() { String::new() } else { format!(" ({})", event.reason) };

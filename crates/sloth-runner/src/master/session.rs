@@ -3,6 +3,7 @@
 
 use super::join::Standing;
 use super::{
+    adoptions::not_adopted,
     core::{Core, rejected},
     ports::Spec,
     rows,
@@ -20,6 +21,7 @@ use fleet::{
 };
 use link::{LossReason, Outcome};
 use proto::{AgentMessage, CommandFinished, Heartbeat, MasterMessage, agent_message::Kind, held_command, past_event};
+use sloth_agent::commands::HELD_MAX;
 use std::{
     error::Error,
     net::SocketAddr,
@@ -128,6 +130,9 @@ impl Session {
 
     /// At its turn: now, later on this connection, or on another one.
     fn queue_up(&mut self, message: proto::Register) -> bool {
+        if message.held.len() > HELD_MAX {
+            return self.refuse(&format!("Register names more than {HELD_MAX} commands: no agent holds so many"));
+        }
         let conn = self.conn;
         if self.core.wires.connections() > open_files::sessions_max() {
             let after = FULL_RETRY + Duration::from_millis(conn.0 % FULL_SPREAD_MS);
@@ -181,7 +186,7 @@ impl Session {
         // connection is asked for again.
         let (core, outbox) = (self.core.clone(), self.outbox.clone());
         tokio::task::spawn_blocking(move || {
-            let held = match look_up(&core, held) {
+            let mut held = match look_up(&core, held) {
                 Ok(held) => held,
                 Err(error) => {
                     log::error!("Cannot look up what agent {} holds: {error}", register.name);
@@ -189,6 +194,12 @@ impl Session {
                 }
             };
             if core.wires.connection(conn).is_some() {
+                let now = core.now().monotonic;
+                let left_out = core.read(|fleet| core.adoptions.choose(now, fleet, register.id, &mut held));
+                if left_out > 0 {
+                    let (kind, name, message) = ("command.not_adopted", &register.name, not_adopted(left_out));
+                    core.decide(|fleet, now| fleet.note(now, kind, name, register.id, message));
+                }
                 enter(&core, &outbox, standing.as_ref(), conn, register, held);
                 if core.wires.connection(conn).is_none() {
                     core.decide(|fleet, now| {

@@ -1,12 +1,22 @@
 //! A master's files and database, made for one test.
 
-use super::{Security, TlsFiles, admission::Admission, pki, tls::Acceptor};
+use super::{
+    Security, TlsFiles,
+    admission::Admission,
+    pki,
+    tls::{Acceptor, Peer},
+};
 use crate::{
     clock,
+    listen::{
+        Open,
+        places::{Limits, Source},
+    },
     store::{Environment, History, SqliteStore},
 };
 use std::{
     fs::{self, Permissions},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     sync::Arc,
     time::Duration,
@@ -45,4 +55,19 @@ pub fn security() -> (TempDir, Arc<Security>) {
     let acceptor = Arc::new(Acceptor::new(files).unwrap());
     let admission = Admission::open(&database, clock::unix_ms).unwrap();
     (folder, Arc::new(Security { acceptor, authority: None, admission, audit: None }))
+}
+
+/// The same for a master that makes certificates.
+pub fn with_authority() -> (TempDir, Arc<Security>) {
+    let (folder, security) = security();
+    let security = Arc::into_inner(security).expect("nobody else has it yet");
+    let path = |name: &str| folder.path().join(name);
+    let authority = pki::Authority::load(&path("ca.pem"), &path("ca.key"), Duration::from_secs(3600)).unwrap();
+    (folder, Arc::new(Security { authority: Some(authority), ..security }))
+}
+
+/// Somebody there, who has shown nothing.
+pub fn peer(address: SocketAddr) -> Peer {
+    let place = Open::default().take(Source::of(address.ip()), Limits::NONE).unwrap();
+    Peer { address, shown: place.shown(), identity: None, exported: Some([0; 32]) }
 }

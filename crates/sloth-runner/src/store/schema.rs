@@ -138,6 +138,8 @@ const STEPS: &[&str] = &["
 
     ALTER TABLE certificates ADD COLUMN authority BLOB; -- SHA-256 of the CA; NULL: another one, or not known
     ALTER TABLE joins ADD COLUMN certificate BLOB;      -- what was given, for who did not get the answer
+", "
+    CREATE INDEX commands_ended_by_agent ON commands (agent_id, ended_ms, seq) WHERE ended_ms IS NOT NULL;
 "];
 
 /// The version that this program writes.

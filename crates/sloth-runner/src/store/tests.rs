@@ -331,6 +331,26 @@ fn above_the_number_that_is_kept_the_oldest_finished_ones_go() {
 }
 
 #[test]
+fn an_agent_with_a_crowd_of_commands_pushes_out_its_own_and_not_those_of_others() {
+    let mut world = World::new();
+    let (store, _) = world.open();
+    let of = |number: u8, id: &str| {
+        Change::PutCommand(CommandRecord { agent_id: [number; 16], ..command(id, CommandState::Finished) })
+    };
+    write(&store, vec![of(1, "a"), of(2, "b"), of(1, "c")]).unwrap();
+    write(&store, (0..2_000).map(|n| of(3, &format!("crowd{n}"))).collect()).unwrap();
+    drop(store);
+    world.history.commands_keep_max = 6;
+    let (store, _) = world.open();
+    while world.removed.lock().unwrap().len() < 1_997 {
+        write(&store, Vec::new()).unwrap();
+        std::thread::yield_now();
+    }
+    let left = store.commands(&Wanted::default(), None, 9).unwrap();
+    assert_eq!(ids(&left), ["crowd1999", "crowd1998", "crowd1997", "c", "b", "a"]);
+}
+
+#[test]
 fn an_output_whose_id_was_given_anew_is_not_removed() {
     let world = World::new();
     let (store, _) = world.open();

@@ -2,6 +2,7 @@
 
 use super::{
     Web, host,
+    places::Known,
     session::{self, Hash, Session},
 };
 use axum::{
@@ -68,6 +69,9 @@ pub async fn from_us(request: Request<Body>, next: Next) -> Response {
 pub async fn signed_in(State(web): State<Arc<Web>>, mut request: Request<Body>, next: Next) -> Response {
     match looker(&web, request.headers()) {
         Some(looker) => {
+            if let Some(known) = request.extensions().get::<Known>() {
+                known.set();
+            }
             request.extensions_mut().insert(looker);
             next.run(request).await
         }

@@ -7,18 +7,19 @@ mod agent;
 mod assets;
 pub mod code;
 mod events;
-mod failures;
 mod guard;
 mod health;
 mod host;
 mod list;
 mod metrics;
 mod output;
+mod places;
 mod session;
 mod sign_in;
 mod text;
 
 use crate::{
+    bucket::Lines,
     clock::sleep,
     listen::{
         Open, Why,
@@ -28,13 +29,13 @@ use crate::{
 };
 use axum::{Extension, Router, middleware, routing::get};
 use code::Codes;
-use failures::Failures;
 use guard::Peer;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use places::{Known, Places, Reading};
 use session::Sessions;
 use std::{
     sync::{Arc, Mutex},
@@ -42,7 +43,8 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 
-/// Connections at once; further ones wait. Of 100 open files that are kept for others than agents, two thirds.
+/// Connections at once; a further one takes the place of the oldest over which nobody has signed in, or waits. Of 100
+/// open files that are kept for others than agents, two thirds.
 const CONNECTIONS_MAX: usize = 64;
 /// … of one address, where it is not this machine: behind that may be a proxy, which speaks for many.
 const CONNECTIONS_EACH: Limits = Limits { each: 48, unknown_each: usize::MAX };
@@ -50,6 +52,10 @@ const CONNECTIONS_EACH: Limits = Limits { each: 48, unknown_each: usize::MAX };
 const STREAMS_MAX: usize = 32;
 /// A client that has not sent its request by then is closed, and so is one that is idle for so long.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(20);
+/// A client that takes nothing of an answer for so long is closed, whoever it is.
+const READS_TIMEOUT: Duration = Duration::from_secs(30);
+/// The connection of somebody who has not signed in ends after this: he may make another one.
+const STRANGER_MAX: Duration = Duration::from_secs(300);
 /// After an error of `accept`, as at the limit of open files.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -73,7 +79,8 @@ struct Web {
     codes: Codes,
     admit: Option<Admit>,
     sessions: Mutex<Sessions>,
-    failures: Mutex<Failures>,
+    /// Lines of the log about those who were not signed in.
+    refusals: Mutex<Lines>,
     streams: Arc<Semaphore>,
     /// Held by who looks through the whole fleet: one at a time.
     scan: Semaphore,
@@ -145,16 +152,15 @@ pub async fn serve(core: Arc<Core>, http: Http) {
         codes,
         admit,
         sessions: Mutex::default(),
-        failures: Mutex::default(),
+        refusals: Mutex::new(Lines::new(Duration::ZERO)),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         scan: Semaphore::new(1),
         port: address.map_or(0, |address| address.port()),
     });
     let (counted, open) = (core.open_connections(), Open::default());
     let router = router(core, web, loopback);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut places = Places::new(CONNECTIONS_MAX);
     loop {
-        let place = places.clone().acquire_owned().await.expect("nobody closes it");
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -171,15 +177,30 @@ pub async fn serve(core: Arc<Core>, http: Http) {
             log::debug!("another HTTP connection of {source} is closed: it has {}", CONNECTIONS_EACH.each);
             continue;
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer { remote, local })));
+        let known = Known::default();
+        let extensions = (Extension(Peer { remote, local }), Extension(known.clone()));
+        let service = TowerToHyperService::new(router.clone().layer(extensions.0).layer(extensions.1));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(async move {
-            // A client that breaks off is none of our business.
-            let _ = connection.await;
-            drop((place, of_address));
+            .serve_connection(TokioIo::new(Reading::new(stream, READS_TIMEOUT)), service);
+        places.free().await;
+        places.take(known.clone(), async move {
+            let _counted = of_address;
+            tokio::pin!(connection);
+            loop {
+                tokio::select! {
+                    // A client that breaks off is none of our business.
+                    _ = &mut connection => return,
+                    () = sleep(STRANGER_MAX) => {}
+                }
+                if !known.is_set() {
+                    // What is being answered is, if it is read in time.
+                    connection.as_mut().graceful_shutdown();
+                    let _ = tokio::time::timeout(READS_TIMEOUT, connection).await;
+                    return;
+                }
+            }
         });
     }
 }

@@ -1,7 +1,7 @@
 //! Signing in, by a token or by a one-time code, and out.
 
 use super::{
-    Web, code, failures,
+    Web, code,
     guard::{self, Peer, json, refuse},
     session,
 };
@@ -11,7 +11,7 @@ use axum::{
     extract::State,
     http::{
         HeaderMap, HeaderValue, StatusCode,
-        header::{CONTENT_TYPE, ORIGIN, RETRY_AFTER, SET_COOKIE},
+        header::{CONTENT_TYPE, ORIGIN, SET_COOKIE},
     },
     response::{IntoResponse, Response},
 };
@@ -78,20 +78,18 @@ pub async fn sign_in(
                             way: put a proxy with TLS before this, or use a tunnel; and revoke the token";
         return refuse(StatusCode::FORBIDDEN, TEXT);
     }
-    let failures = || web.failures.lock().expect("no holder of this lock panics");
-    if !failures().may_try(web.now(), from) {
-        let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, "too many failures: try again in a while");
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(failures::EVERY.as_secs()));
-        return response;
-    }
+    // However often somebody fails: a token has 256 random bits and a code 128 that only its key makes, so there is nothing
+    // to be slowed down, and whoever were kept waiting would be everybody behind the same proxy.
     let (role, token) = match shown {
         Shown::Code(code) => (web.codes.redeem(web.core.now(), &code).then_some("viewer"), None),
         Shown::Token(token) => (web.admit.as_ref().and_then(|admit| admit(&token)), Some(token)),
     };
     let Some(role) = role else {
-        failures().failed(web.now(), from);
-        log::warn!("Web page: nobody was signed in from {from}: {}", what_is_wrong(&web, token.is_some()));
-        return refuse(StatusCode::UNAUTHORIZED, what_is_wrong(&web, token.is_some()));
+        let wrong = what_is_wrong(&web, token.is_some());
+        if let Some(before) = web.refusals.lock().expect("no holder of this lock panics").written(web.now()) {
+            log::warn!("Web page: nobody was signed in from {from}: {wrong}{before}");
+        }
+        return refuse(StatusCode::UNAUTHORIZED, wrong);
     };
     let secrets = code::random::<32>().and_then(|cookie| Ok((hex(&cookie), hex(&code::random::<32>()?))));
     let Ok((cookie, key)) = secrets else {

@@ -41,7 +41,7 @@ pub const KINDS_DEFAULT: [&str; 5] =
     ["agent.connected", "agent.lost", "agent.stopped", "agent.replaced", "command.finished"];
 
 /// Every kind there is.
-pub const KINDS: [&str; 8] = [
+pub const KINDS: [&str; 9] = [
     "agent.connected",
     "agent.lost",
     "agent.stopped",
@@ -50,6 +50,7 @@ pub const KINDS: [&str; 8] = [
     "agent.rejected",
     "command.finished",
     "command.output_failed",
+    "command.not_adopted",
 ];
 
 /// How patient the sender is.

@@ -385,6 +385,53 @@ async fn a_master_that_has_lost_its_memory_adopts_what_agents_hold() {
     assert_eq!(output, b"kept");
 }
 
+fn holding_many(ids: std::ops::Range<usize>) -> proto::Register {
+    let one = holding("c", held_command::State::Running).held.remove(0);
+    let held = ids.map(|n| proto::HeldCommand { id: format!("h{n}"), ..one.clone() }).collect();
+    proto::Register { held, ..register(1, "a") }
+}
+
+#[tokio::test]
+async fn an_agent_that_holds_a_crowd_of_unknown_commands_has_some_adopted_and_people_are_told() {
+    let master = Master::start().await;
+    let core = master.core.upgrade().unwrap();
+    let _agent = master.agent(holding_many(0..1_500)).await;
+    let told = |kind: &str| core.store.events(None, None, 0, 10).unwrap().into_iter().find(|event| event.kind == kind);
+    soon(async {
+        while told("command.not_adopted").is_none() || core.read(|fleet| fleet.dispatch().is_empty()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(core.read(|fleet| fleet.dispatch().len()), 1_000);
+    let event = told("command.not_adopted").unwrap();
+    assert!(event.agent == "a" && event.message.starts_with("500 commands that it holds"), "{}", event.message);
+}
+
+#[tokio::test]
+async fn output_of_adopted_commands_beyond_what_is_kept_of_one_agent_is_a_gap() {
+    static CHUNK: [u8; 1 << 20] = [b'x'; 1 << 20];
+    let master = Master::start().await;
+    let core = master.core.upgrade().unwrap();
+    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"kept").await;
+    upload.durable(4).await;
+    assert!(core.adoptions.may_keep(core.now().monotonic, [1; 16], "c", (1 << 30) - 4), "others have brought the rest");
+    upload.send_output(4, &CHUNK).await;
+    agent.finish("c", 4 + (1 << 20), 0).await;
+    upload.durable(4 + (1 << 20)).await;
+    assert!(matches!(agent.next().await, Some(Down::FinishedAck(_))));
+    assert_eq!(core.store.command("c").unwrap().unwrap().gaps, [(4, 1 << 20)]);
+}
+
+#[tokio::test]
+async fn a_register_with_more_commands_than_an_agent_can_hold_is_refused() {
+    let master = Master::start().await;
+    let mut agent = master.connect(holding_many(0..10_001)).await;
+    assert!(agent.rejected().await.message.contains("more than 10000 commands"));
+}
+
 #[tokio::test]
 async fn a_command_that_cannot_be_recorded_is_refused_and_never_sent() {
     let master = Master::start().await;
