@@ -31,8 +31,15 @@ pass it on.
 /// Makes the archive and returns the exit code.
 pub(super) async fn show(tool: &Tool, args: SupportArgs, token: Option<String>) -> i32 {
     let made = now_unix_ms();
-    let name = archive::name(&args.name, made);
-    let file = args.file.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
+    let of = |name: &str| PathBuf::from(format!("{name}.tar.gz"));
+    let mut name = archive::name(&args.name, made);
+    if args.file.is_none() {
+        // Two in one second are two all the same.
+        let others = (2..100).map(|number| format!("{name}-{number}"));
+        let free = std::iter::once(name.clone()).chain(others).find(|name| of(name).symlink_metadata().is_err());
+        name = free.unwrap_or(name);
+    }
+    let file = args.file.clone().unwrap_or_else(|| of(&name));
     let refused = |why: &str| {
         fail(tool.format, why);
         1
