@@ -4,6 +4,7 @@
 //! cargo run --release -p bench -- footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
 //! cargo run --release -p bench -- commands --runner PATH --agent PATH [--state DIR] [--seconds N] [--quick]
 //! cargo run --release -p bench -- storm --master PATH [--agents N] [--seconds N] [--down N] [--backlog N]
+//! cargo run --release -p bench -- returns --master PATH [--agents N] [--down N] [--backlog N]
 //! ```
 //!
 //! `footprint` is the agent's size. What it needs beside the two programs: Linux; root, for a network of its own whose
@@ -14,6 +15,9 @@
 //!
 //! `storm` is a master with a whole fleet, which it loses and gets back. It needs root, for a network of its own whose
 //! dropped connections it counts, and an open-file limit above the number of agents.
+//!
+//! `returns` is a smaller fleet that comes back at once from one address, in the clear and with full TLS handshakes. As
+//! `storm`.
 
 mod binary;
 mod callgrind;
@@ -31,6 +35,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: bench footprint --agent PATH [--floor PATH] [--seconds N] [--heartbeats N] [--quick]
        bench storm --master PATH [--agents N] [--seconds N] [--down N] [--backlog N]
+       bench returns --master PATH [--agents N] [--down N] [--backlog N]
 
   --agent PATH      the agent's binary
   --floor PATH      the program `floor`, built with the agent's profile and target, to compare with
@@ -39,7 +44,7 @@ const USAGE: &str = "usage: bench footprint --agent PATH [--floor PATH] [--secon
   --quick           20 seconds, 100 heartbeats: to see that it works
 
   --master PATH     the program sloth-runner
-  --agents N        the fleet: that many links with their real transport, in this process (19000)
+  --agents N        the fleet: that many links with their real transport, in this process (19000; returns: 1000)
   --seconds N       watch it at rest so long (60)
   --down N          seconds that the killed master is away (3)
   --backlog N       net.core.somaxconn of the network that it is measured in (65535)
@@ -56,6 +61,7 @@ usage: bench commands --runner PATH --agent PATH [--state DIR] [--seconds N] [--
 enum Task {
     Footprint(footprint::Options),
     Storm(storm::Options),
+    Returns(storm::Options),
     Commands(commands::Options),
 }
 
@@ -75,6 +81,9 @@ fn main() -> ExitCode {
             runtime().block_on(footprint::measure(&options, &capture))
         }
         Task::Storm(options) => storm::prepare(&options).and_then(|()| runtime().block_on(storm::measure(&options))),
+        Task::Returns(options) => {
+            storm::prepare(&options).and_then(|()| runtime().block_on(storm::returns::measure(&options)))
+        }
         Task::Commands(options) => runtime().block_on(commands::measure(&options)),
     };
     match measured {
@@ -94,17 +103,18 @@ fn task() -> Result<Task, lexopt::Error> {
     let mut arguments = lexopt::Parser::from_env();
     match arguments.next()? {
         Some(Value(word)) if word == "footprint" => footprint_options(arguments).map(Task::Footprint),
-        Some(Value(word)) if word == "storm" => storm_options(arguments).map(Task::Storm),
+        Some(Value(word)) if word == "storm" => storm_options(arguments, 19_000).map(Task::Storm),
+        Some(Value(word)) if word == "returns" => storm_options(arguments, 1_000).map(Task::Returns),
         Some(Value(word)) if word == "commands" => commands_options(arguments).map(Task::Commands),
         Some(other) => Err(other.unexpected()),
         None => Err("say what to measure".into()),
     }
 }
 
-fn storm_options(mut arguments: lexopt::Parser) -> Result<storm::Options, lexopt::Error> {
+fn storm_options(mut arguments: lexopt::Parser, mut agents: usize) -> Result<storm::Options, lexopt::Error> {
     use lexopt::prelude::*;
     let mut master = None;
-    let (mut agents, mut seconds, mut down, mut backlog) = (19_000, 60, 3, 65_535);
+    let (mut seconds, mut down, mut backlog) = (60, 3, 65_535);
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("master") => master = Some(PathBuf::from(arguments.value()?)),

@@ -4,6 +4,7 @@
 
 mod fleet;
 mod netstat;
+pub mod returns;
 
 use crate::{
     footprint::Machine,
@@ -39,6 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// After everybody is Active: until the beats are spread as they stay, and what the storm took is given back.
 const SETTLE: Duration = Duration::from_secs(15);
+
+/// All of the fleet comes from one address, which no real one does.
+const ONE_ADDRESS: [&str; 4] =
+    ["--set", "connections.max_per_address=1000000", "--set", "connections.max_unknown_per_address=1000000"];
 
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -105,11 +110,12 @@ struct Found {
 
 async fn watch(options: &Options, tasks: &LocalSet) -> io::Result<String> {
     let folder = TempDir::new()?;
-    let mut master = Master::start(&options.master, folder.path(), 0).await?;
+    let start = async |port| Master::start(&options.master, folder.path(), port, &ONE_ADDRESS).await;
+    let mut master = start(0).await?;
     let (address, started) = (master.address, master.started);
     let empty = Memory::of(master.pid())?;
     let before = Dropped::so_far()?;
-    let fleet = Fleet::start(tasks, options.agents, address);
+    let fleet = Fleet::start(tasks, options.agents, address, None);
     let first = all_back(options, &fleet, &master, Instant::now(), Seen::default(), before).await?;
     eprintln!(
         "all there after {:.2} s, master started {:.2} s before",
@@ -123,7 +129,7 @@ async fn watch(options: &Options, tasks: &LocalSet) -> io::Result<String> {
     let before = (fleet.seen(), Dropped::so_far()?);
     master.kill();
     tokio::time::sleep(options.down).await;
-    let mut master = Master::start(&options.master, folder.path(), address.port()).await?;
+    let mut master = start(address.port()).await?;
     let killed = all_back(options, &fleet, &master, master.started, before.0, before.1).await?;
     eprintln!("all back {:.2} s after the start that followed SIGKILL", killed.took.as_secs_f64());
     tokio::time::sleep(SETTLE).await;
@@ -131,7 +137,7 @@ async fn watch(options: &Options, tasks: &LocalSet) -> io::Result<String> {
 
     let before = (fleet.seen(), Dropped::so_far()?);
     let ended = master.terminate().await?;
-    let mut master = Master::start(&options.master, folder.path(), address.port()).await?;
+    let mut master = start(address.port()).await?;
     let goodbye = all_back(options, &fleet, &master, master.started, before.0.clone(), before.1).await?;
     let told = difference(&before.0.lost, &fleet.seen().lost, "master_goodbye");
     master.kill();
@@ -213,7 +219,7 @@ struct Master {
 
 impl Master {
     /// Starts it and waits until it listens.
-    async fn start(program: &Path, folder: &Path, port: u16) -> io::Result<Self> {
+    async fn start(program: &Path, folder: &Path, port: u16, settings: &[&str]) -> io::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let started = Instant::now();
         let mut child = Command::new(program)
@@ -224,16 +230,12 @@ impl Master {
                 "log.level=\"error\"",
                 "--set",
                 "http.listen=\"\"",
-                // All of the fleet comes from one address, which no real one does.
-                "--set",
-                "connections.max_per_address=1000000",
-                "--set",
-                "connections.max_unknown_per_address=1000000",
                 "--listen",
                 &address.to_string(),
                 "--state-dir",
             ])
             .arg(folder.join("master"))
+            .args(settings)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

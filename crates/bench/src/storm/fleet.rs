@@ -3,7 +3,7 @@
 use link::{Input, Link, LossReason, Output, Params, Reply, Report};
 use proto::{Heartbeat, ProbeAnswer, Register, agent_message::Kind as Up};
 use sloth_agent::{
-    config::MasterAddress,
+    config::{MasterAddress, Tls},
     credentials::{Credentials, Means},
     session::{Event, Session},
     transport::Resolver,
@@ -36,12 +36,11 @@ pub struct Seen {
 pub struct Fleet(Rc<RefCell<Seen>>);
 
 impl Fleet {
-    /// Starts so many agents, all at once. They live as long as the set of tasks.
-    pub fn start(tasks: &LocalSet, agents: usize, master: SocketAddr) -> Self {
+    /// Starts so many agents, all at once, each with its files where there is TLS. They live as long as the set of tasks.
+    pub fn start(tasks: &LocalSet, agents: usize, master: SocketAddr, tls: Option<&dyn Fn(usize) -> Tls>) -> Self {
         let fleet = Self::default();
-        let run: Arc<[u8]> = std::process::id().to_be_bytes().into();
         for number in 0..agents {
-            tasks.spawn_local(agent(fleet.clone(), number, run.clone(), master));
+            tasks.spawn_local(agent(fleet.clone(), number, master, tls.map(|tls| tls(number))));
         }
         fleet
     }
@@ -67,11 +66,17 @@ struct Agent {
     active: bool,
 }
 
-async fn agent(fleet: Fleet, number: usize, run: Arc<[u8]>, master: SocketAddr) {
-    let params = Params::documented(vec![master.to_string()]);
+/// Of an agent of this process.
+pub fn id(number: usize) -> [u8; 16] {
     let mut id = [0; 16];
-    id[..4].copy_from_slice(&run);
+    id[..4].copy_from_slice(&std::process::id().to_be_bytes());
     id[8..].copy_from_slice(&(number as u64).to_be_bytes());
+    id
+}
+
+async fn agent(fleet: Fleet, number: usize, master: SocketAddr, tls: Option<Tls>) {
+    let params = Params::documented(vec![master.to_string()]);
+    let id = id(number);
     let millis = |time: Duration| u64::try_from(time.as_millis()).expect("a minute");
     let register = Register {
         agent_id: id.into(),
@@ -89,8 +94,7 @@ async fn agent(fleet: Fleet, number: usize, run: Arc<[u8]>, master: SocketAddr) 
         ..Register::default()
     };
     let master = MasterAddress { host: master.ip().to_string(), port: master.port() };
-    // In the clear.
-    let means = Means { tls: None, token: None, credentials: Arc::new(Credentials::new(None, id, "")) };
+    let means = Means { tls, token: None, credentials: Arc::new(Credentials::new(None, id, "")) };
     let resolver = Arc::default();
     let mut agent = Agent { fleet, register, master, resolver, means, session: None, active: false };
     let mut link = Link::new(params, number as u64);
