@@ -35,15 +35,28 @@ impl Why {
     /// session.
     pub fn of(record: &AgentRecord, attempts: &[Attempt], closed_by: Option<ClosedBy>, now_unix_ms: u64) -> Self {
         // What was refused before the agent came to be as it is says nothing about now.
-        let later = attempts.iter().find(|attempt| attempt.last_unix_ms >= record.since_unix_ms);
-        let recent = later.is_some_and(|attempt| attempt.last_unix_ms + CLAIMED_MS >= now_unix_ms);
-        match (record.status, later.map(|attempt| attempt.turned)) {
-            (Status::Active, Some(Turned::Rejected(reason))) if recent => Self::Claimed(reason),
-            (Status::Active, _) => Self::Active,
+        let mut later = attempts.iter().filter(|attempt| attempt.last_unix_ms >= record.since_unix_ms);
+        if record.status != Status::Active {
+            // That another one was refused its name keeps it from nothing.
+            let own = later.find(|attempt| attempt.id == record.id);
+            return Self::away(record, own.map(|attempt| attempt.turned), closed_by);
+        }
+        match later.next() {
+            Some(Attempt { turned: Turned::Rejected(reason), last_unix_ms, .. })
+                if last_unix_ms + CLAIMED_MS >= now_unix_ms =>
+            {
+                Self::Claimed(*reason)
+            }
+            _ => Self::Active,
+        }
+    }
+
+    fn away(record: &AgentRecord, turned: Option<Turned>, closed_by: Option<ClosedBy>) -> Self {
+        match (record.status, turned) {
             (_, Some(turned)) => Self::turned(turned),
             (Status::Stopped, None) if closed_by == Some(ClosedBy::Operator) => Self::Stopped,
             (Status::Stopped, None) => Self::Left,
-            (Status::Inactive, None) => match record.reason.as_str() {
+            (Status::Active | Status::Inactive, None) => match record.reason.as_str() {
                 REASON_MASTER_RESTARTED => Self::MasterRestarted,
                 REASON_DOWNLINK_DEAD => Self::DownlinkDead,
                 REASON_NOT_READY => Self::NotReady,
@@ -202,6 +215,16 @@ mod tests {
             address,
             message,
         }
+    }
+
+    #[test]
+    fn an_agent_that_is_away_is_not_told_to_be_refused_because_another_one_was_under_its_name() {
+        let others = Attempt { id: [2; 16], ..attempt(Turned::Rejected(LossReason::Unauthorized), 120) };
+        let why = |status, attempts: &[Attempt]| Why::of(&record(status, "stream_closed"), attempts, None, 130);
+        assert_eq!(why(Status::Inactive, std::slice::from_ref(&others)), Why::Lost(LossReason::StreamClosed));
+        assert_eq!(why(Status::Active, std::slice::from_ref(&others)), Why::Claimed(LossReason::Unauthorized));
+        let own = attempt(Turned::Rejected(LossReason::Protocol), 110);
+        assert_eq!(why(Status::Inactive, &[others, own]), Why::Lost(LossReason::Protocol));
     }
 
     /// One example of each reason, with what must stand in its sentence.

@@ -78,6 +78,11 @@ impl<S: Clone + Eq> Fleet<S> {
         self.registry.register(now, conn, register, &mut self.out);
     }
 
+    /// A registration that may not come so far, for what its agent has shown: told as those that are refused here.
+    pub fn refuse(&mut self, now: Now, conn: ConnId, register: Register, reason: LossReason, message: String) {
+        self.registry.refuse_unchecked(now, conn, register, reason, message, &mut self.out);
+    }
+
     /// Any message of a session that has no call of its own.
     pub fn heard(&mut self, now: Now, session: SessionId) -> Heard {
         self.registry.heard(now, session, &mut self.out)

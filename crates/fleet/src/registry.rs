@@ -228,7 +228,9 @@ impl Registry {
 
     /// A registration was sent away for a while before it came here.
     pub fn sent_away(&mut self, now: Now, register: &Register, why: &str) {
-        self.attempts.note(now, register, Turned::RetryLater, why);
+        let mut register = register.clone();
+        let _ = register::check(&mut register); // shortened; what is wrong with it is said when it comes so far
+        self.attempts.note(now, &register, Turned::RetryLater, why);
     }
 
     /// Number of sessions, the registering ones included.

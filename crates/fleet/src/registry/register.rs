@@ -351,6 +351,21 @@ impl Registry {
         self.admit(now, newcomer.conn, newcomer.register, out);
     }
 
+    /// Refuses one that was looked at elsewhere, for what its agent has shown.
+    pub(crate) fn refuse_unchecked<S>(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        mut register: Register,
+        reason: LossReason,
+        message: String,
+        out: &mut Out<S>,
+    ) {
+        let _ = check(&mut register); // shortened; what else is wrong with it is not worth saying
+        self.refuse(now, conn, &register, reason, message, out);
+    }
+
+    /// Answers a registration with a refusal, and tells of it.
     fn refuse<S>(
         &mut self,
         now: Now,
@@ -384,7 +399,11 @@ impl Registry {
     }
 }
 
+/// Shortens what is too long to be kept, and says what is wrong.
 pub(super) fn check(register: &mut Register) -> Result<(), String> {
+    for text in [&mut register.host, &mut register.version, &mut register.address] {
+        clip(text, TEXT_MAX);
+    }
     let name = &register.name;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(allowed) {
@@ -400,9 +419,6 @@ pub(super) fn check(register: &mut Register) -> Result<(), String> {
     if let Some((key, _)) = register.labels.iter().find(|(key, value)| key.len().max(value.len()) > TEXT_MAX) {
         let shown = key.chars().take(NAME_MAX).collect::<String>();
         return Err(format!("the label {shown:?} is longer than {TEXT_MAX} bytes"));
-    }
-    for text in [&mut register.host, &mut register.version, &mut register.address] {
-        clip(text, TEXT_MAX);
     }
     Ok(())
 }

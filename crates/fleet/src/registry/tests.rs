@@ -554,6 +554,26 @@ fn who_was_turned_away_is_remembered_by_name_and_id() {
 }
 
 #[test]
+fn what_is_remembered_of_a_registration_that_was_refused_or_sent_away_is_short() {
+    let mut bench = Bench::new();
+    let long = "x\n".repeat(100_000);
+    let named = |name: &str| Register { host: long.clone(), address: long.clone(), ..register(2, 1, name) };
+    bench.fleet.sent_away(bench.now, &named(&long), "busy");
+    bench.fleet.refuse(bench.now, ConnId(1), named(&long), LossReason::Unauthorized, "no".to_owned());
+    bench.register(2, named(&long));
+    bench.fleet.refuse(bench.now, ConnId(3), named("a"), LossReason::Unauthorized, "no".to_owned());
+    assert!(matches!(rejection(&bench.settle(), 3), Some((LossReason::Unauthorized, _))));
+    let attempts = bench.fleet.registry().attempts("a", Some(id(2)));
+    let mut words: Vec<_> = attempts.iter().map(|one| one.turned.word()).collect();
+    words.sort_unstable();
+    assert_eq!(words, ["protocol", "retry_later", "unauthorized", "unauthorized"]);
+    for one in attempts {
+        assert!(one.name.len() < 200 && one.host.len() < 256 && one.address.len() < 256, "{}", one.turned.word());
+    }
+    assert!(bench.events().iter().filter(|(kind, _)| kind == "agent.rejected").count() == 3);
+}
+
+#[test]
 fn the_clock_of_an_agent_is_told_by_its_registration_and_its_beats() {
     let mut bench = Bench::new();
     bench.register(1, Register { clock_skew_ms: Some(-7), ..register(1, 1, "a") });
