@@ -8,6 +8,7 @@ use crate::{
     patience::{AGENT_CALLS_MAX, AGENT_UNFINISHED_MAX, Patience, Patient, TOOL_UNFINISHED_MAX},
     security::{
         Role, Security,
+        admission::{Refused, TokenRecord},
         tls::{Peer, Subject},
     },
 };
@@ -130,6 +131,50 @@ pub enum Credential {
     Certificate(u64),
 }
 
+impl Caller {
+    pub fn new(who: Option<Who>, name: String, address: Option<SocketAddr>) -> Self {
+        Self { who, name, address, agent: None, credential: None }
+    }
+
+    /// An agent, by its certificate.
+    pub fn agent(id: [u8; 16], fingerprint: [u8; 32], address: Option<SocketAddr>) -> Self {
+        let name = format!("agent {}", fleet::hex(&id));
+        Self { agent: Some((id, fingerprint)), ..Self::new(Some(Agent), name, address) }
+    }
+
+    fn by_token(record: &TokenRecord, address: Option<SocketAddr>) -> Self {
+        let who = match record.role {
+            Role::Agent => Agent,
+            Role::Operator => Operator,
+            Role::Viewer => Viewer,
+        };
+        let name = if record.name.is_empty() { String::new() } else { format!(" ({})", record.name) };
+        Self::new(Some(who), format!("{} with token {}{name}", record.role.word(), record.id), address)
+    }
+
+    /// Whether he shows what this master has made, or would have: it may be good no more.
+    pub fn is_known(&self) -> bool {
+        self.who != Some(Anonymous)
+    }
+
+    /// Who somebody is who shows this token, too, which is refused.
+    pub fn with_token(self, security: &Security, text: &str) -> Self {
+        match genuine(security, text).filter(|_| !self.is_known()) {
+            Some(record) => Self::by_token(&record, self.address),
+            None => self,
+        }
+    }
+}
+
+/// The token, if it was made here. It may admit nobody any more.
+fn genuine(security: &Security, text: &str) -> Option<TokenRecord> {
+    let token = Token::parse(text).ok()?;
+    match security.admission.check(&token, &Role::ALL) {
+        Err(Refused::Unknown) => None,
+        _ => security.admission.token(&token.id()),
+    }
+}
+
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.name.is_empty() { "somebody" } else { &self.name })?;
@@ -143,15 +188,13 @@ impl fmt::Display for Caller {
 /// What is shown is worth nothing: what to answer. Not the same as to show nothing.
 pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&str>) -> Result<Caller, Status> {
     let address = peer.map(|peer| peer.address);
-    let of = |who, name: String| Caller { who, name, address, agent: None, credential: None };
+    let of = |who, name| Caller::new(who, name, address);
     let Some(security) = security else { return Ok(of(None, String::new())) };
     if let Some(text) = bearer {
         let token = Token::parse(text).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
         let record = security.admission.check(&token, &[Role::Operator, Role::Viewer]);
         let record = record.map_err(|refused| Status::unauthenticated(refused.to_string()))?;
-        let who = if record.role == Role::Operator { Operator } else { Viewer };
-        let name = if record.name.is_empty() { String::new() } else { format!(" ({})", record.name) };
-        let caller = of(Some(who), format!("{} with token {}{name}", record.role.word(), record.id));
+        let caller = Caller::by_token(&record, address);
         return Ok(Caller { credential: Some(Credential::Token(record.id)), ..caller });
     }
     let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else {
@@ -168,8 +211,7 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
             if security.admission.certificate(&identity.fingerprint, id).is_some_and(|known| known.revoked) {
                 return Err(Status::unauthenticated(REVOKED));
             }
-            let caller = of(Some(Agent), format!("agent {}", fleet::hex(id)));
-            Ok(Caller { agent: Some((*id, identity.fingerprint)), ..caller })
+            Ok(Caller::agent(*id, identity.fingerprint, address))
         }
         Subject::Operator(name) => person(Operator, format!("operator {name} with a certificate")),
         Subject::Viewer(name) => person(Viewer, format!("viewer {name} with a certificate")),
@@ -177,6 +219,27 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
             "the certificate names nobody: it needs one URI, sloth:agent:…, sloth:operator:… or sloth:viewer:…",
         )),
     }
+}
+
+/// Who it is whose credential is good no more, or not for this. None: what he shows was never any.
+fn shown(security: &Security, peer: Option<&Peer>, bearer: Option<&str>) -> Option<Caller> {
+    let address = peer.map(|peer| peer.address);
+    if let Some(record) = bearer.and_then(|text| genuine(security, text)) {
+        return Some(Caller::by_token(&record, address));
+    }
+    let identity = peer?.identity.as_ref()?;
+    Some(match &identity.subject {
+        Subject::Agent(id) => Caller::agent(*id, identity.fingerprint, address),
+        Subject::Operator(name) => Caller::new(Some(Operator), format!("operator {name} with a certificate"), address),
+        Subject::Viewer(name) => Caller::new(Some(Viewer), format!("viewer {name} with a certificate"), address),
+        Subject::Nobody => Caller::new(Some(Anonymous), "a certificate that names nobody".to_owned(), address),
+    })
+}
+
+fn bearer(request: &Request<Body>) -> Result<Option<&str>, Status> {
+    let Some(value) = request.headers().get(AUTHORIZATION) else { return Ok(None) };
+    let text = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+    text.map(Some).ok_or_else(|| Status::unauthenticated("authorization is not \"Bearer TOKEN\""))
 }
 
 /// Puts the table before a service.
@@ -225,14 +288,7 @@ impl Guard {
 
     /// Who the caller is, if he may make this call.
     fn admit(&self, request: &mut Request<Body>) -> Result<Caller, Status> {
-        let bearer = match request.headers().get(AUTHORIZATION) {
-            None => None,
-            Some(value) => {
-                let text = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
-                Some(text.ok_or_else(|| Status::unauthenticated("authorization is not \"Bearer TOKEN\""))?)
-            }
-        };
-        let caller = caller(self.security.as_deref(), request.extensions().get(), bearer)?;
+        let caller = caller(self.security.as_deref(), request.extensions().get(), bearer(request)?)?;
         request.extensions_mut().insert(caller.clone());
         if let Some(who) = caller.who {
             decide(request.uri().path(), who)?;
@@ -258,7 +314,8 @@ impl Guard {
     fn refused(&self, request: &Request<Body>, status: &Status) {
         if let Some(security) = &self.security {
             let (caller, peer) = (request.extensions().get::<Caller>(), request.extensions().get::<Peer>());
-            security.refused(caller, peer.map(|peer| peer.address), request.uri().path(), status);
+            let caller = caller.cloned().or_else(|| shown(security, peer, bearer(request).ok().flatten()));
+            security.refused(caller.as_ref(), peer.map(|peer| peer.address), request.uri().path(), status);
         }
     }
 }

@@ -20,8 +20,9 @@ use sync::Syncer;
 /// In the state directory.
 pub const FILE: &str = "audit.log";
 
-/// So many refusals are written at once, and then one for each [`REFUSAL_EVERY`]: whoever knocks without end writes
-/// 9 MB a day and not what the disk takes. The others are counted.
+/// So many refusals are written at once, and then one for each [`REFUSAL_EVERY`], of those who show nothing that was
+/// ever good and of all others apart: whoever knocks without end writes 9 MB a day and not what the disk takes, and hides
+/// nobody who has something to knock with. The others are counted.
 const REFUSALS_MAX: u32 = 30;
 const REFUSAL_EVERY: Duration = Duration::from_secs(2);
 
@@ -39,7 +40,8 @@ const SENT_MAX: usize = 200;
 pub struct Audit {
     file: Rolling,
     syncer: Syncer,
-    refusals: Mutex<Refusals>,
+    /// Of strangers, and of all others.
+    refusals: [Mutex<Refusals>; 2],
 }
 
 /// A line. What is not known is null.
@@ -86,7 +88,8 @@ impl Audit {
             Err(_) => {}
         });
         let syncer = syncer.map_err(|error| format!("no thread for the audit file: {error}"))?;
-        Ok(Self { file, syncer, refusals: Mutex::new(Refusals::new(clock::boottime())) })
+        let refusals = [(); 2].map(|()| Mutex::new(Refusals::new(clock::boottime())));
+        Ok(Self { file, syncer, refusals })
     }
 
     /// Something was done.
@@ -101,7 +104,8 @@ impl Audit {
     /// A call was refused. Of many only some are written.
     pub fn refused(&self, caller: Option<&Caller>, address: Option<SocketAddr>, call: &str, why: &str) {
         let now = clock::boottime();
-        let unwritten = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).written(now);
+        let known = usize::from(caller.is_some_and(Caller::is_known));
+        let unwritten = self.refusals[known].lock().unwrap_or_else(PoisonError::into_inner).written(now);
         let Some(unwritten) = unwritten else { return };
         let what = format!("{}: {}", cut(call), cut(why));
         let unwritten = Some(unwritten).filter(|&count| count > 0);
@@ -185,6 +189,7 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Who;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -213,7 +218,7 @@ mod tests {
             done.send(fs::read_to_string(&lines).unwrap().lines().count()).unwrap();
         });
         let file = Rolling::open_with(&path, 1_000, 2, 0o600).unwrap();
-        let refusals = Mutex::new(Refusals::new(Duration::ZERO));
+        let refusals = [(); 2].map(|()| Mutex::new(Refusals::new(Duration::ZERO)));
         let audit = Audit { file, syncer: syncer.unwrap(), refusals };
         audit.done(None, "run", ("lady", [1; 16]), "command a");
         assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(1), "not only at the end");
@@ -221,6 +226,24 @@ mod tests {
         drop(audit);
         assert_eq!(seen.iter().last(), Some(2));
         assert!(make_durable(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn who_has_nothing_to_show_hides_nobody_who_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let audit = Audit::open(&path, 1 << 20, 2).unwrap();
+        let stranger = Caller::new(Some(Who::Anonymous), "somebody".to_owned(), None);
+        for caller in [Some(&stranger), None] {
+            (0..500).for_each(|_| audit.refused(caller, None, "List", "no"));
+        }
+        for who in [Who::Operator, Who::Viewer, Who::Agent] {
+            audit.refused(Some(&Caller::new(Some(who), "eva".to_owned(), None)), None, "Delete", "no");
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains("eva")).count(), 3, "{text}");
+        let strangers = text.lines().count() - 3;
+        assert!((30..40).contains(&strangers), "{strangers}");
     }
 
     #[test]

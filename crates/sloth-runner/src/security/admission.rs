@@ -227,6 +227,11 @@ impl Admission {
         tokens
     }
 
+    /// The token with this id, also where it admits nobody any more.
+    pub fn token(&self, id: &str) -> Option<TokenRecord> {
+        self.known(|known| known.tokens.get(id).cloned())
+    }
+
     /// It admits nobody from now on. None: there is none with this id. Blocks.
     ///
     /// # Errors

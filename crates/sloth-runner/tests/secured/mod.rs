@@ -128,6 +128,16 @@ impl Master {
         self.directory.path().join(name)
     }
 
+    /// The file that says who did what.
+    pub fn audit(&self) -> PathBuf {
+        fn find(folder: &Path) -> Option<PathBuf> {
+            let mut entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            entries
+                .find_map(|path| if path.is_dir() { find(&path) } else { path.ends_with("audit.log").then_some(path) })
+        }
+        find(self.directory.path()).expect("it is there")
+    }
+
     pub fn operator(&self) -> String {
         std::fs::read_to_string(self.file("operator.token")).unwrap().trim().to_owned()
     }
@@ -141,6 +151,14 @@ impl Master {
         let mut tool = program();
         tool.env("SLOTH_RUNNER_MASTER_ADDR", &self.address).env("SLOTH_RUNNER_TOKEN", token).args(line.split(' '));
         run(tool).await
+    }
+
+    /// Waits for an event with this text.
+    pub async fn event(&self, text: &str) -> String {
+        let mut tool = program();
+        tool.env("SLOTH_RUNNER_MASTER_ADDR", &self.address).env("SLOTH_RUNNER_TOKEN", self.operator());
+        let mut events = tool.args(["agent", "events", "--follow"]).spawn().unwrap();
+        Log::of(events.stdout.take().unwrap()).line(text).await
     }
 
     /// A new token, by the tool.
