@@ -166,6 +166,54 @@ async fn an_agent_acts_as_itself_alone() {
     let join = proto::JoinRequest { agent_id: id, name: "lady".to_owned(), ..Default::default() };
     assert_eq!(client.join(join).await.unwrap_err().code(), Code::InvalidArgument, "without a proof");
     assert!(master.tool("agent run lady -- true").await.code == 0, "the agent itself stays");
+
+    // All of it left traces, with what was shown.
+    let thief = SOME_AGENT.strip_prefix("sloth:agent:").unwrap();
+    let text = fs::read_to_string(master.audit()).unwrap();
+    for call in
+        ["Check: as lady: the certificate is of", "Connect: registration as lady: the", "SendOutput: sloth-agent-id"]
+    {
+        let call = format!("/agent.AgentRegistry/{call}");
+        let line = text.lines().find(|line| line.contains(&call)).unwrap_or_else(|| panic!("no {call} in {text}"));
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["action"], &line["who"]), (&"refused".into(), &format!("agent {thief}").into()), "{line}");
+        assert!(line["address"].as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "{line}");
+    }
+    let rejected = master.event("agent.rejected").await;
+    assert!([hex, thief, "lady"].iter().all(|part| rejected.contains(part)), "{rejected}");
+    let explained = master.tool("agent explain lady").await.out;
+    assert!(explained.contains(thief) && explained.contains("was refused under its name or id"), "{explained}");
+}
+
+#[tokio::test]
+async fn nobody_is_written_down_as_another_agent_for_coming_at_a_busy_time() {
+    let master = Master::start(&["registrations.max_per_second=1"]).await;
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = master.joins(state.path(), "lady");
+    agent.active().await;
+    let victim = agent_uri(state.path());
+    let id = fleet::id_from_hex(victim.strip_prefix("sloth:agent:").unwrap()).unwrap();
+    let thief = Credential::certificate("thief", &Authority::of(&master), SOME_AGENT, VALID, None);
+    let mut client = AgentRegistryClient::new(thief.channel(&master).await.unwrap());
+    for _ in 0..10 {
+        let register = Register {
+            agent_id: id.to_vec(),
+            instance_id: vec![1; 16],
+            spool_id: vec![1; 16],
+            name: "lady".to_owned(),
+            ..Register::default()
+        };
+        let message = AgentMessage { kind: Some(Up::Register(register)) };
+        let mut answers = client.connect(tokio_stream::iter([message])).await.unwrap().into_inner();
+        let answer = answers.message().await.unwrap().and_then(|message| message.kind);
+        assert!(matches!(answer, Some(proto::master_message::Kind::Rejected(_))), "{answer:?}");
+    }
+    let explained = master.tool("-o json agent explain lady").await.out;
+    let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
+    let attempts = explained["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 1, "{explained}");
+    assert_eq!(attempts[0]["reason"], "unauthorized", "{explained}");
+    assert_eq!(attempts[0]["count"], 10, "{explained}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use super::{
 use crate::access::Caller;
 use link::LossReason;
 use proto::{CheckReply, CheckRequest, rejected::Reason};
+use tonic::Status;
 
 /// Looks, and changes nothing. An agent with a certificate is told of itself alone.
 pub fn check(core: &Core, request: CheckRequest, caller: Option<&Caller>) -> CheckReply {
@@ -29,6 +30,10 @@ pub fn check(core: &Core, request: CheckRequest, caller: Option<&Caller>) -> Che
     if let Some(standing) = Standing::look(core, caller) {
         let holder = core.read(|fleet| fleet.registry().find(&register.name));
         if let Err((reason, message)) = standing.apply(&mut register, holder) {
+            if let (LossReason::Unauthorized, Some(security)) = (reason, &core.security) {
+                let what = format!("as {}: {message}", register.name);
+                security.refused(caller, None, "/agent.AgentRegistry/Check", &Status::permission_denied(what));
+            }
             return CheckReply { reason: rejection(reason).into(), message, ..reply };
         }
     }

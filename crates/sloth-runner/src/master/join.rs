@@ -17,8 +17,14 @@ use sloth_agent::{
     joining::{PUBLIC_KEY_LEN, statement},
     token::{Token, sha256},
 };
-use std::sync::{Arc, PoisonError};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError},
+};
 use tonic::{Request, Status};
+
+/// In which agents register.
+const CONNECT: &str = "/agent.AgentRegistry/Connect";
 
 /// Checks what was asked, and answers it.
 ///
@@ -159,6 +165,8 @@ pub struct Standing {
     pub agent_id: [u8; 16],
     /// Of the certificate.
     fingerprint: [u8; 32],
+    /// From where it came.
+    remote: Option<SocketAddr>,
     /// None for one that was made elsewhere, and is new here.
     pub record: Option<CertificateRecord>,
 }
@@ -181,15 +189,35 @@ impl Standing {
 
     /// The same, and records nothing.
     pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
-        let (agent_id, fingerprint) = caller?.agent?;
+        let caller = caller?;
+        let (agent_id, fingerprint) = caller.agent?;
         let record = core.security.as_ref()?.admission.certificate(&fingerprint, &agent_id);
-        Some(Self { agent_id, fingerprint, record })
+        Some(Self { agent_id, fingerprint, remote: caller.address, record })
     }
 
     /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.
     pub fn is_revoked(&self, core: &Core) -> bool {
         let known = |security: &Arc<Security>| security.admission.certificate(&self.fingerprint, &self.agent_id);
         core.security.as_ref().and_then(known).is_some_and(|record| record.revoked)
+    }
+
+    /// Refuses a registration that the certificate is not for, and leaves a trace of it: under the name that was claimed,
+    /// and with the id that was shown.
+    pub fn refuse(
+        &self,
+        core: &Arc<Core>,
+        conn: fleet::ConnId,
+        register: &fleet::Register,
+        reason: link::LossReason,
+        message: &str,
+    ) {
+        if let Some(security) = &core.security {
+            let caller = Caller::agent(self.agent_id, self.fingerprint, self.remote);
+            let what = format!("registration as {}: {message}", register.name);
+            security.refused(Some(&caller), None, CONNECT, &Status::permission_denied(what));
+        }
+        let shown = fleet::Register { id: self.agent_id, ..register.clone() };
+        core.decide(|fleet, now| fleet.refuse(now, conn, shown, reason, message.to_owned()));
     }
 
     /// Gives the registration what the token has bound, or says why it may not be.
@@ -203,7 +231,11 @@ impl Standing {
     ) -> Result<(), (link::LossReason, String)> {
         use link::LossReason;
         if register.id != self.agent_id {
-            let text = "the certificate is of another agent id: is its state directory a copy?".to_owned();
+            let [shown, claimed] = [&self.agent_id, &register.id].map(fleet::hex);
+            let text = format!(
+                "the certificate is of agent id {shown}, and this agent says that it is {claimed}: is its state \
+                 directory a copy?"
+            );
             return Err((LossReason::Unauthorized, text));
         }
         let bound = self.record.as_ref().map_or("", |record| &record.name);
@@ -323,7 +355,7 @@ mod tests {
         assert!(standing.as_ref().is_some_and(|standing| standing.record.is_some()));
         security.admission.refuse_agent(&ID);
         let (conn, outbox) = core.wires.open(core.now().monotonic);
-        enter(&core, &outbox, standing.as_ref(), conn, register(), Vec::new());
+        enter(&core, standing.as_ref(), conn, register(), Vec::new());
         match told(&outbox).await {
             Kind::Rejected(rejected) => assert_eq!(rejected.message, REVOKED),
             other => panic!("{other:?}"),
@@ -331,7 +363,7 @@ mod tests {
         assert_eq!(core.read(|fleet| fleet.registry().find("lady")), None);
         // The same without a deletion is let in.
         let (conn, outbox) = core.wires.open(core.now().monotonic);
-        enter(&core, &outbox, None, conn, register(), Vec::new());
+        enter(&core, None, conn, register(), Vec::new());
         assert!(matches!(told(&outbox).await, Kind::Registered(_)));
     }
 }

@@ -295,7 +295,12 @@ impl agent_registry_server::AgentRegistry for AgentService {
         &self,
         request: Request<Streaming<OutputMessage>>,
     ) -> Result<Response<Self::SendOutputStream>, Status> {
-        Ok(Response::new(ReceiverStream::new(output::receive(&self.core, request).await?)))
+        let caller = request.extensions().get::<Caller>().cloned();
+        let receiver = output::receive(&self.core, request).await;
+        if let (Err(status), Some(security)) = (&receiver, &self.core.security) {
+            security.refused(caller.as_ref(), None, "/agent.AgentRegistry/SendOutput", status);
+        }
+        receiver.map(|receiver| Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {

@@ -33,6 +33,9 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
+/// Of the name that somebody is refused with: one more than a name has at most.
+const NAME_SHOWN: usize = 64;
+
 /// Messages that one turn reads; then others have theirs.
 const TURN_MAX: usize = 64;
 
@@ -130,29 +133,56 @@ impl Session {
 
     /// At its turn: now, later on this connection, or on another one.
     fn queue_up(&mut self, message: proto::Register) -> bool {
+        // First of all: nobody is written down as somebody else.
+        if let Some(mut register) = self.claimed(&message)
+            && !self.stands_for(&mut register)
+        {
+            return true;
+        }
         if message.held.len() > HELD_MAX {
             return self.refuse(&format!("Register names more than {HELD_MAX} commands: no agent holds so many"));
         }
         let conn = self.conn;
         if self.core.wires.connections() > open_files::sessions_max() {
             let after = FULL_RETRY + Duration::from_millis(conn.0 % FULL_SPREAD_MS);
-            return self.send_away(message, after, "too many open files");
+            return self.send_away(&message, after, "too many open files");
         }
         let still_waits = Duration::from_millis(message.will_wait_ms);
         match self.core.entrance.arrive(self.core.now().monotonic, conn, still_waits) {
             Entry::Now => return self.register(message),
             Entry::Held(place) => self.held = Some((place, Box::new(message))),
-            Entry::Later(after) => return self.send_away(message, after, "too many agents register at once"),
+            Entry::Later(after) => return self.send_away(&message, after, "too many agents register at once"),
         }
         true
     }
 
-    fn send_away(&self, message: proto::Register, after: Duration, why: &str) -> bool {
+    /// As whom it registers, and no more of it. None: as nobody.
+    fn claimed(&self, message: &proto::Register) -> Option<Register> {
+        Some(Register {
+            id: rows::id(&message.agent_id)?,
+            // One that is longer is no name, and need not be said in full.
+            name: message.name.chars().take(NAME_SHOWN).collect(),
+            host: message.host.clone(),
+            address: address(&message.report_address, self.remote),
+            ..Register::default()
+        })
+    }
+
+    /// Whether its certificate, if it has to have one, is for what it asks. It is refused otherwise.
+    fn stands_for(&self, register: &mut Register) -> bool {
+        let Some(standing) = &self.standing else { return true };
+        let holder = self.core.read(|fleet| fleet.registry().find(&register.name));
+        let refused = standing.apply(register, holder).err();
+        if let Some((reason, message)) = &refused {
+            standing.refuse(&self.core, self.conn, register, *reason, message);
+        }
+        refused.is_none()
+    }
+
+    fn send_away(&self, message: &proto::Register, after: Duration, why: &str) -> bool {
         self.core.meters.sent_away();
         self.outbox.retry_later(after, why.to_owned());
-        if let Some(id) = rows::id(&message.agent_id) {
-            let now = self.core.now();
-            let (register, _) = split(message, id, [0; 16], [0; 16], self.remote, now);
+        if let Some(register) = self.claimed(message) {
             self.core.decide(|fleet, now| fleet.sent_away(now, &register, why));
         }
         true
@@ -165,13 +195,9 @@ impl Session {
         };
         let conn = self.conn;
         let (mut register, held) = split(message, id, instance, spool_id, self.remote, self.core.now());
-        if let Some(standing) = &self.standing {
-            let holder = self.core.read(|fleet| fleet.registry().find(&register.name));
-            if let Err((reason, message)) = standing.apply(&mut register, holder) {
-                self.outbox.push(rejected(reason, message));
-                self.outbox.close();
-                return true;
-            }
+        // Once more: others may have come while it waited.
+        if !self.stands_for(&mut register) {
+            return true;
         }
         let unknown: Vec<String> = self.core.read(|fleet| {
             let unknown = held.iter().filter(|held| !fleet.dispatch().knows(&held.id));
@@ -179,7 +205,7 @@ impl Session {
         });
         let standing = self.standing.clone();
         if unknown.is_empty() {
-            enter(&self.core, &self.outbox, standing.as_ref(), conn, register, held);
+            enter(&self.core, standing.as_ref(), conn, register, held);
             return true;
         }
         // Commands that only the store may know: looked up first. The stream may be dropped meanwhile, so the
@@ -200,7 +226,7 @@ impl Session {
                     let (kind, name, message) = ("command.not_adopted", &register.name, not_adopted(left_out));
                     core.decide(|fleet, now| fleet.note(now, kind, name, register.id, message));
                 }
-                enter(&core, &outbox, standing.as_ref(), conn, register, held);
+                enter(&core, standing.as_ref(), conn, register, held);
                 if core.wires.connection(conn).is_none() {
                     core.decide(|fleet, now| {
                         fleet.closed(now, conn, LossReason::StreamClosed, ClosedBy::Network, gone());
@@ -305,23 +331,30 @@ impl Drop for Session {
 /// Registers the agent, unless it was deleted while it waited.
 pub(super) fn enter(
     core: &Arc<Core>,
-    outbox: &Outbox,
     standing: Option<&Standing>,
     conn: ConnId,
     register: Register,
     held: Vec<Held<Spec>>,
 ) {
-    let admitted = core.decide(|fleet, now| {
+    let refused = core.decide(|fleet, now| {
         // A deletion revokes and ends the session in one such step: no registration comes between.
-        let admitted = standing.is_none_or(|standing| !standing.is_revoked(core));
-        if admitted {
-            fleet.register(now, conn, register, held);
+        let revoked = standing.filter(|standing| standing.is_revoked(core));
+        if let Some(standing) = revoked {
+            return Some((standing, register));
         }
-        admitted
+        fleet.register(now, conn, register, held);
+        None
     });
-    if !admitted {
-        outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
-        outbox.close();
+    if let Some((standing, register)) = refused {
+        standing.refuse(core, conn, &register, LossReason::Unauthorized, REVOKED);
+    }
+}
+
+/// Where it says that it is, or else from where it came.
+fn address(reported: &str, remote: Option<SocketAddr>) -> String {
+    match remote {
+        Some(remote) if reported.is_empty() => remote.ip().to_string(),
+        _ => reported.to_owned(),
     }
 }
 
@@ -409,10 +442,6 @@ pub(super) fn split(
         spec: held.spec,
         finished_here: false,
     });
-    let mut address = message.report_address;
-    if let (true, Some(remote)) = (address.is_empty(), remote) {
-        address = remote.ip().to_string();
-    }
     let register = Register {
         id,
         instance,
@@ -421,7 +450,7 @@ pub(super) fn split(
         name: message.name,
         host: message.host,
         version: message.version,
-        address,
+        address: address(&message.report_address, remote),
         labels: message.labels.into_iter().collect(),
         timing: Timing {
             interval: Duration::from_millis(message.interval_ms),
