@@ -221,6 +221,12 @@ impl Core {
         self.read(|fleet| self.hub_in(fleet, id, false))
     }
 
+    /// The same, with the agent that the command is for.
+    pub fn hub_and_owner(&self, id: &str) -> Option<(Arc<Hub>, AgentId)> {
+        // As one: a command that closed in between would be anybody's.
+        self.read(|fleet| Some((self.hub_in(fleet, id, false)?, fleet.dispatch().agent_of(id)?)))
+    }
+
     /// Under the lock of the state, so that no end of the command is missed.
     fn hub_in(&self, fleet: &Fleet<Spec>, id: &str, fresh: bool) -> Option<Arc<Hub>> {
         let (record, committed) = fleet.dispatch().unfinished(id)?;

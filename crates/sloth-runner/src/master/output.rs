@@ -43,12 +43,12 @@ pub async fn receive(
         return Err(stale());
     }
     let (sender, receiver) = mpsc::channel(ACKS_MAX);
-    let Some(hub) = core.hub(&id) else {
+    let Some((hub, owner)) = core.hub_and_owner(&id) else {
         let from = closed_log(core, &id).await?;
         tokio::spawn(discard(request.into_inner(), from, sender));
         return Ok(receiver);
     };
-    if core.read(|fleet| fleet.dispatch().agent_of(&id)).is_some_and(|owner| owner != agent) {
+    if owner != agent {
         return Err(Status::permission_denied(format!("command {id} belongs to another agent")));
     }
     let opened = hub.clone();

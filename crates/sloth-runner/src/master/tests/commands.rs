@@ -74,6 +74,28 @@ async fn output_goes_on_at_the_byte_after_the_link_was_lost() {
 }
 
 #[tokio::test]
+async fn output_of_a_command_comes_from_its_own_agent_alone() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut other = master.agent(register(2, "b")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    let refused = other.upload("c", 0).await.err().unwrap();
+    assert_eq!((refused.code(), refused.message()), (Code::PermissionDenied, "command c belongs to another agent"));
+    let core = master.core.upgrade().unwrap();
+    assert_eq!(core.hub_and_owner("c").map(|(_, owner)| owner), Some([1; 16]));
+    agent.finish("c", 0, 0).await;
+    tool.rest().await;
+    // Closed, it is nobody's: neither has one what the other has not.
+    assert!(core.hub_and_owner("c").is_none() && core.hub("c").is_none());
+    drop(core);
+    let (upload, _) = other.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"late").await;
+    let core = master.core.upgrade().unwrap();
+    assert_eq!(core.outputs.open("c").unwrap().received(), 0, "let go");
+}
+
+#[tokio::test]
 async fn the_end_is_held_until_all_output_is_here() {
     let master = Master::start().await;
     let mut agent = master.agent(register(1, "a")).await;
