@@ -5,6 +5,7 @@ use super::{
     guard::{self, Peer, json, refuse},
     session,
 };
+use crate::access::{self, Caller, Who};
 use axum::{
     Extension,
     body::{Body, to_bytes},
@@ -15,9 +16,11 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use fleet::AgentId;
 use serde::{Deserialize, Serialize};
 use sloth_agent::state::hex;
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tonic::Status;
 
 /// A token has some 120 bytes.
 const BODY_MAX: usize = 4096;
@@ -86,6 +89,7 @@ pub async fn sign_in(
     };
     let Some(role) = role else {
         let wrong = what_is_wrong(&web, token.is_some());
+        refused(&web, token.as_deref(), peer.remote, wrong);
         if let Some(before) = web.refusals.lock().expect("no holder of this lock panics").written(web.now()) {
             log::warn!("Web page: nobody was signed in from {from}: {wrong}{before}");
         }
@@ -96,18 +100,40 @@ pub async fn sign_in(
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the kernel gives no random numbers");
     };
     let hash = session::hash(&cookie, &key);
+    let caller = caller(&web, role, token.as_deref(), peer.remote);
     web.sessions.lock().expect("no holder of this lock panics").open(web.now(), hash, role, token);
     log::info!("Web page: a session of role {role} was opened from {from}");
+    web.core.audit(Some(&caller), "audit.signed_in", ("", AgentId::default()), "signed in to the web page");
     let mut response = json(StatusCode::OK, &Admitted { role, key });
     response.headers_mut().insert(SET_COOKIE, set_cookie(web.port, &cookie, session::LIFE, secure));
     response
 }
 
-pub async fn sign_out(State(web): State<Arc<Web>>, headers: HeaderMap) -> Response {
+pub async fn sign_out(State(web): State<Arc<Web>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
     if let Some(looker) = guard::looker(&web, &headers) {
         web.sessions.lock().expect("no holder of this lock panics").close(&looker.hash);
+        let caller = caller(&web, looker.session.role, looker.session.token.as_deref(), peer.remote);
+        web.core.audit(Some(&caller), "audit.signed_out", ("", AgentId::default()), "signed out of the web page");
     }
     (StatusCode::NO_CONTENT, [(SET_COOKIE, set_cookie(web.port, "", Duration::ZERO, false))]).into_response()
+}
+
+/// As whom the audit knows whoever signs in or out.
+fn caller(web: &Web, role: &str, token: Option<&str>, remote: SocketAddr) -> Caller {
+    let security = web.core.security.as_deref();
+    let by_token = token.and_then(|token| access::caller(security, None, Some(token)).ok());
+    let caller = by_token.unwrap_or_else(|| {
+        let by = if token.is_some() { "a token" } else { "a one-time code" };
+        Caller::new(security.map(|_| Who::Viewer), format!("{role} with {by}"), None)
+    });
+    Caller { address: Some(remote), ..caller }
+}
+
+fn refused(web: &Web, token: Option<&str>, remote: SocketAddr, why: &str) {
+    let Some(security) = &web.core.security else { return };
+    let nobody = Caller::new(Some(Who::Anonymous), "somebody without a credential".to_owned(), Some(remote));
+    let caller = nobody.with_token(security, token.unwrap_or_default());
+    security.refused(Some(&caller), None, "web page", &Status::unauthenticated(why));
 }
 
 fn what_is_wrong(web: &Web, token: bool) -> &'static str {

@@ -46,7 +46,7 @@ async fn what_goes_on_under_a_token_ends_when_it_is_revoked_and_its_command_goes
 /// Status and body of a request to the web page.
 async fn page(address: &str, method: &str, headers: &str, body: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let path = if method == "POST" { "/api/session" } else { "/api/fleet" };
+    let path = if method == "GET" { "/api/fleet" } else { "/api/session" };
     let length = body.len();
     let head =
         format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n");
@@ -81,6 +81,36 @@ async fn tokens_of_viewers_and_operators_sign_in_to_the_web_page_and_a_revoked_o
     assert_eq!(done.code, 0, "{}", done.err);
     assert_eq!(page(&address, "GET", &both, "").await.0, 401);
     assert_eq!(page(&address, "POST", post, &shown(&viewer)).await.0, 401);
+
+    // Who comes and goes leaves a trace, and who is not let in.
+    let (_, answer) = page(&address, "POST", post, &shown(&master.operator())).await;
+    let between = |begin: &str, end: &str| answer.split_once(begin).unwrap().1.split_once(end).unwrap().0.to_owned();
+    let (cookie, key) = (between("set-cookie: ", ";"), between(r#""key":""#, "\""));
+    let leaves = format!("origin: http://localhost\r\ncookie: {cookie}\r\nsloth-key: {key}\r\n");
+    assert_eq!(page(&address, "DELETE", &leaves, "").await.0, 204);
+    let text = fs::read_to_string(master.audit()).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let who =
+        |token: &str, role: &str| format!("{role}token {}", sloth_agent::token::Token::parse(token).unwrap().id());
+    let operator = who(&master.operator(), "operator with ");
+    for (action, who, what, times) in [
+        ("signed_in", operator.clone(), "signed in to the web page", 2),
+        ("signed_in", who(&viewer, "viewer with "), "signed in to the web page", 1),
+        ("signed_out", operator, "signed out of the web page", 1),
+        ("refused", who(&viewer, "viewer with "), "web page: this token does not let anybody look", 1),
+        ("refused", who(&agent, "agent with "), "web page: this token does not let anybody look", 1),
+        ("refused", "somebody without a credential".to_owned(), "web page: this token does not let anybody look", 2),
+    ] {
+        let is_it = |line: &&serde_json::Value| {
+            line["action"] == action
+                && line["who"].as_str().is_some_and(|text| text.starts_with(&who))
+                && line["what"].as_str().is_some_and(|text| text.starts_with(what))
+                && line["address"].as_str().is_some_and(|text| text.starts_with("127.0.0.1:"))
+        };
+        assert_eq!(lines.iter().filter(is_it).count(), times, "{action} {who}: {text}");
+    }
+    master.event("audit.signed_in").await;
+    master.event("audit.signed_out").await;
 }
 
 #[tokio::test]
