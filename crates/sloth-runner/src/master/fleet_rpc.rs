@@ -1,5 +1,6 @@
 //! The operators' service.
 
+mod delete;
 mod events;
 mod explain;
 mod follow;
@@ -10,9 +11,14 @@ mod tokens;
 
 pub use look::{Look, look_at_output};
 
-use super::{core::Core, join::blocking, ports::Record, rows};
+use super::{
+    core::Core,
+    join::blocking,
+    ports::Record,
+    rows,
+};
 use crate::access::Caller;
-use fleet::{AgentId, Cancelled, CommandState, DeleteRefused};
+use fleet::{AgentId, Cancelled, CommandState};
 use proto::{
     AgentRow, CancelRequest, CommandRow, CreateTokenReply, CreateTokenRequest, DeleteReply, DeleteRequest, EventsReply,
     EventsRequest, ExplainReply, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest,
@@ -68,38 +74,7 @@ impl proto::fleet_server::Fleet for FleetService {
         let caller = request.extensions().get::<Caller>().cloned();
         let DeleteRequest { name, force } = request.into_inner();
         let id = self.find(&name)?;
-        let (ticket, answer) = self.core.ticket();
-        let asked = self.core.decide(|fleet, now| {
-            let asked = fleet.delete(now, id, force, ticket);
-            if let (Ok(()), Some(security)) = (&asked, &self.core.security) {
-                // Before its session is closed: it would be back at once.
-                security.admission.refuse_agent(&id);
-            }
-            asked
-        });
-        if let Err(refused) = asked {
-            self.core.drop_ticket(ticket);
-            return Err(match refused {
-                DeleteRefused::Unknown => no_agent(&self.core, &name),
-                DeleteRefused::Connected => Status::failed_precondition(format!(
-                    "agent {name} is connected: stop it first, or delete it with --force"
-                )),
-            });
-        }
-        if let Some(security) = &self.core.security {
-            let revoke = move |security: &crate::security::Security| {
-                let revoked = security.admission.revoke_agent(&id);
-                revoked.map_err(|error| Status::internal(format!("its certificate is not revoked: {error}")))
-            };
-            blocking(security, revoke).await?;
-        }
-        let with = if self.core.security.is_some() { ", its certificates revoked" } else { "" };
-        self.core.audit(caller.as_ref(), "audit.delete", (&name, id), &format!("agent deleted{with}"));
-        match answer.await {
-            Ok(Ok(())) => Ok(Response::new(DeleteReply { message: format!("agent {name} deleted") })),
-            Ok(Err(error)) => Err(Status::internal(format!("the master cannot record the deletion: {error}"))),
-            Err(_) => Err(Status::unavailable("the master is shutting down")),
-        }
+        whole(delete::delete(self.core.clone(), caller, name, id, force)).await.map(Response::new)
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
@@ -159,12 +134,7 @@ impl proto::fleet_server::Fleet for FleetService {
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let id = request.into_inner().id;
-        let asked = self.core.decide(|fleet, _| fleet.cancel(&id));
-        if asked == Cancelled::Asked {
-            let agent = self.core.read(|fleet| fleet.dispatch().agent_of(&id)).unwrap_or_default();
-            let name = self.core.read(|fleet| fleet.registry().view(agent).map(|view| view.record.name.clone()));
-            let what = format!("command {id} cancelled");
-            self.core.audit(caller.as_ref(), "audit.cancel", (&name.unwrap_or_default(), agent), &what);
+        if cancel(&self.core, caller.as_ref(), &id, "cancelled") {
             log::info!("command {id}: cancellation asked by an operator");
         }
         let record = record(&self.core, &id).await?;
@@ -174,12 +144,16 @@ impl proto::fleet_server::Fleet for FleetService {
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
         let security = tokens::security(&self.core)?;
         let caller = request.extensions().get::<Caller>().cloned();
-        let reply = tokens::create(&security, request.into_inner()).await?;
-        if let Some(row) = &reply.row {
-            let what = format!("token {} of role {} created", row.id, row.role);
-            self.core.audit(caller.as_ref(), "audit.token_created", ("", AgentId::default()), &what);
-        }
-        Ok(Response::new(reply))
+        let (core, request) = (self.core.clone(), request.into_inner());
+        let create = async move {
+            let reply = tokens::create(&security, request).await?;
+            if let Some(row) = &reply.row {
+                let what = format!("token {} of role {} created", row.id, row.role);
+                core.audit(caller.as_ref(), "audit.token_created", ("", AgentId::default()), &what);
+            }
+            Ok(reply)
+        };
+        whole(create).await.map(Response::new)
     }
 
     async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Result<Response<ListTokensReply>, Status> {
@@ -191,17 +165,40 @@ impl proto::fleet_server::Fleet for FleetService {
     async fn revoke_token(&self, request: Request<RevokeTokenRequest>) -> Result<Response<RevokeTokenReply>, Status> {
         let security = tokens::security(&self.core)?;
         let caller = request.extensions().get::<Caller>().cloned();
-        let id = request.into_inner().id;
-        let unknown = Status::not_found(format!("no token {id:?}: `sloth-runner token list` shows all"));
-        let what = format!("token {id} revoked");
-        let revoked = blocking(&security, move |security| {
-            let failed = |error| Status::internal(format!("the token is not revoked: {error}"));
-            security.admission.revoke_token(&id).map_err(failed)
-        });
-        let record = revoked.await?.ok_or(unknown)?;
-        self.core.audit(caller.as_ref(), "audit.token_revoked", ("", AgentId::default()), &what);
-        Ok(Response::new(RevokeTokenReply { row: Some(tokens::row(&record, security.admission.now_ms())) }))
+        let (core, id) = (self.core.clone(), request.into_inner().id);
+        let revoke = async move {
+            let unknown = Status::not_found(format!("no token {id:?}: `sloth-runner token list` shows all"));
+            let what = format!("token {id} revoked");
+            let revoked = blocking(&security, move |security| {
+                let failed = |error| Status::internal(format!("the token is not revoked: {error}"));
+                security.admission.revoke_token(&id).map_err(failed)
+            });
+            let record = revoked.await?.ok_or(unknown)?;
+            core.audit(caller.as_ref(), "audit.token_revoked", ("", AgentId::default()), &what);
+            Ok(RevokeTokenReply { row: Some(tokens::row(&record, security.admission.now_ms())) })
+        };
+        whole(revoke).await.map(Response::new)
     }
+}
+
+/// Goes on to its end when the caller leaves. A call that is broken off is dropped where it waits: what changes
+/// something and then records who did it must not be.
+async fn whole<R: Send + 'static>(work: impl Future<Output = Result<R, Status>> + Send + 'static) -> Result<R, Status> {
+    let ended = tokio::spawn(work).await;
+    ended.unwrap_or_else(|error| Err(Status::internal(format!("a task of the master ended early: {error}"))))
+}
+
+/// Asks for the end of a command, and records who did. `false`: it is over, or there is none.
+fn cancel(core: &Arc<Core>, caller: Option<&Caller>, id: &str, how: &str) -> bool {
+    // With its agent, which is not known any more once it is over.
+    let asked = core.decide(|fleet, _| {
+        let whose = fleet.dispatch().unfinished(id).map(|(record, _)| (record.agent.clone(), record.agent_id));
+        whose.filter(|_| fleet.cancel(id) == Cancelled::Asked)
+    });
+    if let Some((name, agent)) = &asked {
+        core.audit(caller, "audit.cancel", (name, *agent), &format!("command {id} {how}"));
+    }
+    asked.is_some()
 }
 
 impl FleetService {

@@ -5,6 +5,7 @@ mod commands;
 mod pace;
 mod queue;
 mod sessions;
+mod trace;
 mod watch;
 mod web;
 mod webhook;

@@ -1,6 +1,6 @@
 //! `Run`: start or attach, follow, feed standard input, cancel.
 
-use super::{REPLIES_MAX, Replies, absence, follow, no_agent, stored};
+use super::{REPLIES_MAX, Replies, absence, cancel, follow, no_agent, stored, whole};
 use crate::access::Caller;
 use crate::master::{
     core::{Core, Queueing},
@@ -9,7 +9,7 @@ use crate::master::{
     ports::Record,
     stdin::{Fed, FeedError},
 };
-use fleet::{Refusal, Submit, Submitted, View};
+use fleet::{AgentId, Refusal, Submit, Submitted, View};
 use prost::Message;
 use proto::{RunReply, RunRequest, RunStart, StdinChunk, run_reply, run_request::Kind};
 use sloth_agent::config::units::ShowDuration;
@@ -59,18 +59,24 @@ pub async fn start(
     }
     let target = submit(&core, &start).await?;
     if let follow::Target::Unfinished(hub) = &target {
-        recorded(hub).await?;
-    }
-    if let Some(agent) = core.read(|fleet| fleet.dispatch().agent_of(&start.id)) {
-        let what = format!("command {} given or attached to: {}", start.id, in_words(&spec));
-        core.audit(caller.as_ref(), "audit.run", (&start.agent, agent), &what);
+        // Nothing is waited for in between: who is gone from here on has given the command.
+        whole(record_run(core.clone(), hub.clone(), caller.clone(), in_words(&spec))).await?;
     }
     let (sender, receiver) = mpsc::channel(REPLIES_MAX);
     if let follow::Target::Unfinished(hub) = &target {
-        tokio::spawn(listen(core.clone(), hub.clone(), spec.stdin, requests, sender.clone()));
+        let feeding = spec.stdin.then(|| Feeding::new(core.clone(), hub.clone(), caller.clone()));
+        tokio::spawn(listen(core.clone(), hub.clone(), feeding, caller, requests, sender.clone()));
     }
     tokio::spawn(async move { follow::send(core, target, start.from_offset, true, sender).await });
     Ok(receiver)
+}
+
+/// Waits until the command is durable, and records who gave it.
+async fn record_run(core: Arc<Core>, hub: Arc<Hub>, caller: Option<Caller>, words: String) -> Result<(), Status> {
+    let (name, agent) = recorded(&hub).await?;
+    let what = format!("command {} given or attached to: {words}", hub.id);
+    core.audit(caller.as_ref(), "audit.run", (&name, agent), &what);
+    Ok(())
 }
 
 /// The program alone: its arguments may hold what is nobody else's business.
@@ -186,13 +192,13 @@ fn away(record: &fleet::AgentRecord, waited_ms: u64) -> Status {
     Status::failed_precondition(format!("{}; {advice}", absence(record)))
 }
 
-/// Waits until the command is durable.
-async fn recorded(hub: &Hub) -> Result<(), Status> {
+/// Waits until the command is durable: the agent that it is for.
+async fn recorded(hub: &Hub) -> Result<(String, AgentId), Status> {
     let mut view = hub.view.subscribe();
     let seen = view.wait_for(Option::is_some).await.map_err(|_| Status::unavailable("the master is shutting down"))?;
-    match &*seen {
-        Some(View::Failed(error)) => Err(Status::internal(error.clone())),
-        _ => Ok(()),
+    match seen.as_ref().expect("it was waited for") {
+        View::Failed(error) => Err(Status::internal(error.clone())),
+        View::Record(record) => Ok((record.agent.clone(), record.agent_id)),
     }
 }
 
@@ -200,11 +206,12 @@ async fn recorded(hub: &Hub) -> Result<(), Status> {
 async fn listen(
     core: Arc<Core>,
     hub: Arc<Hub>,
-    with_stdin: bool,
+    feeding: Option<Feeding>,
+    caller: Option<Caller>,
     mut requests: Streaming<RunRequest>,
     replies: Replies<RunReply>,
 ) {
-    let _feeding = with_stdin.then(|| Feeding::new(core.clone(), hub.clone()));
+    let with_stdin = feeding.is_some();
     let mut stdin = hub.stdin.subscribe();
     let mut view = hub.view.subscribe();
     let mut recorded = hub.view.subscribe();
@@ -241,7 +248,7 @@ async fn listen(
             request = requests.message(), if waiting.is_none() => match request {
                 Ok(Some(RunRequest { kind: Some(Kind::Stdin(chunk)) })) if with_stdin => waiting = Some(chunk),
                 Ok(Some(RunRequest { kind: Some(Kind::Cancel(true)) })) => {
-                    core.decide(|fleet, _| fleet.cancel(&hub.id));
+                    cancel(&core, caller.as_ref(), &hub.id, "cancelled");
                 }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return,
@@ -266,12 +273,13 @@ fn feed_error(error: FeedError) -> Status {
 struct Feeding {
     core: Arc<Core>,
     hub: Arc<Hub>,
+    caller: Option<Caller>,
 }
 
 impl Feeding {
-    fn new(core: Arc<Core>, hub: Arc<Hub>) -> Self {
+    fn new(core: Arc<Core>, hub: Arc<Hub>, caller: Option<Caller>) -> Self {
         hub.stdin.attach();
-        Self { core, hub }
+        Self { core, hub, caller }
     }
 }
 
@@ -279,7 +287,7 @@ impl Drop for Feeding {
     #[expect(clippy::disallowed_methods, reason = "a task of its own waits, and nobody for it")]
     fn drop(&mut self) {
         let Some(left) = self.hub.stdin.detach() else { return };
-        let (core, hub) = (self.core.clone(), self.hub.clone());
+        let (core, hub, caller) = (self.core.clone(), self.hub.clone(), self.caller.take());
         if *core.ending.borrow() {
             return;
         }
@@ -288,7 +296,7 @@ impl Drop for Feeding {
             tokio::time::sleep(core.stdin_grace).await;
             if hub.stdin.abandoned(left) && !*core.ending.borrow() && !orphans::is_over(&core, &hub) {
                 log::info!("command {}: its standard input was abandoned, so it is cancelled", hub.id);
-                core.decide(|fleet, _| fleet.cancel(&hub.id));
+                cancel(&core, caller.as_ref(), &hub.id, "cancelled, its standard input abandoned");
             }
         });
     }
