@@ -15,7 +15,7 @@ use super::{
     core::Core,
     join::blocking,
     ports::Record,
-    rows,
+    rows::{self, Eyes},
 };
 use crate::access::Caller;
 use fleet::{AgentId, Cancelled, CommandState};
@@ -104,11 +104,12 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let eyes = Eyes::of(request.extensions().get());
         let LogsRequest { id, from_offset, follow } = request.into_inner();
         let target = follow::Target::find(&self.core, &id).await?;
         let (sender, receiver) = mpsc::channel(REPLIES_MAX);
         let core = self.core.clone();
-        tokio::spawn(async move { follow::send(core, target, from_offset, follow, sender).await });
+        tokio::spawn(async move { follow::send(core, target, from_offset, follow, eyes, sender).await });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -116,11 +117,13 @@ impl proto::fleet_server::Fleet for FleetService {
         &self,
         request: Request<ListCommandsRequest>,
     ) -> Result<Response<Self::ListCommandsStream>, Status> {
-        let receiver = list::commands(self.core.clone(), request.into_inner()).await?;
+        let eyes = Eyes::of(request.extensions().get());
+        let receiver = list::commands(self.core.clone(), request.into_inner(), eyes).await?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn get_command(&self, request: Request<GetCommandRequest>) -> Result<Response<CommandRow>, Status> {
+        let eyes = Eyes::of(request.extensions().get());
         let id = request.into_inner().id;
         let found = match record(&self.core, &id).await {
             Err(status) if status.code() == Code::NotFound && id.len() >= PREFIX_MIN => {
@@ -128,17 +131,17 @@ impl proto::fleet_server::Fleet for FleetService {
             }
             found => found?,
         };
-        Ok(Response::new(row(&self.core, &found)))
+        Ok(Response::new(row(&self.core, &found, eyes)))
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
+        let (caller, eyes) = (request.extensions().get::<Caller>().cloned(), Eyes::of(request.extensions().get()));
         let id = request.into_inner().id;
         if cancel(&self.core, caller.as_ref(), &id, "cancelled") {
             log::info!("command {id}: cancellation asked by an operator");
         }
         let record = record(&self.core, &id).await?;
-        Ok(Response::new(row(&self.core, &record)))
+        Ok(Response::new(row(&self.core, &record, eyes)))
     }
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
@@ -241,12 +244,12 @@ async fn stored(core: &Arc<Core>, id: &str) -> Result<Option<Record>, Status> {
     core.blocking(move |core| core.store.command(&key)).await.map_err(|error| unreadable(&error))
 }
 
-fn row(core: &Core, record: &Record) -> CommandRow {
+fn row(core: &Core, record: &Record, eyes: Eyes) -> CommandRow {
     let hub = if record.state == CommandState::Finished { None } else { core.hub(&record.id) };
     let received = hub.as_ref().map_or(0, |hub| *hub.received.borrow());
     let row = CommandRow {
         output_stalls: hub.map_or_else(String::new, |hub| hub.disk_failed()),
-        ..rows::command(record, received)
+        ..rows::command(record, received, eyes)
     };
     waiting(core, record, row)
 }

@@ -1,7 +1,10 @@
 //! Conversions between what the master knows and what operators are told.
 
-use super::ports::{Piece, Record};
-use crate::tool::table::printable;
+use super::ports::{Piece, Record, Spec};
+use crate::{
+    access::{Caller, Who},
+    tool::table::printable,
+};
 use fleet::{AgentView, Attempt, CommandState, Event, SessionRecord, Status as AgentStatus, Told};
 use proto::{
     AgentRow, AttemptRow, CommandRow, EventRow, Gap, NodeStatus, OutputChunk, SessionRow, ToldRow, run_reply::Kind,
@@ -86,8 +89,38 @@ pub fn told(told: Told) -> ToldRow {
     }
 }
 
+/// Whose eyes a row is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eyes {
+    /// May see all of it.
+    Operator,
+    /// Of environments only the names: what they hold may be a password.
+    Viewer,
+}
+
+impl Eyes {
+    /// An operator's where everybody is one, as in the clear.
+    pub fn of(caller: Option<&Caller>) -> Self {
+        match caller.map(|caller| caller.who) {
+            Some(None | Some(Who::Operator)) => Self::Operator,
+            _ => Self::Viewer,
+        }
+    }
+}
+
+fn spec(spec: &Spec, eyes: Eyes) -> Spec {
+    let mut spec = spec.clone();
+    if eyes == Eyes::Viewer {
+        for variable in &mut spec.env {
+            let name = variable.iter().position(|&byte| byte == b'=').unwrap_or(0);
+            variable.truncate(name);
+        }
+    }
+    spec
+}
+
 /// `received`: output that is here of an unfinished command.
-pub fn command(record: &Record, received: u64) -> CommandRow {
+pub fn command(record: &Record, received: u64, eyes: Eyes) -> CommandRow {
     let finished = record.state == CommandState::Finished;
     CommandRow {
         id: record.id.clone(),
@@ -95,7 +128,7 @@ pub fn command(record: &Record, received: u64) -> CommandRow {
         agent_id: fleet::hex(&record.agent_id),
         state: record.state.word().to_owned(),
         outcome: record.outcome.as_ref().map(Into::into),
-        spec: Some(record.spec.clone()),
+        spec: Some(spec(&record.spec, eyes)),
         created_unix_ms: record.created_unix_ms,
         started_unix_ms: record.started_unix_ms,
         finished_unix_ms: record.finished_unix_ms,

@@ -5,7 +5,7 @@ use crate::master::{
     core::Core,
     hub::Hub,
     ports::{Piece, Record, Spec},
-    rows,
+    rows::{self, Eyes},
 };
 use fleet::View;
 use proto::{RunReply, run_reply::Kind};
@@ -38,11 +38,11 @@ pub struct Gone;
 
 /// Sends the row and the output from an offset on (`u64::MAX`: none); with `follow` until the outcome, which is in the
 /// last row.
-pub async fn send(core: Arc<Core>, target: Target, from: u64, follow: bool, replies: Replies<RunReply>) {
+pub async fn send(core: Arc<Core>, target: Target, from: u64, follow: bool, eyes: Eyes, replies: Replies<RunReply>) {
     let following = async {
         match target {
-            Target::Finished(record) => finished(&core, &record, from, &replies).await,
-            Target::Unfinished(hub) => unfinished(&core, &hub, from, follow, &replies).await,
+            Target::Finished(record) => finished(&core, &record, from, eyes, &replies).await,
+            Target::Unfinished(hub) => unfinished(&core, &hub, from, follow, eyes, &replies).await,
         }
     };
     let _ = tokio::select! {
@@ -53,8 +53,14 @@ pub async fn send(core: Arc<Core>, target: Target, from: u64, follow: bool, repl
     };
 }
 
-async fn finished(core: &Arc<Core>, record: &Record, from: u64, replies: &Replies<RunReply>) -> Result<(), Gone> {
-    let row = || Ok(Kind::Command(rows::command(record, record.output_bytes)));
+async fn finished(
+    core: &Arc<Core>,
+    record: &Record,
+    from: u64,
+    eyes: Eyes,
+    replies: &Replies<RunReply>,
+) -> Result<(), Gone> {
+    let row = || Ok(Kind::Command(rows::command(record, record.output_bytes, eyes)));
     reply(replies, row()).await?;
     if from >= record.output_bytes {
         return Ok(());
@@ -74,6 +80,7 @@ async fn unfinished(
     hub: &Arc<Hub>,
     from: u64,
     follow: bool,
+    eyes: Eyes,
     replies: &Replies<RunReply>,
 ) -> Result<(), Gone> {
     let mut view = hub.view.subscribe();
@@ -97,7 +104,7 @@ async fn unfinished(
             Some(View::Failed(error)) => return reply(replies, Err(Status::internal(error))).await,
             Some(View::Record(record)) if shown.is_none() || (!over && shown.as_ref() != Some(&record)) => {
                 let bytes = *received.borrow();
-                let row = waiting(core, &record, rows::command(&record, bytes));
+                let row = waiting(core, &record, rows::command(&record, bytes, eyes));
                 reply(replies, Ok(Kind::Command(row))).await?;
                 shown = Some(record);
             }
@@ -111,7 +118,7 @@ async fn unfinished(
         if over {
             let last = hub.view.borrow().clone();
             if let Some(View::Record(record)) = last {
-                reply(replies, Ok(Kind::Command(rows::command(&record, record.output_bytes)))).await?;
+                reply(replies, Ok(Kind::Command(rows::command(&record, record.output_bytes, eyes)))).await?;
             }
             return Ok(());
         }

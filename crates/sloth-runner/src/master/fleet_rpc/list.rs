@@ -4,7 +4,7 @@ use super::{REPLIES_MAX, row, unreadable};
 use crate::master::{
     core::Core,
     ports::{Record, Wanted},
-    rows,
+    rows::{self, Eyes},
 };
 use fleet::{AgentRecord, Status as AgentStatus};
 use proto::{ListCommandsReply, ListCommandsRequest, ListReply, ListRequest};
@@ -78,6 +78,7 @@ impl Stream for List {
 pub async fn commands(
     core: Arc<Core>,
     request: ListCommandsRequest,
+    eyes: Eyes,
 ) -> Result<mpsc::Receiver<Result<ListCommandsReply, Status>>, Status> {
     let state = match request.state.as_str() {
         "" => None,
@@ -104,7 +105,7 @@ pub async fn commands(
     let (sender, receiver) = mpsc::channel(REPLIES_MAX);
     tokio::spawn(async move {
         while !records.is_empty() {
-            let commands = records.iter().map(|record| row(&page.core, record)).collect();
+            let commands = records.iter().map(|record| row(&page.core, record, eyes)).collect();
             if sender.send(Ok(ListCommandsReply { commands })).await.is_err() {
                 return;
             }

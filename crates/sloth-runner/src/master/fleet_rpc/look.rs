@@ -1,7 +1,11 @@
 //! A part of a command's output, for who looks at it and goes away again.
 
 use super::{follow::Target, row, waiting};
-use crate::master::{core::Core, ports::Piece, rows};
+use crate::master::{
+    core::Core,
+    ports::Piece,
+    rows::{self, Eyes},
+};
 use fleet::View;
 use proto::CommandRow;
 use std::sync::Arc;
@@ -22,11 +26,13 @@ pub struct Look {
 /// There is no such command, or its output cannot be read.
 pub async fn look_at_output(core: &Arc<Core>, id: &str, from: Option<u64>, bytes_max: usize) -> Result<Look, Status> {
     let (row, hub) = match Target::find(core, id).await? {
-        Target::Finished(record) => (row(core, &record), None),
+        Target::Finished(record) => (row(core, &record, Eyes::Viewer), None),
         Target::Unfinished(hub) => {
             let seen = hub.view.borrow().clone();
             let row = match seen {
-                Some(View::Record(record)) => waiting(core, &record, rows::command(&record, *hub.received.borrow())),
+                Some(View::Record(record)) => {
+                    waiting(core, &record, rows::command(&record, *hub.received.borrow(), Eyes::Viewer))
+                }
                 Some(View::Failed(error)) => return Err(Status::internal(error)),
                 None => return Err(Status::unavailable(format!("command {id} is being recorded"))),
             };

@@ -7,6 +7,7 @@ use crate::master::{
     hub::Hub,
     orphans,
     ports::Record,
+    rows::Eyes,
     stdin::{Fed, FeedError},
 };
 use fleet::{AgentId, Refusal, Submit, Submitted, View};
@@ -62,12 +63,13 @@ pub async fn start(
         // Nothing is waited for in between: who is gone from here on has given the command.
         whole(record_run(core.clone(), hub.clone(), caller.clone(), in_words(&spec))).await?;
     }
+    let eyes = Eyes::of(caller.as_ref());
     let (sender, receiver) = mpsc::channel(REPLIES_MAX);
     if let follow::Target::Unfinished(hub) = &target {
         let feeding = spec.stdin.then(|| Feeding::new(core.clone(), hub.clone(), caller.clone()));
         tokio::spawn(listen(core.clone(), hub.clone(), feeding, caller, requests, sender.clone()));
     }
-    tokio::spawn(async move { follow::send(core, target, start.from_offset, true, sender).await });
+    tokio::spawn(async move { follow::send(core, target, start.from_offset, true, eyes, sender).await });
     Ok(receiver)
 }
 

@@ -1,4 +1,4 @@
-//! Whoever changes something leaves a trace, also when he breaks the call off.
+//! Whoever changes something leaves a trace, also when he breaks the call off; and who may only look is shown no secrets.
 
 use super::bench::{PATIENCE, register, soon};
 use crate::{
@@ -17,11 +17,12 @@ use crate::{
     security::{Role, admission::NewToken, pki::Authority, testing},
 };
 use fleet::{AgentRecord, ConnId, Submit};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use prost::Message;
 use proto::{
-    CancelRequest, CommandSpec, CreateTokenRequest, DeleteRequest, RevokeTokenRequest, RunRequest, RunStart, StdinChunk,
-    StopRequest, fleet_server::FleetServer, master_message::Kind as Down, run_request::Kind,
+    CancelRequest, CommandSpec, CreateTokenRequest, DeleteRequest, EventsRequest, GetCommandRequest, GetRequest,
+    ListCommandsRequest, ListRequest, LogsRequest, RevokeTokenRequest, RunRequest, RunStart, StdinChunk, StopRequest,
+    fleet_server::FleetServer, master_message::Kind as Down, run_request::Kind,
 };
 use std::{
     fs,
@@ -327,5 +328,46 @@ fn who_cancels_from_within_a_run_leaves_a_trace_and_so_does_who_abandons_its_inp
         };
         tokio::time::timeout(PATIENCE, traced).await.expect("it is cancelled, with a trace");
         assert_eq!(rig.trace()[2..], ["audit.run", "audit.cancel"]);
+    });
+}
+
+/// All that is answered.
+async fn bytes(answer: Answer) -> Vec<u8> {
+    assert!(is_ok(&answer), "{:?}", answer.headers());
+    soon(answer.into_body().collect()).await.unwrap().to_bytes().to_vec()
+}
+
+#[test]
+fn what_environments_hold_is_shown_to_no_viewer() {
+    in_order(async {
+        let rig = Rig::new().await;
+        let contains = |text: &[u8], part: &str| text.windows(part.len()).any(|window| window == part.as_bytes());
+        let mut shown = 0;
+        for over in [false, true] {
+            if over {
+                let id = "waits".to_owned();
+                soon(rig.call("/agent.Fleet/Cancel", Who::Operator, &[CancelRequest { id }.encode_to_vec()])).await;
+                rig.settled().await;
+            }
+            for (path, _) in TABLE.iter().filter(|(_, who)| who.contains(&Who::Viewer)) {
+                let (name, id) = ("gone".to_owned(), "waits".to_owned());
+                let message = match path.strip_prefix("/agent.Fleet/").unwrap() {
+                    "List" => ListRequest::default().encode_to_vec(),
+                    "Get" | "Explain" => GetRequest { name }.encode_to_vec(),
+                    "Events" => EventsRequest::default().encode_to_vec(),
+                    "Logs" => LogsRequest { id, ..LogsRequest::default() }.encode_to_vec(),
+                    "ListCommands" => ListCommandsRequest::default().encode_to_vec(),
+                    "GetCommand" => GetCommandRequest { id }.encode_to_vec(),
+                    _ => panic!("viewers may call {path}: say here how it is called"),
+                };
+                let viewers = bytes(soon(rig.call(path, Who::Viewer, std::slice::from_ref(&message))).await).await;
+                assert!(!contains(&viewers, SECRET), "{path}");
+                let operators = bytes(soon(rig.call(path, Who::Operator, &[message])).await).await;
+                let secret = contains(&operators, SECRET);
+                assert_eq!(contains(&viewers, "DBPASS"), secret, "{path}: the names stay");
+                shown += usize::from(secret);
+            }
+        }
+        assert_eq!(shown, 6, "three calls show commands, waiting or over");
     });
 }
