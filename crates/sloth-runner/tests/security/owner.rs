@@ -31,7 +31,10 @@ async fn what_the_nodes_owner_refuses_is_the_commands_outcome_and_names_the_key(
         ("allow -- echo a", "commands.allow on the agent does not permit 'echo', only /bin/echo"),
         ("allow -- /usr/bin/../bin/env", "commands.allow on the agent does not permit '/usr/bin/../bin/env', only"),
         ("allow --shell true", "commands.allow on the agent does not permit a shell line, only /bin/echo"),
-        ("allow --env LD_PRELOAD=/x -- /bin/echo a", "with commands.allow the agent takes no environment variable"),
+        (
+            "allow --env LD_PRELOAD=/x -- /bin/echo a",
+            "with commands.allow the agent takes no such environment variable",
+        ),
     ] {
         let done = master.tool(&format!("-o json agent run {line}")).await;
         assert_eq!(done.code, 255, "{line}: {}", done.err);
