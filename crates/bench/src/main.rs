@@ -117,7 +117,11 @@ fn storm_options(mut arguments: lexopt::Parser, mut agents: usize) -> Result<sto
     let (mut seconds, mut down, mut backlog) = (60, 3, 65_535);
     while let Some(argument) = arguments.next()? {
         match argument {
-            Long("master") => master = Some(PathBuf::from(arguments.value()?)),
+            // It is started in folders of its own.
+            Long("master") => {
+                let path = PathBuf::from(arguments.value()?);
+                master = Some(std::path::absolute(&path).unwrap_or(path));
+            }
             Long("agents") => agents = arguments.value()?.parse()?,
             Long("seconds") => seconds = arguments.value()?.parse()?,
             Long("down") => down = arguments.value()?.parse()?,
