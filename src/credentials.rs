@@ -87,6 +87,8 @@ struct State {
     identity: Option<Arc<Identity>>,
     /// Of the file when it was read or written last: another may be put in its place while the agent runs.
     stamp: Option<Stamp>,
+    /// The token that a master has refused while there was a certificate: it is not tried again with every connection.
+    refused: Option<String>,
     /// The disk was asked for it: an agent that has none does not wait for the disk at each attempt.
     looked: bool,
     /// Made for a token that it was not yet used for with success: an answer that was lost is asked for again with the
@@ -185,7 +187,8 @@ impl Credentials {
             Err(error) => error.to_string(),
         };
         log::warn!(
-            "the certificate cannot be kept as {shown} ({error}): after a restart this agent needs a token again"
+            "the certificate cannot be kept as {shown} ({error}): after a restart this agent needs a token again, one for \
+             its name that is good for more than one use (`sloth-runner token create --name NAME`)"
         );
     }
 
@@ -237,16 +240,19 @@ impl Credentials {
     /// Renews the certificate of a session again and again. Ends when it is dropped.
     pub async fn renew(self: Arc<Self>, client: Client, exported: Exported, mut after: Duration) {
         let ca = self.state().identity.as_ref().map(|identity| identity.ca.clone());
+        let mut again = again_after(after);
         loop {
             sleep(after).await;
             match self.renew_once(client.clone(), &exported, ca.as_ref()).await {
                 Ok(next) => {
                     let Some(next) = next else { return };
                     log::info!("The certificate of this agent is renewed");
-                    after = next;
+                    (after, again) = (next, again_after(next));
                 }
                 Err(failure) => {
-                    after = (after / 8).clamp(RENEW_AGAIN_MIN, RENEW_AGAIN_MAX);
+                    // Whoever cannot renew now cannot a second later, either: the master's clock may have been set.
+                    after = again;
+                    again = (again * 2).min(RENEW_AGAIN_MAX);
                     log::warn!("The certificate of this agent cannot be renewed: {}. Trying again", failure.detail);
                 }
             }
@@ -288,11 +294,18 @@ impl Means {
         let token = self.token()?;
         let mut identity = credentials.identity().await?;
         // A token that is not the one it has joined with is meant to be used: so agents are made to join again.
-        if let Some(token) = token.filter(|token| identity.as_ref().is_none_or(|known| known.token_id != token.id())) {
+        let is_new = |token: &Token| match &identity {
+            Some(known) => known.token_id != token.id() && credentials.state().refused.as_deref() != Some(&token.id()),
+            None => true,
+        };
+        if let Some(token) = token.filter(is_new) {
             match credentials.join(&token, &self, connect).await {
                 // Refused, of a master that is not this one, or of one that gives no certificates just now.
                 Err(failure) if identity.is_some() && !is_of_the_network(failure.reason) => {
                     log::warn!("The new token is of no use, the certificate stays: {}", failure.detail);
+                    if failure.reason == LossReason::Unauthorized {
+                        credentials.state().refused = Some(token.id());
+                    }
                 }
                 joined => joined?,
             }
@@ -343,10 +356,15 @@ impl Means {
     }
 }
 
+/// The first wait after a renewal that failed.
+fn again_after(after: Duration) -> Duration {
+    (after / 8).clamp(RENEW_AGAIN_MIN, RENEW_AGAIN_MAX)
+}
+
 /// Whoever is not reached this time cannot be by the certificate either.
 fn is_of_the_network(reason: LossReason) -> bool {
-    use LossReason::{ConnectionRefused, ConnectionReset, ConnectionTimeout, Dns, StreamClosed, Unreachable};
-    matches!(reason, ConnectionRefused | ConnectionReset | ConnectionTimeout | Dns | StreamClosed | Unreachable)
+    use LossReason::{ConnectionRefused, ConnectionTimeout, Dns, Unreachable};
+    matches!(reason, ConnectionRefused | ConnectionTimeout | Dns | Unreachable)
 }
 
 struct Answer {

@@ -35,7 +35,7 @@ const HEARD: &str = "heard";
 const PID: &str = "agent.pid";
 const STATUS: &str = "status.json";
 const HISTORY: &str = "history";
-/// A time that was heard is written when it is so much later, seconds.
+/// A time that was heard is written when it is so far from the one before, seconds.
 const HEARD_STEP: u64 = 3600;
 /// What is of use only while the agent runs.
 const RUNTIME: [&str; 6] = [PID, STATUS, HISTORY, "agent.pid.new", "status.json.new", "history.new"];
@@ -226,14 +226,14 @@ impl StateDir {
         self.keep(EPOCH, format!("{epoch}\n").as_bytes(), true);
     }
 
-    /// The latest time that a master has told this agent, seconds since 1970; 0: none.
+    /// The time that a master has told this agent last, seconds since 1970; 0: none.
     pub fn heard(&self) -> u64 {
         self.heard
     }
 
     /// Keeps such a time. Without an fsync: one that is lost is heard again.
     pub fn keep_heard(&mut self, seconds: u64) {
-        if seconds >= self.heard.saturating_add(HEARD_STEP) {
+        if seconds.abs_diff(self.heard) >= HEARD_STEP {
             self.heard = seconds;
             self.keep(HEARD, format!("{seconds}\n").as_bytes(), false);
         }

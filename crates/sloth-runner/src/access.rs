@@ -129,6 +129,8 @@ pub enum Credential {
     Token(String),
     /// A certificate, which is good until then: milliseconds since 1970.
     Certificate(u64),
+    /// An agent's, the same. Its session outlasts it, for it is renewed there.
+    Agent(u64),
 }
 
 impl Caller {
@@ -211,7 +213,8 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
             if security.admission.certificate(&identity.fingerprint, id).is_some_and(|known| known.revoked) {
                 return Err(Status::unauthenticated(REVOKED));
             }
-            Ok(Caller::agent(*id, identity.fingerprint, address))
+            let credential = Some(Credential::Agent(identity.expires_ms));
+            Ok(Caller { credential, ..Caller::agent(*id, identity.fingerprint, address) })
         }
         Subject::Operator(name) => person(Operator, format!("operator {name} with a certificate")),
         Subject::Viewer(name) => person(Viewer, format!("viewer {name} with a certificate")),
@@ -303,6 +306,7 @@ impl Guard {
             let Some(security) = security else { return std::future::pending().await };
             match credential {
                 Credential::Token(id) => Status::unauthenticated(security.admission.ended(&id).await.to_string()),
+                Credential::Agent(_) => std::future::pending().await,
                 Credential::Certificate(expires_ms) => {
                     security.admission.reached(expires_ms).await;
                     Status::unauthenticated(ENDED)
@@ -362,13 +366,13 @@ where
                 Box::pin(async { answer.await.unwrap_or_else(|status| Ok(status.into_http())) })
             }
             Ok(Caller { who, credential, .. }) => match (self.guard.bound(request, who), credential) {
-                (Ok(request), Some(credential)) => {
+                (Ok(request), Some(credential @ (Credential::Token(_) | Credential::Certificate(_)))) => {
                     let ended = self.guard.ended(&credential);
                     let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));
                     let answer = self.inner.call(request);
                     Box::pin(async { Ok(answer.await?.map(|body| lasting::response(body, ended))) })
                 }
-                (Ok(request), None) => Box::pin(self.inner.call(request)),
+                (Ok(request), _) => Box::pin(self.inner.call(request)),
                 (Err(status), _) => Box::pin(std::future::ready(Ok(status.into_http()))),
             },
             Err(status) => {
@@ -450,7 +454,8 @@ mod tests {
             assert_eq!(by(subject, now_ms).unwrap_err().message(), ENDED);
         }
         // It is renewed on its session, and a clock that jumps must not cut off a fleet.
-        assert_eq!(by(Subject::Agent([1; 16]), now_ms).unwrap().credential, None);
+        let agent = by(Subject::Agent([1; 16]), now_ms).unwrap();
+        assert_eq!(agent.credential, Some(Credential::Agent(now_ms)));
     }
 
     /// Answers nobody.

@@ -17,7 +17,8 @@ const BUILT: Duration = Duration::from_secs(match option_env!("SOURCE_DATE_EPOCH
     None => 0,
 });
 
-/// The latest time that a master has told over TLS, of all times that this machine has ever heard: seconds since 1970.
+/// The time that a master has told last over TLS, since 1970 in seconds. Not the latest of all: a master that was wrong
+/// once would be believed for ever.
 static HEARD: AtomicU64 = AtomicU64::new(0);
 
 /// See [`HEARD`].
@@ -28,7 +29,7 @@ pub fn heard() -> u64 {
 /// A master whose certificate was checked says what time it is. A master's clock may be wrong, too: its word counts up
 /// to the end of each certificate that is in use, so that it makes none of them look ended.
 pub fn hear(seconds: u64, ends: &[u64]) {
-    HEARD.fetch_max(believed(seconds, ends), Ordering::Relaxed);
+    HEARD.store(believed(seconds, ends), Ordering::Relaxed);
 }
 
 fn believed(seconds: u64, ends: &[u64]) -> u64 {

@@ -2,6 +2,7 @@
 //!
 //! Each may hold what one call may send until its time is over, so what they take together is a few times that.
 
+use crate::listen::places::Source;
 use std::{
     future::Future,
     net::SocketAddr,
@@ -17,7 +18,10 @@ use tonic::Status;
 /// Calls at a time. A request to join takes some milliseconds of it: 64 of them are hundreds of agents a second.
 const CALLS_MAX: usize = 64;
 
-/// Of these on one connection: an agent makes one.
+/// Of these from one address: half, so that it leaves the others theirs.
+const SOURCE_MAX: usize = 32;
+
+/// … and on one connection: an agent makes one.
 const CONNECTION_MAX: usize = 4;
 
 /// So long a call has its place for certain: who sends what he wants at once, over whatever network, needs no more. After
@@ -64,11 +68,15 @@ impl Strangers {
         if calls.open.iter().filter(|call| call.from == from).count() >= CONNECTION_MAX {
             return Err(full());
         }
-        if calls.open.len() >= CALLS_MAX {
-            if now.duration_since(calls.open[0].since) < SURE {
+        let source = |address: Option<SocketAddr>| address.map(|address| Source::of(address.ip()));
+        let its = calls.open.iter().filter(|call| source(call.from) == source(from)).count();
+        if its >= SOURCE_MAX || calls.open.len() >= CALLS_MAX {
+            // An address with many gives up one of its own, and nobody else's.
+            let oldest = calls.open.iter().position(|call| its < SOURCE_MAX || source(call.from) == source(from));
+            let Some(oldest) = oldest.filter(|at| now.duration_since(calls.open[*at].since) >= SURE) else {
                 return Err(full());
-            }
-            calls.open.remove(0);
+            };
+            calls.open.remove(oldest);
         }
         calls.last += 1;
         let number = calls.last;
@@ -113,8 +121,9 @@ mod tests {
     use super::*;
     use std::future::pending;
 
+    /// By turns of two addresses.
     fn from(port: u16) -> Option<SocketAddr> {
-        Some(SocketAddr::from(([10, 0, 0, 1], port)))
+        Some(SocketAddr::from(([10, 0, 0, (port % 2) as u8], port)))
     }
 
     #[tokio::test(start_paused = true)]
@@ -123,6 +132,25 @@ mod tests {
         let place = Strangers::default().enter(from(1)).unwrap();
         let answer = place.answer(pending::<()>()).await.unwrap_err();
         assert_eq!((start.elapsed(), answer.code()), (CALL_MAX, tonic::Code::DeadlineExceeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_has_half_of_the_places_and_the_others_keep_theirs() {
+        let strangers = Strangers::default();
+        let many = |port: u16| strangers.enter(Some(SocketAddr::from(([10, 9, 9, 9], port))));
+        let held: Vec<_> = (1..=32).map(|port| many(port).unwrap()).collect();
+        assert_eq!(many(33).err().unwrap().code(), tonic::Code::ResourceExhausted);
+        let others: Vec<_> = (0..8).map(|port| strangers.enter(from(port)).unwrap()).collect();
+        tokio::time::advance(SURE).await;
+        let _more: Vec<_> = (34..60).map(|port| many(port).unwrap()).collect();
+        let left = |places: Vec<Place>| {
+            places
+                .into_iter()
+                .filter_map(|mut place| place.lost.try_recv().err())
+                .filter(|error| *error == oneshot::error::TryRecvError::Empty)
+                .count()
+        };
+        assert_eq!((left(held), left(others)), (32 - 26, 8));
     }
 
     #[tokio::test(start_paused = true)]

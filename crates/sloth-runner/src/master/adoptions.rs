@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-/// Commands of one agent that are adopted at once: as many as one tool keeps running (`--max-parallel`).
-const COMMANDS_MAX: u64 = 1_000;
+/// Commands of one agent that are adopted at once: as many as an agent holds. After a master has lost its database all of
+/// them are of no record, and what is not adopted is lost.
+const COMMANDS_MAX: u64 = 10_000;
 /// Then one more after each of these.
 const COMMANDS_EVERY: Duration = Duration::from_secs(10);
-/// One that says so much of what it runs counts for two, with twice as much for three: an agent keeps no more
-/// specifications than 16 MiB.
+/// One that says so much of what it runs counts for two, with twice as much for three.
 const SPEC_BYTES: u64 = 16 << 10;
 
 /// Output of one agent's adopted commands that is kept: as much as of one command (`commands.output_keep`), …

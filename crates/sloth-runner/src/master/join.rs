@@ -2,7 +2,7 @@
 
 use super::{core::Core, rows};
 use crate::{
-    access::Caller,
+    access::{Caller, Credential},
     security::{
         Role, Security,
         admission::{Admitted, Applicant, CertificateRecord, Issued, Refused},
@@ -174,15 +174,28 @@ pub struct Standing {
 impl Standing {
     /// None in plain mode.
     pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
-        let standing = Self::look(core, caller)?;
-        if standing.record.is_none() {
-            let (security, agent_id, fingerprint) = (core.security.clone()?, standing.agent_id, standing.fingerprint);
-            // Its agent may be deleted one day.
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = security.admission.note(&fingerprint, agent_id) {
-                    log::error!("A certificate could not be recorded, and so not be revoked: {error}");
-                }
-            });
+        let mut standing = Self::look(core, caller)?;
+        let security = core.security.clone()?;
+        let Some(Credential::Agent(expires_ms)) = caller.and_then(|caller| caller.credential.as_ref()) else {
+            return Some(standing);
+        };
+        let found = security.found(standing.agent_id, *expires_ms);
+        match &mut standing.record {
+            // Recorded while there was no authority here.
+            Some(record) if record.issued_ms == 0 && !record.revoked => {
+                (record.issued_ms, record.expires_ms) = (found.issued_ms, found.expires_ms);
+            }
+            Some(_) => {}
+            // Its agent may be deleted one day, and is to be renewed before it ends: this may be a database that was lost.
+            None => {
+                standing.record = Some(found.clone());
+                let fingerprint = standing.fingerprint;
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = security.admission.note(&fingerprint, found) {
+                        log::error!("A certificate could not be recorded, and so not be revoked: {error}");
+                    }
+                });
+            }
         }
         Some(standing)
     }
@@ -343,7 +356,7 @@ mod tests {
         let (_folder, security) = testing::security();
         let core = core(&security);
         let fingerprint = [7; 32];
-        security.admission.note(&fingerprint, ID).unwrap();
+        security.admission.note(&fingerprint, security.found(ID, u64::MAX)).unwrap();
         let who = Caller {
             who: Some(Who::Agent),
             name: String::new(),

@@ -322,7 +322,7 @@ impl Admission {
         let again: Option<Option<Vec<u8>>> = again.optional().map_err(store)?;
         let record = match self.check(token, &[Role::Agent]) {
             // A lost answer is asked for again.
-            Err(Refused::UsedUp) if again.is_some() => {
+            Err(Refused::UsedUp | Refused::Expired) if again.is_some() => {
                 self.known(|known| known.tokens.get(&id).cloned()).ok_or(Refused::Unknown)?
             }
             checked => checked?,
@@ -384,6 +384,9 @@ impl Admission {
         if before.is_young(self.now_ms()) {
             return Err("the certificate is too young to be renewed: that is done at two thirds of its life".to_owned());
         }
+        if self.known(|known| known.certificates.is_flooded(agent_id, present, self.now_ms())) {
+            return Err("this agent was given several new certificates just now: it is renewed later".to_owned());
+        }
         let issued = issue()?;
         let certificate = self.record(*agent_id, before.name, before.labels, &issued);
         let surplus = self.known(|known| known.certificates.surplus(agent_id, Some(present)));
@@ -415,8 +418,8 @@ impl Admission {
     ///
     /// # Errors
     /// For people.
-    pub fn note(&self, fingerprint: &Hash, agent_id: AgentId) -> Result<(), String> {
-        let record = CertificateRecord::foreign(agent_id);
+    pub fn note(&self, fingerprint: &Hash, record: CertificateRecord) -> Result<(), String> {
+        let agent_id = record.agent_id;
         self.write(|connection| {
             let deleted = "SELECT 1 FROM deleted_agents WHERE agent_id = ?1";
             let deleted = connection.query_row(deleted, [agent_id], |_| Ok(())).optional()?.is_some();

@@ -8,7 +8,7 @@ pub mod tls;
 mod verifier;
 
 use crate::{access::Caller, audit::Audit};
-use admission::Admission;
+use admission::{Admission, CertificateRecord};
 use pki::Authority;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tonic::{Code, Status};
@@ -42,6 +42,11 @@ pub struct Security {
 }
 
 impl Security {
+    /// What holds of an agent's certificate that is not on record here, and ends then.
+    pub fn found(&self, agent_id: [u8; 16], expires_ms: u64) -> CertificateRecord {
+        CertificateRecord::found(agent_id, expires_ms, self.authority.as_ref().map(Authority::life_ms))
+    }
+
     /// Puts it into the audit file where somebody was refused for what he shows, and not for what he asks.
     pub fn refused(&self, caller: Option<&Caller>, address: Option<SocketAddr>, call: &str, status: &Status) {
         if let (Some(audit), Code::Unauthenticated | Code::PermissionDenied) = (&self.audit, status.code()) {

@@ -117,6 +117,11 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(ca_params(), key), fingerprint: sha256(&ca), not_before, life })
     }
 
+    /// How long the certificates are good that it makes, milliseconds.
+    pub fn life_ms(&self) -> u64 {
+        u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// A certificate (DER) for an agent and its public key, a point of P-256; and until when it is good, Unix
     /// milliseconds. It is good from the beginning of the authority on: clocks of nodes are often behind.
     ///
@@ -131,7 +136,8 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        let until = Duration::from_millis(now_unix_ms) + self.life;
+        // A clock from before the authority was made is wrong, and would make one that was never good.
+        let until = Duration::from_millis(now_unix_ms).max(self.not_before) + self.life;
         (params.not_before, params.not_after) = (moment(self.not_before), moment(until));
         let certificate = params.signed_by(&Point(public_key), &self.issuer).map_err(|error| error.to_string())?;
         Ok((certificate.der().to_vec(), until.as_secs() * 1000))

@@ -42,6 +42,13 @@ impl CertificateRecord {
         }
     }
 
+    /// One that is not on record, or was not made here as far as is known: good until then, and with an authority that
+    /// gives certificates so long a life renewed as if it had been made by it.
+    pub fn found(agent_id: AgentId, expires_ms: u64, life_ms: Option<u64>) -> Self {
+        let issued_ms = life_ms.map_or(0, |life_ms| expires_ms.saturating_sub(life_ms).max(1));
+        Self { issued_ms, expires_ms: expires_ms.min(u64::MAX >> 1), ..Self::foreign(agent_id) }
+    }
+
     /// How long from now until it is to be renewed, at two thirds of its life: milliseconds, at least 1. 0: never.
     pub fn renew_in_ms(&self, now_ms: u64) -> u64 {
         if self.issued_ms == 0 {
@@ -97,6 +104,16 @@ impl Certificates {
     /// Whether an agent has one that this authority has made, or one from elsewhere: then the id is somebody's.
     pub fn is_held(&self, agent: &AgentId, authority: &Hash) -> bool {
         self.live(agent).any(|(_, record)| record.authority == *authority || record.authority == [0; 32])
+    }
+
+    /// Whether all that may be kept beside the one it shows were made lately, within a sixteenth of their lives: answers
+    /// are lost, but not so many. Who asks on and on would fill the records of the master.
+    pub fn is_flooded(&self, agent: &AgentId, in_use: &Hash, now_ms: u64) -> bool {
+        let lately = |record: &CertificateRecord| {
+            let life_ms = record.expires_ms.saturating_sub(record.issued_ms);
+            record.issued_ms > 0 && now_ms < record.issued_ms.saturating_add(life_ms / 16)
+        };
+        self.live(agent).filter(|(hash, record)| *hash != in_use && lately(record)).count() >= KEPT - 1
     }
 
     /// Which ones are not to be kept when another comes: the agent's oldest, but never the one that it uses.
@@ -198,6 +215,27 @@ mod tests {
         assert!(all.is_held(&LADY, &CA) && !all.is_held(&LADY, &[8; 32]) && !all.is_held(&[2; 16], &CA));
         all.insert([2; 32], CertificateRecord::foreign(LADY));
         assert!(all.is_held(&LADY, &[8; 32]));
+    }
+
+    #[test]
+    fn one_that_nobody_knows_is_renewed_before_it_ends_where_there_is_an_authority() {
+        let found = CertificateRecord::found(LADY, 4_000, Some(3_000));
+        assert_eq!((found.issued_ms, found.renew_in_ms(2_000)), (1_000, 1_000));
+        // Made by one that gave more.
+        assert_eq!(CertificateRecord::found(LADY, 4_000, Some(9_000)).renew_in_ms(1), 2_666);
+        assert_eq!(CertificateRecord::found(LADY, 4_000, None).renew_in_ms(1), 0);
+    }
+
+    #[test]
+    fn a_few_lost_answers_are_asked_for_again_and_a_flood_is_not_answered() {
+        let mut all = Certificates::default();
+        all.insert([1; 32], record(1_000));
+        for n in 2..=4 {
+            assert!(!all.is_flooded(&LADY, &[1; 32], 3_001));
+            all.insert([n; 32], CertificateRecord { expires_ms: 4_600, ..record(3_000) });
+        }
+        assert!(all.is_flooded(&LADY, &[1; 32], 3_001));
+        assert!(!all.is_flooded(&LADY, &[1; 32], 3_100));
     }
 
     #[test]

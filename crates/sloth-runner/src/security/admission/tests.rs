@@ -187,10 +187,10 @@ fn revoking_an_agent_ends_all_of_its_certificates_and_no_others() {
     for n in [1, 2] {
         admission.admit(&token, &applicant(n), || issued(n)).unwrap();
     }
-    admission.note(&[4; 32], [1; 16]).unwrap();
+    admission.note(&[4; 32], CertificateRecord::foreign([1; 16])).unwrap();
     admission.revoke_agent(&[1; 16]).unwrap();
     // Seen for the first time after it, or while it was being deleted.
-    admission.note(&[5; 32], [1; 16]).unwrap();
+    admission.note(&[5; 32], CertificateRecord::foreign([1; 16])).unwrap();
     for admission in [&admission, &Admission::open(&path, now).unwrap()] {
         let of = |hash: &[u8; 32], n: u8| admission.certificate(hash, &[n; 16]).unwrap().revoked;
         assert_eq!([of(&hash(1), 1), of(&[4; 32], 1), of(&[5; 32], 1), of(&hash(2), 2)], [true, true, true, false]);
