@@ -4,6 +4,7 @@ mod lasting;
 mod strangers;
 
 use crate::{
+    clock::sleep,
     listen::Why,
     patience::{AGENT_CALLS_MAX, AGENT_UNFINISHED_MAX, Patience, Patient, TOOL_UNFINISHED_MAX},
     security::{
@@ -14,6 +15,7 @@ use crate::{
 };
 use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::Limited;
+use rustls_pki_types::CertificateDer;
 use sloth_agent::token::Token;
 use std::{
     fmt,
@@ -53,7 +55,10 @@ pub enum Who {
 use Who::{Agent, Anonymous, Operator, Viewer};
 
 /// What a person hears whose certificate has ended while his connection lasts.
-const ENDED: &str = "the certificate has expired: get another";
+const ENDED: &str = "the certificate has expired or is revoked: get another";
+
+/// While a call goes on, its caller's certificate is judged again so often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Every call that there is, and who may make it. What is not here nobody may.
 pub const TABLE: [(&str, &[Who]); 18] = [
@@ -127,8 +132,8 @@ pub struct Caller {
 pub enum Credential {
     /// A token, by its id.
     Token(String),
-    /// A certificate, which is good until then: milliseconds since 1970.
-    Certificate(u64),
+    /// A certificate: its own first, and until when it is good, milliseconds since 1970.
+    Certificate(Vec<CertificateDer<'static>>, u64),
     /// An agent's, the same. Its session outlasts it, for it is renewed there.
     Agent(u64),
 }
@@ -203,10 +208,11 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
         return Ok(of(Some(Anonymous), "somebody without a credential".to_owned()));
     };
     let person = |who, name| {
-        if identity.expires_ms <= security.admission.now_ms() {
+        if !is_good(security, &identity.chain, identity.expires_ms) {
             return Err(Status::unauthenticated(ENDED));
         }
-        Ok(Caller { credential: Some(Credential::Certificate(identity.expires_ms)), ..of(Some(who), name) })
+        let credential = Some(Credential::Certificate(identity.chain.clone(), identity.expires_ms));
+        Ok(Caller { credential, ..of(Some(who), name) })
     };
     match &identity.subject {
         Subject::Agent(id) => {
@@ -222,6 +228,11 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
             "the certificate names nobody: it needs one URI, sloth:agent:…, sloth:operator:… or sloth:viewer:…",
         )),
     }
+}
+
+/// Whether a person's certificate is still what its connection was let in by.
+fn is_good(security: &Security, chain: &[CertificateDer<'_>], expires_ms: u64) -> bool {
+    security.admission.now_ms() < expires_ms && security.acceptor.lets_in(chain)
 }
 
 /// Who it is whose credential is good no more, or not for this. None: what he shows was never any.
@@ -307,8 +318,10 @@ impl Guard {
             match credential {
                 Credential::Token(id) => Status::unauthenticated(security.admission.ended(&id).await.to_string()),
                 Credential::Agent(_) => std::future::pending().await,
-                Credential::Certificate(expires_ms) => {
-                    security.admission.reached(expires_ms).await;
+                Credential::Certificate(chain, expires_ms) => {
+                    while is_good(&security, &chain, expires_ms) {
+                        sleep(LOOK_EVERY).await;
+                    }
                     Status::unauthenticated(ENDED)
                 }
             }
@@ -366,7 +379,7 @@ where
                 Box::pin(async { answer.await.unwrap_or_else(|status| Ok(status.into_http())) })
             }
             Ok(Caller { who, credential, .. }) => match (self.guard.bound(request, who), credential) {
-                (Ok(request), Some(credential @ (Credential::Token(_) | Credential::Certificate(_)))) => {
+                (Ok(request), Some(credential @ (Credential::Token(_) | Credential::Certificate(..)))) => {
                     let ended = self.guard.ended(&credential);
                     let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));
                     let answer = self.inner.call(request);
@@ -439,22 +452,40 @@ mod tests {
 
     #[test]
     fn a_certificate_of_a_person_is_looked_at_in_every_call_of_its_connection() {
-        let (_folder, security) = crate::security::testing::security();
-        let by = |subject, expires_ms| {
-            let identity = crate::security::tls::Identity { subject, fingerprint: [1; 32], expires_ms };
+        use crate::security::{pki, testing, tls::Identity};
+        use rustls_pki_types::pem::PemObject;
+        let (folder, security) = testing::security();
+        let (stranger, _) = testing::security();
+        let chain = |folder: &std::path::Path, role| {
+            let path = |name| folder.join(name);
+            let authority = pki::Authority::load(&path("ca.pem"), &path("ca.key"), Duration::from_secs(60)).unwrap();
+            let made = authority.issue_to(role, "eva", Duration::from_secs(3600), security.admission.now_ms()).unwrap();
+            vec![CertificateDer::from_pem_slice(made.0.as_bytes()).unwrap()]
+        };
+        let by = |subject, chain: &[CertificateDer<'static>], expires_ms| {
+            let chain = chain.to_vec();
+            let identity = Identity { subject, fingerprint: [1; 32], expires_ms, chain };
             let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
             let place = Open::default().take(Source::of(address.ip()), Limits::NONE).unwrap();
             let peer = Peer { address, shown: place.shown(), identity: Some(identity), exported: None };
             caller(Some(&security), Some(&peer), None)
         };
         let now_ms = security.admission.now_ms();
-        for subject in [Subject::Operator("eva".to_owned()), Subject::Viewer("otto".to_owned())] {
-            let good = by(subject.clone(), now_ms + 3_600_000).unwrap();
-            assert_eq!(good.credential, Some(Credential::Certificate(now_ms + 3_600_000)));
-            assert_eq!(by(subject, now_ms).unwrap_err().message(), ENDED);
+        let later = now_ms + 3_600_000;
+        for (role, subject) in
+            [(Role::Operator, Subject::Operator("eva".to_owned())), (Role::Viewer, Subject::Viewer("eva".to_owned()))]
+        {
+            let own = chain(folder.path(), role);
+            let good = by(subject.clone(), &own, later).unwrap();
+            assert_eq!(good.credential, Some(Credential::Certificate(own.clone(), later)));
+            assert_eq!(by(subject.clone(), &own, now_ms).unwrap_err().message(), ENDED);
+            // As after its CA, or its own number, was withdrawn.
+            for bad in [chain(stranger.path(), role), Vec::new()] {
+                assert_eq!(by(subject.clone(), &bad, later).unwrap_err().message(), ENDED);
+            }
         }
         // It is renewed on its session, and a clock that jumps must not cut off a fleet.
-        let agent = by(Subject::Agent([1; 16]), now_ms).unwrap();
+        let agent = by(Subject::Agent([1; 16]), &[], now_ms).unwrap();
         assert_eq!(agent.credential, Some(Credential::Agent(now_ms)));
     }
 
@@ -483,7 +514,7 @@ mod tests {
         let mut call = |port: u16| {
             let mut request = Request::new(Body::empty());
             *request.uri_mut() = "/agent.AgentRegistry/Join".parse().unwrap();
-            let address = SocketAddr::from(([10, 0, 0, 1], port));
+            let address = SocketAddr::from(([10, 0, 0, (port % 2) as u8], port));
             request.extensions_mut().insert(crate::security::testing::peer(address));
             tokio::spawn(guarded.call(request))
         };

@@ -121,9 +121,9 @@ mod tests {
     use super::*;
     use std::future::pending;
 
-    /// By turns of two addresses.
+    /// By turns of three addresses.
     fn from(port: u16) -> Option<SocketAddr> {
-        Some(SocketAddr::from(([10, 0, 0, (port % 2) as u8], port)))
+        Some(SocketAddr::from(([10, 0, 0, (port % 3) as u8], port)))
     }
 
     #[tokio::test(start_paused = true)]

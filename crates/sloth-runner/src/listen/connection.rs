@@ -242,6 +242,17 @@ impl Connection {
     pub fn shown(&self) -> Arc<Shown> {
         self.place.shown()
     }
+
+    /// Waits until the peer has said something, or has gone.
+    ///
+    /// # Errors
+    /// The system's.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
 }
 
 impl AsyncRead for Connection {

@@ -17,8 +17,8 @@ use std::{
 const COMMANDS_MAX: u64 = 10_000;
 /// Then one more after each of these.
 const COMMANDS_EVERY: Duration = Duration::from_secs(10);
-/// One that says so much of what it runs counts for two, with twice as much for three.
-const SPEC_BYTES: u64 = 16 << 10;
+/// One that says so much of what it runs counts for two, with twice as much for three: 16 MB in all.
+const SPEC_BYTES: u64 = 1_600;
 
 /// Output of one agent's adopted commands that is kept: as much as of one command (`commands.output_keep`), …
 const OUTPUT_MAX: u64 = 1 << 30;
@@ -105,12 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_brings_a_thousand_unknown_commands_and_then_one_in_ten_seconds() {
+    fn an_agent_brings_ten_thousand_unknown_commands_and_then_one_in_ten_seconds() {
         let (adoptions, fleet) = (Adoptions::default(), fleet());
-        let mut crowd = held(0..5_000, 10);
-        assert_eq!(adoptions.choose(S(0), &fleet, AGENT, &mut crowd), 4_000);
-        assert_eq!(crowd.iter().filter(|held| held.spec.is_some()).count(), 1_000);
-        let mut others = held(5_000..5_010, 10);
+        let mut crowd = held(0..15_000, 10);
+        assert_eq!(adoptions.choose(S(0), &fleet, AGENT, &mut crowd), 5_000);
+        assert_eq!(crowd.iter().filter(|held| held.spec.is_some()).count(), 10_000);
+        let mut others = held(15_000..15_010, 10);
         assert_eq!(adoptions.choose(S(20), &fleet, AGENT, &mut others), 8);
         assert_eq!(adoptions.choose(S(20), &fleet, [2; 16], &mut held(0..10, 10)), 0, "another agent has its own");
         let finished = Held { finished_here: true, ..held(0..1, 10).remove(0) };

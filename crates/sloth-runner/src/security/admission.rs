@@ -275,19 +275,6 @@ impl Admission {
         }
     }
 
-    /// Waits until a time: milliseconds since 1970.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub async fn reached(&self, at_ms: u64) {
-        loop {
-            match Duration::from_millis(at_ms.saturating_sub(self.now_ms())) {
-                Duration::ZERO => return,
-                left => sleep(left.min(LOOK_AGAIN)).await,
-            }
-        }
-    }
-
     /// The token that this is, if it admits somebody of one of these roles.
     ///
     /// # Errors

@@ -6,8 +6,13 @@ use crate::{
     clock,
     listen::{self, Incoming, Open, Shown, Why, places::Source},
 };
-use rustls::{ServerConfig, crypto::ring::default_provider, server::NoServerSessionStorage, version::TLS13};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    ServerConfig,
+    crypto::ring::default_provider,
+    server::{NoServerSessionStorage, danger::ClientCertVerifier},
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use sloth_agent::{
     config::{describe, readable_by_others},
     joining::{EXPORTER_LABEL, Exported},
@@ -80,6 +85,8 @@ pub struct Identity {
     pub fingerprint: [u8; 32],
     /// Until when it is good: milliseconds since 1970.
     pub expires_ms: u64,
+    /// Of a person: what was shown, to be judged again while the connection lasts. Of others nothing is kept.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 /// Whom a certificate names, as a URI.
@@ -128,10 +135,14 @@ pub type Ends = Vec<(&'static str, u64)>;
 
 struct Current {
     config: Arc<ServerConfig>,
+    clients: Clients,
     ends: Ends,
     stamps: Vec<Stamp>,
     looked: Duration,
 }
+
+/// Who lets clients in. None: nobody comes by a certificate.
+type Clients = Option<Arc<dyn ClientCertVerifier>>;
 
 /// What tells a file from the one that was there before.
 type Stamp = Option<(u64, i64, i64, u64)>;
@@ -143,14 +154,24 @@ impl Acceptor {
     /// For people: the setting, the file, the rule and the remedy.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
         let stamps = stamps(&files);
-        let (config, ends) = load(&files)?;
+        let (config, ends, clients) = load(&files)?;
         let (config, looked) = (Arc::new(config), clock::boottime());
-        Ok(Self { files, current: Mutex::new(Current { config, ends, stamps, looked }) })
+        Ok(Self { files, current: Mutex::new(Current { config, clients, ends, stamps, looked }) })
     }
 
     /// Of the certificates in use.
     pub fn ends(&self) -> Ends {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).ends.clone()
+    }
+
+    /// Whether a certificate, its own first, would be let in now: it may have expired or been revoked meanwhile.
+    pub fn lets_in(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.config();
+        let clients = self.current.lock().unwrap_or_else(PoisonError::into_inner).clients.clone();
+        match (clients, chain) {
+            (Some(clients), [own, rest @ ..]) => clients.verify_client_cert(own, rest, UnixTime::now()).is_ok(),
+            _ => false,
+        }
     }
 
     /// Of the files as they are now; where they cannot be used, of the last ones that could.
@@ -163,8 +184,8 @@ impl Acceptor {
             if stamps != current.stamps {
                 current.stamps = stamps;
                 match load(&self.files) {
-                    Ok((config, ends)) => {
-                        (current.config, current.ends) = (Arc::new(config), ends);
+                    Ok((config, ends, clients)) => {
+                        (current.config, current.ends, current.clients) = (Arc::new(config), ends, clients);
                         log::info!("TLS: the files have changed and are used from now on");
                     }
                     Err(error) => log::error!("TLS: the files have changed and cannot be used: {error}"),
@@ -177,6 +198,8 @@ impl Acceptor {
     /// When it is its turn. What waits is small: the rest is made with the handshake.
     async fn accept_in_turn(self: Arc<Self>, turn: Turn, stream: listen::Connection) -> Option<Connection> {
         let waiting = timeout(HANDSHAKE_TIMEOUT, async {
+            // Who says nothing is given no place that others wait for.
+            stream.readable().await.ok()?;
             let each = turn.each.acquire().await.ok()?;
             Some((each, turn.all.acquire().await.ok()?))
         });
@@ -206,11 +229,16 @@ impl Acceptor {
             }
         };
         let (_, session) = stream.get_ref();
-        let certificate = session.peer_certificates().and_then(|chain| chain.first());
-        let identity = certificate.map(|der| Identity {
-            subject: Subject::of(der),
-            fingerprint: sha256(der),
-            expires_ms: Certificate::read(der).map_or(u64::MAX, |read| read.not_after.saturating_mul(1000)),
+        let chain = session.peer_certificates().unwrap_or_default();
+        let identity = chain.first().map(|der| {
+            let subject = Subject::of(der);
+            let is_person = matches!(subject, Subject::Operator(_) | Subject::Viewer(_));
+            Identity {
+                subject,
+                fingerprint: sha256(der),
+                expires_ms: Certificate::read(der).map_or(u64::MAX, |read| read.not_after.saturating_mul(1000)),
+                chain: chain.iter().filter(|_| is_person).map(|one| one.clone().into_owned()).collect(),
+            }
         });
         let exported = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok();
         let peer = Peer { address, shown, identity, exported };
@@ -248,7 +276,7 @@ fn stamps(files: &TlsFiles) -> Vec<Stamp> {
 }
 
 /// What is served, and when its certificates end.
-fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
+fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends, Clients), String> {
     let named = |key: &str, path: &Path, what: &str| format!("{key} is {}, {what}", path.display());
     let certificates = |key: &str, path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
         let text = read_public(path).map_err(|why| named(key, path, &why))?;
@@ -286,7 +314,7 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
         .map_err(|_| named("tls.key_file", &files.key_file, "which holds no private key in PEM: name one that does"))?;
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
     let builder = builder.expect("the provider has suites of TLS 1.3");
-    let builder = match verifier {
+    let builder = match verifier.clone() {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
@@ -297,7 +325,7 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends), String> {
     // Each connection is checked anew, and nothing is remembered of the ones before.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok((config, ends))
+    Ok((config, ends, verifier))
 }
 
 /// What CAs have revoked.

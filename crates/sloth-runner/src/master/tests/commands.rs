@@ -417,15 +417,24 @@ fn holding_many(ids: std::ops::Range<usize>) -> proto::Register {
 async fn an_agent_that_holds_a_crowd_of_unknown_commands_has_some_adopted_and_people_are_told() {
     let master = Master::start().await;
     let core = master.core.upgrade().unwrap();
-    let _agent = master.agent(holding_many(0..1_500)).await;
-    let told = |kind: &str| core.store.events(None, None, 0, 10).unwrap().into_iter().find(|event| event.kind == kind);
+    let told =
+        |kind: &str| core.store.events(None, None, 0, 50_000).unwrap().into_iter().find(|event| event.kind == kind);
+    let _first = master.agent(holding_many(0..10_000)).await;
     soon(async {
-        while told("command.not_adopted").is_none() || core.read(|fleet| fleet.dispatch().is_empty()) {
+        while core.read(|fleet| fleet.dispatch().len()) < 10_000 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    assert_eq!(core.read(|fleet| fleet.dispatch().len()), 1_000);
+    assert!(told("command.not_adopted").is_none(), "as many as an agent can hold");
+    let _second = master.agent(holding_many(10_000..10_500)).await;
+    soon(async {
+        while told("command.not_adopted").is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!core.read(|fleet| fleet.dispatch().knows("h10499")));
     let event = told("command.not_adopted").unwrap();
     assert!(event.agent == "a" && event.message.starts_with("500 commands that it holds"), "{}", event.message);
 }
