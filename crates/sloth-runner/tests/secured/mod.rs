@@ -115,9 +115,14 @@ impl Master {
 
     /// Kills it and starts it again on the same port.
     pub async fn restart(&mut self) {
+        self.restart_with(&[]).await;
+    }
+
+    pub async fn restart_with(&mut self, settings: &[&str]) {
         self.process.kill().await.unwrap();
         let listen = format!("listen=\"{}\"", self.address);
-        (self.process, _, self.log) = Self::serve(self.directory.path(), &[&listen]).await;
+        let settings = [&[listen.as_str()], settings].concat();
+        (self.process, _, self.log) = Self::serve(self.directory.path(), &settings).await;
     }
 
     pub async fn kill(&mut self) {

@@ -1,6 +1,9 @@
 //! Certificates that end, are renewed, or are judged by a clock that is wrong.
 
-use crate::secured::{Agent, Master, program};
+use crate::{
+    files,
+    secured::{Agent, Master, program},
+};
 use std::{fs, path::Path};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -22,6 +25,23 @@ async fn certificates_are_renewed_while_the_session_lasts() {
     fs::write(state.path().join("identity.pem"), first).unwrap();
     let mut late = master.agent(state.path(), "lady", &[]);
     late.log.line("the certificate of this agent ended on 20").await;
+}
+
+#[tokio::test]
+async fn an_agent_that_a_master_has_forgotten_is_renewed_all_the_same() {
+    let mut master = Master::start(&["tls.agent_life=12s"]).await;
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = master.joins(state.path(), "lady");
+    agent.active().await;
+    master.kill().await;
+    for file in files(master.directory.path()) {
+        if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sloth.db")) {
+            fs::remove_file(file).unwrap();
+        }
+    }
+    master.restart_with(&["tls.agent_life=12s"]).await;
+    agent.active().await;
+    agent.log.line("The certificate of this agent is renewed").await;
 }
 
 #[tokio::test]
