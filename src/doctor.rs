@@ -94,6 +94,8 @@ pub struct Running {
     pub agent: Option<String>,
     /// Its process, as a master knows it, in hex.
     pub instance: Option<String>,
+    /// The process that should be at work and was stopped.
+    pub stopped: Option<u32>,
 }
 
 /// Tries everything, all masters too; `shown` is given each step when it is done.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    PATIENCE,
+    Agent, PATIENCE,
     master::Master,
     program,
     tls::{self, Authority, VALID},
@@ -60,6 +60,18 @@ async fn a_configuration_that_works_is_said_to_work_step_by_step() {
     assert_eq!(said.last(), "Nothing is wrong: agent lady can be with its master.");
     let left: Vec<_> = std::fs::read_dir(state.path()).unwrap().collect();
     assert!(left.is_empty(), "it leaves nothing: {left:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_was_stopped_is_not_well_whatever_its_master_says() {
+    let mut master = Master::start().await;
+    let agent = Agent::start(&master.address(), &[]);
+    let _session = master.active(1).await;
+    agent.contains("status.json", "Active").await;
+    agent.signal(libc::SIGSTOP);
+    let said = doctor(agent.state.path(), "lady", &[&master.address()], &[]).await;
+    assert!(said.code == Some(1) && said.out.contains("is stopped and does nothing: kill -CONT "));
+    agent.signal(libc::SIGCONT);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{
         Loaded, Problems, Sources, Surroundings, Whereabouts, check_name, describe, units::ShowDuration, whereabouts,
     },
     doctor::Running,
-    state::{Holder, Process, StateDir, start_time},
+    state::{Holder, Process, StateDir, is_stopped, start_time},
     status::{self, Field},
 };
 
@@ -227,8 +227,10 @@ impl Node {
     pub(super) fn running(&self) -> Running {
         let Ok(Holder::Running(process)) = self.holder() else { return Running::default() };
         let pid = process.map_or_else(String::new, |process| format!(" (pid {})", process.pid));
-        let instance = self.fields().into_iter().find(|(key, _)| key == "instance").map(|(_, value)| value);
-        Running { agent: Some(format!("{}{pid}", self.called())), instance }
+        let fields = self.fields();
+        let value = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
+        let stopped = value("pid").and_then(|pid| pid.parse().ok()).filter(|pid| is_stopped(*pid));
+        Running { agent: Some(format!("{}{pid}", self.called())), instance: value("instance"), stopped }
     }
 
     /// The exit code of `status`, and what it prints.

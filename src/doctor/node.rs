@@ -26,6 +26,10 @@ pub(super) fn examine(loaded: &Loaded, running: &Running, notes: &mut Notes<'_>)
     let from = from.map_or_else(|| "the host's name".to_owned(), |shown| shown.origin.to_string());
     let runs = running.agent.as_ref().map_or_else(String::new, |agent| format!("; {agent} runs"));
     notes.note("name", Verdict::Ok, format!("{} ({from}){runs}", config.name));
+    if let Some(pid) = running.stopped {
+        let text = format!("process {pid} is stopped and does nothing: kill -CONT {pid}");
+        notes.note("running agent", Verdict::Failed, text);
+    }
     state_directory(&config.state_dir, running, notes);
     open_files(config.commands.max_running as u64, notes);
     if running.agent.is_none() {
