@@ -2,7 +2,7 @@
 
 mod sync;
 
-use crate::{access::Caller, clock, tool::time::rfc3339};
+use crate::{access::Caller, bucket::Lines, clock, tool::time::rfc3339};
 use fleet::AgentId;
 use serde::Serialize;
 use sloth_agent::logging::{OpenError, Rolling};
@@ -23,7 +23,7 @@ pub const FILE: &str = "audit.log";
 /// So many refusals are written at once, and then one for each [`REFUSAL_EVERY`], of those who show nothing that was
 /// ever good and of all others apart: whoever knocks without end writes 9 MB a day and not what the disk takes, and hides
 /// nobody who has something to knock with. The others are counted.
-const REFUSALS_MAX: u32 = 30;
+const REFUSALS_MAX: u64 = 30;
 const REFUSAL_EVERY: Duration = Duration::from_secs(2);
 
 /// Lines are on the disk so long after they were written, at the latest: an fsync for each would hold up who runs
@@ -41,7 +41,7 @@ pub struct Audit {
     file: Rolling,
     syncer: Syncer,
     /// Of strangers, and of all others.
-    refusals: [Mutex<Refusals>; 2],
+    refusals: [Mutex<Lines>; 2],
 }
 
 /// A line. What is not known is null.
@@ -88,7 +88,7 @@ impl Audit {
             Err(_) => {}
         });
         let syncer = syncer.map_err(|error| format!("no thread for the audit file: {error}"))?;
-        let refusals = [(); 2].map(|()| Mutex::new(Refusals::new(clock::boottime())));
+        let refusals = refusals(clock::boottime());
         Ok(Self { file, syncer, refusals })
     }
 
@@ -105,7 +105,7 @@ impl Audit {
     pub fn refused(&self, caller: Option<&Caller>, address: Option<SocketAddr>, call: &str, why: &str) {
         let now = clock::boottime();
         let known = usize::from(caller.is_some_and(Caller::is_known));
-        let unwritten = self.refusals[known].lock().unwrap_or_else(PoisonError::into_inner).written(now);
+        let unwritten = self.refusals[known].lock().unwrap_or_else(PoisonError::into_inner).count(now);
         let Some(unwritten) = unwritten else { return };
         let what = format!("{}: {}", cut(call), cut(why));
         let unwritten = Some(unwritten).filter(|&count| count > 0);
@@ -118,6 +118,11 @@ impl Audit {
         self.file.write_line(&text);
         self.syncer.mark();
     }
+}
+
+/// None yet, of both kinds.
+fn refusals(now: Duration) -> [Mutex<Lines>; 2] {
+    [(); 2].map(|()| Mutex::new(Lines::new(now, REFUSALS_MAX, REFUSAL_EVERY)))
 }
 
 /// The file, those that were set aside last, and that they are there.
@@ -158,34 +163,6 @@ fn cut(text: &str) -> String {
     text.chars().take(SENT_MAX).collect()
 }
 
-/// How many refusals may still be written, and how many were not.
-struct Refusals {
-    left: u32,
-    /// Up to when `left` is counted.
-    counted: Duration,
-    unwritten: u64,
-}
-
-impl Refusals {
-    fn new(now: Duration) -> Self {
-        Self { left: REFUSALS_MAX, counted: now, unwritten: 0 }
-    }
-
-    /// Whether one of now is written, with how many before it were not.
-    fn written(&mut self, now: Duration) -> Option<u64> {
-        let more = now.saturating_sub(self.counted).as_nanos() / REFUSAL_EVERY.as_nanos();
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        self.left = self.left.saturating_add(more).min(REFUSALS_MAX);
-        self.counted = if self.left == REFUSALS_MAX { now } else { self.counted + REFUSAL_EVERY * more };
-        if self.left == 0 {
-            self.unwritten += 1;
-            return None;
-        }
-        self.left -= 1;
-        Some(std::mem::take(&mut self.unwritten))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,15 +172,15 @@ mod tests {
     #[test]
     fn who_knocks_without_end_writes_little_and_is_counted() {
         let at = Duration::from_millis;
-        let mut refusals = Refusals::new(at(0));
-        let written = (0..1_000).filter(|_| refusals.written(at(0)) == Some(0)).count();
+        let mut refusals = Lines::new(at(0), REFUSALS_MAX, REFUSAL_EVERY);
+        let written = (0..1_000).filter(|_| refusals.count(at(0)) == Some(0)).count();
         assert_eq!(written, 30);
-        assert_eq!(refusals.written(at(1_999)), None);
-        assert_eq!(refusals.written(at(2_000)), Some(971));
-        assert_eq!(refusals.written(at(2_001)), None);
-        assert_eq!(refusals.written(at(3_999)), None);
-        assert_eq!(refusals.written(at(4_000)), Some(2), "the halves before were not lost");
-        let written = (0..1_000).filter(|_| refusals.written(at(1_000_000)).is_some()).count();
+        assert_eq!(refusals.count(at(1_999)), None);
+        assert_eq!(refusals.count(at(2_000)), Some(971));
+        assert_eq!(refusals.count(at(2_001)), None);
+        assert_eq!(refusals.count(at(3_999)), None);
+        assert_eq!(refusals.count(at(4_000)), Some(2), "the halves before were not lost");
+        let written = (0..1_000).filter(|_| refusals.count(at(1_000_000)).is_some()).count();
         assert_eq!(written, 30, "a quiet time fills it again, and no more than that");
     }
 
@@ -218,7 +195,7 @@ mod tests {
             done.send(fs::read_to_string(&lines).unwrap().lines().count()).unwrap();
         });
         let file = Rolling::open_with(&path, 1_000, 2, 0o600).unwrap();
-        let refusals = [(); 2].map(|()| Mutex::new(Refusals::new(Duration::ZERO)));
+        let refusals = refusals(Duration::ZERO);
         let audit = Audit { file, syncer: syncer.unwrap(), refusals };
         audit.done(None, "run", ("lady", [1; 16]), "command a");
         assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(1), "not only at the end");

@@ -47,22 +47,33 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// So many at once: more than one agent or person that is wrong makes.
-    const MAX: u64 = 30;
+    /// Of the log so many at once: more than one agent or person that is wrong makes.
+    const LOG_MAX: u64 = 30;
     /// Then one in so long.
-    const EVERY: Duration = Duration::from_secs(10);
+    const LOG_EVERY: Duration = Duration::from_secs(10);
 
-    pub fn new(now: Duration) -> Self {
-        Self { bucket: Bucket::new(now, Self::MAX, Self::EVERY), unwritten: 0 }
+    /// Those of the log.
+    pub fn of_log(now: Duration) -> Self {
+        Self::new(now, Self::LOG_MAX, Self::LOG_EVERY)
     }
 
-    /// Whether one of now is written, with what to say at its end of those before it that were not.
-    pub fn written(&mut self, now: Duration) -> Option<String> {
+    /// So many at once, and then one in so long.
+    pub fn new(now: Duration, max: u64, every: Duration) -> Self {
+        Self { bucket: Bucket::new(now, max, every), unwritten: 0 }
+    }
+
+    /// Whether one of now is written, with how many before it were not.
+    pub fn count(&mut self, now: Duration) -> Option<u64> {
         if !self.bucket.take(now, 1) {
             self.unwritten += 1;
             return None;
         }
-        Some(match std::mem::take(&mut self.unwritten) {
+        Some(std::mem::take(&mut self.unwritten))
+    }
+
+    /// The same, with what to say of those at its end.
+    pub fn written(&mut self, now: Duration) -> Option<String> {
+        Some(match self.count(now)? {
             0 => String::new(),
             unwritten => format!(" ({unwritten} such lines before were not written)"),
         })
@@ -87,7 +98,7 @@ mod tests {
 
     #[test]
     fn who_knocks_without_end_writes_little_and_is_counted() {
-        let mut lines = Lines::new(MS(0));
+        let mut lines = Lines::of_log(MS(0));
         let written = (0..1_000).filter(|_| lines.written(MS(0)) == Some(String::new())).count();
         assert_eq!(written, 30);
         let told = lines.written(MS(10_000)).expect("one more");

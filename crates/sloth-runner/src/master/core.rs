@@ -116,7 +116,7 @@ impl Core {
             events: watch::Sender::new(next_event_seq.saturating_sub(1)),
             rearm: Notify::new(),
             meters: Meters::default(),
-            refusals: Mutex::new(Lines::new(Duration::ZERO)),
+            refusals: Mutex::new(Lines::of_log(Duration::ZERO)),
             open: Open::default(),
             ending: watch::Sender::new(false),
         }

@@ -152,7 +152,7 @@ pub async fn serve(core: Arc<Core>, http: Http) {
         codes,
         admit,
         sessions: Mutex::default(),
-        refusals: Mutex::new(Lines::new(Duration::ZERO)),
+        refusals: Mutex::new(Lines::of_log(Duration::ZERO)),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         scan: Semaphore::new(1),
         port: address.map_or(0, |address| address.port()),
