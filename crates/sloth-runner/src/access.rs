@@ -10,7 +10,7 @@ use crate::{
     security::{
         Role, Security,
         admission::{Refused, TokenRecord},
-        tls::{Peer, Subject},
+        tls::{Identity, Peer, Subject},
     },
 };
 use http::{Request, Response, header::AUTHORIZATION};
@@ -149,6 +149,17 @@ impl Caller {
         Self { agent: Some((id, fingerprint)), ..Self::new(Some(Agent), name, address) }
     }
 
+    /// Whom a certificate names, whatever it is worth by now.
+    fn by_certificate(identity: &Identity, address: Option<SocketAddr>) -> Self {
+        let person = |who, word, name| Self::new(Some(who), format!("{word} {name} with a certificate"), address);
+        match &identity.subject {
+            Subject::Agent(id) => Self::agent(*id, identity.fingerprint, address),
+            Subject::Operator(name) => person(Operator, "operator", name),
+            Subject::Viewer(name) => person(Viewer, "viewer", name),
+            Subject::Nobody => Self::new(Some(Anonymous), "a certificate that names nobody".to_owned(), address),
+        }
+    }
+
     fn by_token(record: &TokenRecord, address: Option<SocketAddr>) -> Self {
         let who = match record.role {
             Role::Agent => Agent,
@@ -207,27 +218,27 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
     let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else {
         return Ok(of(Some(Anonymous), "somebody without a credential".to_owned()));
     };
-    let person = |who, name| {
-        if !is_good(security, &identity.chain, identity.expires_ms) {
-            return Err(Status::unauthenticated(ENDED));
-        }
-        let credential = Some(Credential::Certificate(identity.chain.clone(), identity.expires_ms));
-        Ok(Caller { credential, ..of(Some(who), name) })
-    };
-    match &identity.subject {
+    let caller = Caller::by_certificate(identity, address);
+    let credential = match &identity.subject {
         Subject::Agent(id) => {
             if security.admission.certificate(&identity.fingerprint, id).is_some_and(|known| known.revoked) {
                 return Err(Status::unauthenticated(REVOKED));
             }
-            let credential = Some(Credential::Agent(identity.expires_ms));
-            Ok(Caller { credential, ..Caller::agent(*id, identity.fingerprint, address) })
+            Credential::Agent(identity.expires_ms)
         }
-        Subject::Operator(name) => person(Operator, format!("operator {name} with a certificate")),
-        Subject::Viewer(name) => person(Viewer, format!("viewer {name} with a certificate")),
-        Subject::Nobody => Err(Status::unauthenticated(
-            "the certificate names nobody: it needs one URI, sloth:agent:…, sloth:operator:… or sloth:viewer:…",
-        )),
-    }
+        Subject::Operator(_) | Subject::Viewer(_) => {
+            if !is_good(security, &identity.chain, identity.expires_ms) {
+                return Err(Status::unauthenticated(ENDED));
+            }
+            Credential::Certificate(identity.chain.clone(), identity.expires_ms)
+        }
+        Subject::Nobody => {
+            return Err(Status::unauthenticated(
+                "the certificate names nobody: it needs one URI, sloth:agent:…, sloth:operator:… or sloth:viewer:…",
+            ));
+        }
+    };
+    Ok(Caller { credential: Some(credential), ..caller })
 }
 
 /// Whether a person's certificate is still what its connection was let in by.
@@ -241,13 +252,7 @@ fn shown(security: &Security, peer: Option<&Peer>, bearer: Option<&str>) -> Opti
     if let Some(record) = bearer.and_then(|text| genuine(security, text)) {
         return Some(Caller::by_token(&record, address));
     }
-    let identity = peer?.identity.as_ref()?;
-    Some(match &identity.subject {
-        Subject::Agent(id) => Caller::agent(*id, identity.fingerprint, address),
-        Subject::Operator(name) => Caller::new(Some(Operator), format!("operator {name} with a certificate"), address),
-        Subject::Viewer(name) => Caller::new(Some(Viewer), format!("viewer {name} with a certificate"), address),
-        Subject::Nobody => Caller::new(Some(Anonymous), "a certificate that names nobody".to_owned(), address),
-    })
+    Some(Caller::by_certificate(peer?.identity.as_ref()?, address))
 }
 
 fn bearer(request: &Request<Body>) -> Result<Option<&str>, Status> {
@@ -319,10 +324,13 @@ impl Guard {
                 Credential::Token(id) => Status::unauthenticated(security.admission.ended(&id).await.to_string()),
                 Credential::Agent(_) => std::future::pending().await,
                 Credential::Certificate(chain, expires_ms) => {
-                    while is_good(&security, &chain, expires_ms) {
+                    // It was good when the call was admitted.
+                    loop {
                         sleep(LOOK_EVERY).await;
+                        if !is_good(&security, &chain, expires_ms) {
+                            return Status::unauthenticated(ENDED);
+                        }
                     }
-                    Status::unauthenticated(ENDED)
                 }
             }
         }
@@ -452,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_certificate_of_a_person_is_looked_at_in_every_call_of_its_connection() {
-        use crate::security::{pki, testing, tls::Identity};
+        use crate::security::{pki, testing};
         use rustls_pki_types::pem::PemObject;
         let (folder, security) = testing::security();
         let (stranger, _) = testing::security();
