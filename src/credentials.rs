@@ -1,6 +1,7 @@
 //! What this agent shows a master: a certificate that it was given for a token, and renews before it ends.
 
 mod file;
+mod pending;
 
 use crate::{
     config::{Secret, Tls},
@@ -93,7 +94,14 @@ struct State {
     looked: bool,
     /// Made for a token that it was not yet used for with success: an answer that was lost is asked for again with the
     /// same key, which is no second use of the token.
-    pending: Option<(String, Key)>,
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    token_id: String,
+    key: Key,
+    /// It is on the disk, or was tried to be.
+    kept: bool,
 }
 
 impl Credentials {
@@ -177,7 +185,14 @@ impl Credentials {
         let Some(file) = self.file.clone() else { return };
         let shown = file.display().to_string();
         // Where it could not be written, what lies there is older than what is in memory, and is not to be read.
-        let written = crate::helper::spawn(move || (file::write(&file, &identity), file::stamp(&file))).await;
+        let write = move || {
+            let written = file::write(&file, &identity);
+            if written.is_ok() {
+                pending::remove(&file.with_file_name(pending::NAME));
+            }
+            (written, file::stamp(&file))
+        };
+        let written = crate::helper::spawn(write).await;
         if let Ok((_, stamp)) = &written {
             self.state().stamp = *stamp;
         }
@@ -217,24 +232,61 @@ impl Credentials {
         connect: impl AsyncFnOnce(tls::Connector) -> Result<Dialled, Failure>,
     ) -> Result<(), Failure> {
         let id = token.id();
-        let known = self.state().pending.clone().filter(|(of, _)| *of == id).map(|(_, key)| key);
-        let key = match known {
-            Some(key) => key,
-            None => Key::generate()?,
-        };
-        self.state().pending = Some((id.clone(), key.clone()));
+        let key = self.key_for(&id).await?;
         let ca: Arc<OnceLock<CertificateDer<'static>>> = Arc::default();
         let server_name = means.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
         let connector = tls::Connector::pinned(token.fingerprint, None, server_name, ca.clone())
             .map_err(|found| unusable(&found))?;
         let dialled = connect(connector).await?;
         let exported = dialled.exported.ok_or_else(|| Failure::protocol("TLS exports nothing"))?;
+        self.keep_key(&id, &key).await;
         let answer = self.ask(dialled.client.clone(), &exported, &token.text(), &key).await?;
         let ca = ca.get().cloned().ok_or_else(|| Failure::protocol("TLS was not checked"))?;
         let identity = Identity::new(id, key.pkcs8.as_ref(), answer.certificate, ca).map_err(Failure::protocol)?;
         self.keep(identity).await;
         log::info!("Joined with token {}: this agent has a certificate and needs the token no more", token.id());
         Ok(())
+    }
+
+    /// The key to ask with by this token: the one that it was asked with before, also before a restart.
+    async fn key_for(&self, token_id: &str) -> Result<Key, Failure> {
+        if let Some(known) = self.state().pending.as_ref().filter(|pending| pending.token_id == token_id) {
+            return Ok(known.key.clone());
+        }
+        let read = match self.beside(pending::NAME) {
+            Some(path) => {
+                let id = token_id.to_owned();
+                from_disk("the key that it joins with", move || pending::read(&path, &id)).await?
+            }
+            None => None,
+        };
+        let kept = read.is_some();
+        let key = match read {
+            Some(key) => key,
+            None => Key::generate()?,
+        };
+        self.state().pending = Some(Pending { token_id: token_id.to_owned(), key: key.clone(), kept });
+        Ok(key)
+    }
+
+    /// Before the first answer can be lost. Where it cannot be kept the agent joins all the same, and says what that means
+    /// when its certificate cannot be kept either.
+    async fn keep_key(&self, token_id: &str, key: &Key) {
+        let is_kept = |pending: &mut Pending| std::mem::replace(&mut pending.kept, true);
+        let kept = self.state().pending.as_mut().is_none_or(is_kept);
+        let Some(path) = self.beside(pending::NAME).filter(|_| !kept) else { return };
+        let (id, key) = (token_id.to_owned(), key.clone());
+        let written = from_disk("the key that it joins with", move || pending::write(&path, &id, &key)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::debug!("{} cannot be written: {error}", pending::NAME),
+            Err(failure) => log::debug!("{}: {}", pending::NAME, failure.detail),
+        }
+    }
+
+    /// A file beside that of the certificate.
+    fn beside(&self, name: &str) -> Option<PathBuf> {
+        self.file.as_ref().map(|file| file.with_file_name(name))
     }
 
     /// Renews the certificate of a session again and again. Ends when it is dropped.
@@ -382,9 +434,12 @@ impl Key {
     fn generate() -> Result<Self, Failure> {
         let (algorithm, random) = (&ECDSA_P256_SHA256_ASN1_SIGNING, SystemRandom::new());
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(|_| no_randomness())?;
-        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random);
-        let pair = pair.expect("what was just made is a key");
-        Ok(Self { pair: Arc::new(pair), pkcs8: pkcs8.as_ref().into() })
+        Ok(Self::from_pkcs8(pkcs8.as_ref()).expect("what was just made is a key"))
+    }
+
+    fn from_pkcs8(pkcs8: &[u8]) -> Option<Self> {
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8, &SystemRandom::new()).ok()?;
+        Some(Self { pair: Arc::new(pair), pkcs8: pkcs8.into() })
     }
 }
 

@@ -12,6 +12,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
+    ffi::OsStr,
     fs::{self, Metadata, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -23,7 +24,10 @@ use std::{
 pub const NAME: &str = "identity.pem";
 
 /// What comes before the id of the token that this was given for.
-const TOKEN: &str = "Token: ";
+pub(super) const TOKEN: &str = "Token: ";
+
+/// How PEM calls a key in PKCS #8.
+pub(super) const KEY: &str = "PRIVATE KEY";
 
 /// Largest file that is read, bytes: what is written has some two thousand.
 const SIZE_MAX: u64 = 64 << 10;
@@ -99,6 +103,19 @@ pub fn read_new(path: &Path, known: Option<Stamp>) -> Option<Found> {
 /// For people: it cannot be used, and the remedy.
 pub fn read(path: &Path) -> Result<Option<Identity>, String> {
     let shown = path.display();
+    let Some(text) = read_secret(path)? else { return Ok(None) };
+    let parsed = text.and_then(|text| parse(&text));
+    parsed.map(Some).map_err(|error| {
+        format!("{shown} does not hold this agent's key and certificate ({error}): remove it and join with a new token")
+    })
+}
+
+/// What a file holds that is this user's alone, or what its disk said; none where there is no such file.
+///
+/// # Errors
+/// For people: nobody can rely on it, and the remedy.
+pub(super) fn read_secret(path: &Path) -> Result<Option<Result<String, String>>, String> {
+    let shown = path.display();
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -123,10 +140,7 @@ pub fn read(path: &Path) -> Result<Option<Identity>, String> {
     }
     let mut text = String::new();
     let read = file.take(SIZE_MAX).read_to_string(&mut text).map_err(|error| describe(&error));
-    let parsed = read.and_then(|_| parse(&text));
-    parsed.map(Some).map_err(|error| {
-        format!("{shown} does not hold this agent's key and certificate ({error}): remove it and join with a new token")
-    })
+    Ok(Some(read.map(|_| text)))
 }
 
 /// 0600, whole, and durable before it returns.
@@ -134,39 +148,51 @@ pub fn read(path: &Path) -> Result<Option<Identity>, String> {
 /// # Errors
 /// The disk's; the file is as it was then.
 pub fn write(path: &Path, identity: &Identity) -> io::Result<()> {
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    write_secret(path, &text(identity))
+}
+
+/// The same of any text.
+pub(super) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    let (folder, name) = (path.parent(), path.file_name().and_then(OsStr::to_str));
+    let (folder, name) = folder.zip(name).ok_or(io::ErrorKind::InvalidInput)?;
     // One that a crash left would keep the mode that it has.
-    match fs::remove_file(folder.join(format!("{NAME}.new"))) {
+    match fs::remove_file(folder.join(format!("{name}.new"))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    write_atomically(folder, NAME, text(identity).as_bytes(), true)
+    write_atomically(folder, name, text.as_bytes(), true)
 }
 
 fn text(identity: &Identity) -> String {
     let mut text = format!("{TOKEN}{}\n", identity.token_id);
     let certificate: &[u8] = identity.certified.cert.first().map_or(&[], |certificate| certificate);
-    for (label, der) in
-        [("PRIVATE KEY", &identity.pkcs8[..]), ("CERTIFICATE", certificate), ("CERTIFICATE", &identity.ca)]
-    {
-        text.push_str(&format!("-----BEGIN {label}-----\n"));
-        let encoded = encode(Alphabet::Pem, der);
-        for line in encoded.as_bytes().chunks(64) {
-            text.extend(line.iter().map(|byte| char::from(*byte)));
-            text.push('\n');
-        }
-        text.push_str(&format!("-----END {label}-----\n"));
+    for (label, der) in [(KEY, &identity.pkcs8[..]), ("CERTIFICATE", certificate), ("CERTIFICATE", &identity.ca)] {
+        add_pem(&mut text, label, der);
     }
     text
 }
 
+pub(super) fn add_pem(text: &mut String, label: &str, der: &[u8]) {
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    let encoded = encode(Alphabet::Pem, der);
+    for line in encoded.as_bytes().chunks(64) {
+        text.extend(line.iter().map(|byte| char::from(*byte)));
+        text.push('\n');
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+}
+
+/// Of the token that this was given for, or is to be.
+pub(super) fn token_id(text: &str) -> &str {
+    text.lines().find_map(|line| line.strip_prefix(TOKEN)).unwrap_or_default().trim()
+}
+
 fn parse(text: &str) -> Result<Identity, String> {
-    let token_id = text.lines().find_map(|line| line.strip_prefix(TOKEN)).unwrap_or_default();
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| "no key")?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match certificates.as_deref() {
         Ok([certificate, ca]) => {
-            Identity::new(token_id.trim().to_owned(), key.secret_der(), certificate.clone(), ca.clone())
+            Identity::new(token_id(text).to_owned(), key.secret_der(), certificate.clone(), ca.clone())
         }
         _ => Err("not two certificates".to_owned()),
     }

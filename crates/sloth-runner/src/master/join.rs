@@ -200,7 +200,28 @@ impl Standing {
         Some(standing)
     }
 
-    /// The same, and records nothing.
+    /// It registers with its certificate, so that it has the answer to its join: who joined in its place before has
+    /// nothing any more.
+    pub fn supersede(&self, core: &Core) {
+        let Some(security) = &core.security else { return };
+        let superseded = security.admission.supersede(&self.fingerprint);
+        if superseded.is_empty() {
+            return;
+        }
+        log::info!(
+            "Agent {} comes with a certificate that it was given for a token: {} that it had before are good no more",
+            fleet::hex(&self.agent_id),
+            superseded.len()
+        );
+        let security = security.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = security.admission.revoke(&superseded) {
+                log::error!("A certificate that was replaced could not be revoked for good: {error}");
+            }
+        });
+    }
+
+    /// The same as [`Self::of`], and records nothing.
     pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
         let caller = caller?;
         let (agent_id, fingerprint) = caller.agent?;

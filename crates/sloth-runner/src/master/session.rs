@@ -342,6 +342,9 @@ pub(super) fn enter(
         if let Some(standing) = revoked {
             return Some((standing, register));
         }
+        if let Some(standing) = standing {
+            standing.supersede(core);
+        }
         fleet.register(now, conn, register, held);
         None
     });

@@ -24,6 +24,10 @@ use tokio::sync::watch;
 /// More tokens are not kept: revoke or let expire what is not needed.
 pub const TOKENS_MAX: usize = 10_000;
 
+/// One token lets in so many keys, however many uses it has: who has an unlimited one could else fill the disk of the
+/// master with ids that he makes up. Ten times the largest fleet that was tried.
+pub const JOINS_MAX: u32 = 100_000;
+
 /// A token that is of no use any more is forgotten so long after, milliseconds.
 const FORGET_AFTER: u64 = 30 * 86_400_000;
 
@@ -69,6 +73,10 @@ pub enum Refused {
     Name(String),
     /// It is the id of an agent of this name, which has a certificate, and the token is not for that name.
     Held(String),
+    /// It is the id of an agent that was deleted, and the token is older than that.
+    Deleted,
+    /// It has let in all that one token may.
+    Exhausted,
     /// It could not be looked up, or not be recorded.
     Store(String),
 }
@@ -95,6 +103,11 @@ impl fmt::Display for Refused {
                      agent delete {name}`)"
                 )
             }
+            Self::Deleted => write!(
+                f,
+                "an operator has deleted this agent, and the token was made before that: to have the agent back, {ANOTHER}"
+            ),
+            Self::Exhausted => write!(f, "the token has let {JOINS_MAX} agents in, which is all that one may: {ANOTHER}"),
             Self::Store(error) => write!(f, "the master cannot record it: {error}"),
         }
     }
@@ -127,6 +140,8 @@ pub struct Admission {
 #[derive(Default)]
 struct Known {
     tokens: HashMap<String, TokenRecord>,
+    /// How many keys each has let in.
+    joins: HashMap<String, u32>,
     certificates: Certificates,
 }
 
@@ -189,13 +204,16 @@ impl Admission {
         SystemRandom::new().fill(&mut secret).map_err(|_| "the kernel gives no random numbers")?;
         let token = Token::new(fingerprint, secret);
         let now_ms = self.now_ms();
+        // It admits who was deleted before, also where the clock was set back since.
+        let created_ms =
+            self.known(|known| known.certificates.last_deleted_ms()).map_or(now_ms, |at| now_ms.max(at + 1));
         let record = TokenRecord {
             id: token.id(),
             hash: token.hash(),
             role: new.role,
             name: new.name,
             labels: new.labels,
-            created_ms: now_ms,
+            created_ms,
             expires_ms: new.ttl_ms.map(|ttl| now_ms.saturating_add(ttl)),
             uses_left: new.uses,
             revoked: false,
@@ -328,7 +346,11 @@ impl Admission {
         }
         let issued = issue().map_err(Refused::Store)?;
         if again.is_none() {
-            self.known(|known| is_free(&known.certificates, who, &record.name, &issued.authority))?;
+            self.known(|known| {
+                is_free(&known.certificates, who, &record, &issued.authority)?;
+                let joined = known.joins.get(&id).copied().unwrap_or_default();
+                if joined < JOINS_MAX { Ok(()) } else { Err(Refused::Exhausted) }
+            })?;
         }
         let used = again.is_none() && record.uses_left.is_some();
         if used {
@@ -348,8 +370,12 @@ impl Admission {
             if let Some(record) = known.tokens.get_mut(&id).filter(|_| used) {
                 record.uses_left = record.uses_left.map(|left| left.saturating_sub(1));
             }
+            if again.is_none() {
+                *known.joins.entry(id).or_default() += 1;
+            }
             known.certificates.remove(&surplus);
             known.certificates.insert(issued.fingerprint, certificate.clone());
+            known.certificates.set_joined(issued.fingerprint);
         });
         Ok(Admitted { issued, record: certificate, again: false })
     }
@@ -420,9 +446,31 @@ impl Admission {
         Ok(())
     }
 
+    /// An agent registers with this certificate. If it has joined with it, what it had before is good no more, in this
+    /// process: which ones those are, for [`Self::revoke`]. Not before that, for the answer to a join can be lost.
+    pub fn supersede(&self, in_use: &Hash) -> Vec<Hash> {
+        if self.known(|known| known.certificates.superseded(in_use).is_empty()) {
+            return Vec::new();
+        }
+        self.change(|known| known.certificates.supersede(in_use))
+    }
+
+    /// Makes durable that these certificates are good no more. Blocks.
+    ///
+    /// # Errors
+    /// For people.
+    pub fn revoke(&self, certificates: &[Hash]) -> Result<(), String> {
+        let now_ms = signed(self.now_ms());
+        let revoke = "UPDATE certificates SET revoked_ms = ?2 WHERE fingerprint = ?1 AND revoked_ms IS NULL";
+        self.write(|connection| {
+            certificates.iter().map(|certificate| connection.execute(revoke, params![certificate, now_ms])).sum()
+        })
+    }
+
     /// No certificate of this agent is good any more, in this process: [`Admission::revoke_agent`] makes it durable.
     pub fn refuse_agent(&self, agent_id: &AgentId) {
-        self.change(|known| known.certificates.refuse(*agent_id));
+        let now_ms = self.now_ms();
+        self.change(|known| known.certificates.refuse(*agent_id, now_ms));
     }
 
     /// No certificate of this agent is good any more, also none that was not seen yet. Blocks.
@@ -476,11 +524,15 @@ impl Admission {
 fn is_free(
     certificates: &Certificates,
     who: &Applicant<'_>,
-    token_name: &str,
+    token: &TokenRecord,
     authority: &Hash,
 ) -> Result<(), Refused> {
+    // It would come back by itself, or whoever stole it would, by the token that it was started with.
+    if certificates.deleted_ms(&who.agent_id).is_some_and(|at| token.created_ms <= at) {
+        return Err(Refused::Deleted);
+    }
     match who.known_as {
-        Some(name) if name != token_name && certificates.is_held(&who.agent_id, authority) => {
+        Some(name) if name != token.name && certificates.is_held(&who.agent_id, authority) => {
             Err(Refused::Held(name.to_owned()))
         }
         // One that never registered has nothing that could be taken: it may have died before it had its certificate.
@@ -504,12 +556,20 @@ fn prepare(connection: &Connection, now_ms: u64) -> rusqlite::Result<Known> {
     let certificates = "SELECT fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms, authority
         FROM certificates ORDER BY issued_ms, expires_ms";
     let certificates = connection.prepare(certificates)?.query_map([], certificate)?.collect::<Result<_, _>>()?;
-    let deleted = "SELECT agent_id FROM deleted_agents";
-    let deleted = connection.prepare(deleted)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(Known {
-        tokens: tokens.into_iter().map(|token| (token.id.clone(), token)).collect(),
-        certificates: Certificates::new(certificates, deleted),
-    })
+    let deleted = "SELECT agent_id, deleted_ms FROM deleted_agents";
+    let with_time = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64));
+    let deleted = connection.prepare(deleted)?.query_map([], with_time)?.collect::<Result<_, _>>()?;
+    let mut certificates = Certificates::new(certificates, deleted);
+    let mut joins = HashMap::new();
+    let mut given = connection.prepare("SELECT token, certificate FROM joins")?;
+    let mut given = given.query([])?;
+    while let Some(row) = given.next()? {
+        *joins.entry(row.get(0)?).or_default() += 1;
+        if let Some(der) = row.get::<_, Option<Vec<u8>>>(1)? {
+            certificates.set_joined(sha256(&der));
+        }
+    }
+    Ok(Known { tokens: tokens.into_iter().map(|token| (token.id.clone(), token)).collect(), joins, certificates })
 }
 
 fn token(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {

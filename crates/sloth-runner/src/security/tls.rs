@@ -17,7 +17,7 @@ use sloth_agent::{
     config::{describe, readable_by_others},
     joining::{EXPORTER_LABEL, Exported},
     token::sha256,
-    transport::tls::Certificate,
+    transport::tls::{Certificate, not_before},
 };
 use std::{
     collections::HashMap,
@@ -300,6 +300,12 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends, Clients), String> {
     let clients = of("tls.client_ca_file", &files.client_ca_file)?;
     if let Some(ca) = own.first() {
         ends_of("ca", ca);
+        if not_before(ca).is_some_and(|made| Duration::from_millis(clock::unix_ms()) < made) {
+            log::warn!(
+                "This machine's clock shows a time from before tls.ca_file was made: set it. Until then agents' \
+                 certificates are judged as of then, and times on record are wrong"
+            );
+        }
     }
     // A token names it by its fingerprint: an agent must see it.
     chain.extend(own.iter().filter(|ca| !chain.contains(ca)).cloned().collect::<Vec<_>>());

@@ -13,13 +13,16 @@ use rustls::{
     },
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
-use std::sync::Arc;
+use sloth_agent::transport::tls::not_before;
+use std::{sync::Arc, time::Duration};
 
 #[derive(Debug)]
 pub struct Verifier {
     agents: Arc<dyn ClientCertVerifier>,
     /// None: nobody comes by a certificate.
     people: Option<Arc<dyn ClientCertVerifier>>,
+    /// When the newest CA began. A clock that is behind it is wrong, and agents' certificates are good from then on.
+    earliest: Duration,
 }
 
 /// Who lets clients in: `own` is `tls.ca_file`, `clients` is `tls.client_ca_file`, and what `lists` have revoked is not
@@ -51,7 +54,8 @@ pub fn verifier(
         return Ok(None);
     }
     let people = if people.is_empty() { None } else { Some(build(people)?) };
-    Ok(Some(Arc::new(Verifier { agents: build(agents)?, people })))
+    let earliest = own.iter().chain(clients).filter_map(|ca| not_before(ca)).max().unwrap_or_default();
+    Ok(Some(Arc::new(Verifier { agents: build(agents)?, people, earliest })))
 }
 
 impl ClientCertVerifier for Verifier {
@@ -75,7 +79,8 @@ impl ClientCertVerifier for Verifier {
             }
             Subject::Agent(_) | Subject::Nobody => &self.agents,
         };
-        verifier.verify_client_cert(certificate, intermediates, now)
+        let now = Duration::from_secs(now.as_secs()).max(self.earliest);
+        verifier.verify_client_cert(certificate, intermediates, UnixTime::since_unix_epoch(now))
     }
 
     fn verify_tls12_signature(
@@ -109,6 +114,7 @@ mod tests {
         KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
     };
     use rustls::crypto::ring::default_provider;
+    use rustls_pki_types::pem::PemObject;
     use time::OffsetDateTime;
 
     struct Ca {
@@ -180,6 +186,27 @@ mod tests {
         assert_eq!(lets_in(&[&ours], &[&company], &stranger), [false; 3]);
         let none = verifier(&[], &[], Vec::new(), &Arc::new(default_provider())).unwrap();
         assert!(none.is_none());
+    }
+
+    #[test]
+    fn a_clock_from_before_the_authority_was_made_lets_its_agents_in_and_one_from_after_their_end_does_not() {
+        let made = pki::make(&["localhost".to_owned()], 1_700_000_000_000).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (ca_file, key_file) = (folder.path().join("ca.pem"), folder.path().join("ca.key"));
+        std::fs::write(&ca_file, &made.ca).unwrap();
+        std::fs::write(&key_file, &made.ca_key).unwrap();
+        std::fs::set_permissions(&key_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let authority = pki::Authority::load(&ca_file, &key_file, Duration::from_secs(1_000)).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let (der, expires_ms) = authority.issue(&[1; 16], key.public_key_raw(), 1_700_000_000_000).unwrap();
+        assert_eq!(expires_ms, 1_700_001_000_000);
+        let ca = CertificateDer::from_pem_slice(made.ca.as_bytes()).unwrap();
+        let verifier = verifier(&[ca], &[], Vec::new(), &Arc::new(default_provider())).unwrap().unwrap();
+        let good = |seconds| {
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            verifier.verify_client_cert(&der.clone().into(), &[], now).is_ok()
+        };
+        assert_eq!([0, 1_700_000_999, 1_700_001_001].map(good), [true, true, false]);
     }
 
     #[test]

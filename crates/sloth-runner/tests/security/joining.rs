@@ -98,6 +98,7 @@ async fn a_token_that_does_not_admit_says_why() {
 async fn a_deleted_agent_is_out_at_once_and_comes_back_by_a_new_token() {
     let master = Master::start(&[]).await;
     let state = tempfile::tempdir().unwrap();
+    let older = master.token("").await;
     let mut agent = master.joins(state.path(), "lady");
     agent.active().await;
     let done = master.tool("agent delete lady --force").await;
@@ -108,6 +109,9 @@ async fn a_deleted_agent_is_out_at_once_and_comes_back_by_a_new_token() {
     agent.log.line("this agent's certificate is revoked").await;
     agent.kill().await;
     assert!(master.tool("agent list").await.out.lines().all(|line| !line.contains("lady")));
+    let mut agent = master.agent(state.path(), "lady", &["--token", &older]);
+    agent.log.line("an operator has deleted this agent, and the token was made before that").await;
+    agent.kill().await;
 
     let token = master.token("").await;
     let mut agent = master.agent(state.path(), "lady", &["--token", &token]);

@@ -206,6 +206,56 @@ async fn what_was_heard_of_a_join_is_of_no_use_again() {
     assert_eq!((joined(&master).await, uses_left(&master, &token).await), (1, 1.into()));
 }
 
+/// Passes on all that goes to the master, and of what comes from it only what is said before the agent has spoken twice:
+/// the handshake goes through, and the answer to what is asked next is lost.
+async fn loses_answers(master: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut agent, _)) = listener.accept().await {
+            let mut there = TcpStream::connect(&master).await.unwrap();
+            tokio::spawn(async move {
+                let (mut from_agent, mut from_master) = ([0; 4096], [0; 4096]);
+                let mut spoken = 0;
+                loop {
+                    tokio::select! {
+                        Ok(read @ 1..) = agent.read(&mut from_agent) => {
+                            spoken += 1;
+                            there.write_all(&from_agent[..read]).await.unwrap();
+                        }
+                        Ok(read @ 1..) = there.read(&mut from_master) => {
+                            if spoken < 2 {
+                                agent.write_all(&from_master[..read]).await.unwrap();
+                            }
+                        }
+                        else => return,
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_agent_that_was_killed_before_it_had_its_answer_is_answered_after_its_restart() {
+    let master = Master::start(&[]).await;
+    let token = master.token("--uses 1").await;
+    let state = tempfile::tempdir().unwrap();
+    let agent = joins_at(&loses_answers(master.address.clone()).await, &token, state.path());
+    timeout(PATIENCE, async { while uses_left(&master, &token).await != serde_json::Value::from(0) {} })
+        .await
+        .expect("the master lets it in");
+    agent.kill().await;
+    assert!(!state.path().join("identity.pem").exists());
+
+    let mut agent = joins_at(&master.address, &token, state.path());
+    agent.active().await;
+    assert!(!state.path().join("joining.pem").exists(), "it has served");
+    agent.kill().await;
+    assert_eq!((joined(&master).await, uses_left(&master, &token).await), (1, 0.into()));
+}
+
 /// A connection to the master by what the token says of it.
 async fn dialled(master: &Master, token: &str) -> Dialled {
     let token = Token::parse(token).unwrap();

@@ -69,13 +69,15 @@ pub struct Certificates {
     known: HashMap<Hash, CertificateRecord>,
     /// Oldest first.
     by_agent: HashMap<AgentId, Vec<Hash>>,
-    /// Of these only certificates that are known are good.
-    deleted: HashSet<AgentId>,
+    /// Given for a token, and not for the certificate before.
+    joined: HashSet<Hash>,
+    /// Of these only certificates that are known are good. When that was, milliseconds since 1970.
+    deleted: HashMap<AgentId, u64>,
 }
 
 impl Certificates {
     /// From what was kept, oldest first.
-    pub fn new(known: Vec<(Hash, CertificateRecord)>, deleted: HashSet<AgentId>) -> Self {
+    pub fn new(known: Vec<(Hash, CertificateRecord)>, deleted: HashMap<AgentId, u64>) -> Self {
         let mut all = Self { deleted, ..Self::default() };
         for (hash, record) in known {
             all.by_agent.entry(record.agent_id).or_default().push(hash);
@@ -89,7 +91,7 @@ impl Certificates {
         if let Some(record) = self.known.get(hash) {
             return Some(record.clone());
         }
-        if self.deleted.contains(agent) {
+        if self.is_deleted(agent) {
             return Some(CertificateRecord { revoked: true, ..CertificateRecord::foreign(*agent) });
         }
         self.live(agent).last().map(|(_, record)| record.clone())
@@ -133,6 +135,7 @@ impl Certificates {
     pub fn remove(&mut self, hashes: &[Hash]) {
         for hash in hashes {
             let Some(record) = self.known.remove(hash) else { continue };
+            self.joined.remove(hash);
             if let Some(its) = self.by_agent.get_mut(&record.agent_id) {
                 its.retain(|known| known != hash);
             }
@@ -140,8 +143,8 @@ impl Certificates {
     }
 
     /// None of this agent's is good any more but one that is given to it from now on.
-    pub fn refuse(&mut self, agent: AgentId) {
-        self.deleted.insert(agent);
+    pub fn refuse(&mut self, agent: AgentId, now_ms: u64) {
+        self.deleted.insert(agent, now_ms);
         for hash in self.by_agent.get(&agent).into_iter().flatten() {
             if let Some(record) = self.known.get_mut(hash) {
                 record.revoked = true;
@@ -150,7 +153,42 @@ impl Certificates {
     }
 
     pub fn is_deleted(&self, agent: &AgentId) -> bool {
-        self.deleted.contains(agent)
+        self.deleted.contains_key(agent)
+    }
+
+    /// When this agent was deleted last, if it was.
+    pub fn deleted_ms(&self, agent: &AgentId) -> Option<u64> {
+        self.deleted.get(agent).copied()
+    }
+
+    /// When an agent was deleted last, by the clock of then.
+    pub fn last_deleted_ms(&self) -> Option<u64> {
+        self.deleted.values().max().copied()
+    }
+
+    /// It was given for a token.
+    pub fn set_joined(&mut self, hash: Hash) {
+        self.joined.insert(hash);
+    }
+
+    /// What an agent had before it joined again with this one, as far as it was given here. What came after it follows
+    /// from it, or from a join that is newer.
+    pub fn superseded(&self, in_use: &Hash) -> Vec<Hash> {
+        let Some(present) = self.known.get(in_use).filter(|_| self.joined.contains(in_use)) else { return Vec::new() };
+        let before = |record: &CertificateRecord| record.issued_ms > 0 && record.issued_ms <= present.issued_ms;
+        let live = self.live(&present.agent_id);
+        live.filter(|(hash, record)| *hash != in_use && before(record)).map(|(hash, _)| *hash).collect()
+    }
+
+    /// Those are good no more.
+    pub fn supersede(&mut self, in_use: &Hash) -> Vec<Hash> {
+        let superseded = self.superseded(in_use);
+        for hash in &superseded {
+            if let Some(record) = self.known.get_mut(hash) {
+                record.revoked = true;
+            }
+        }
+        superseded
     }
 
     /// Until when the newest certificate of this agent is good; none: it has none that was made here and admits it.
@@ -197,7 +235,7 @@ mod tests {
     fn who_is_deleted_is_out_with_what_nobody_has_seen_too_and_back_only_by_what_it_is_given_then() {
         let mut all = Certificates::default();
         all.insert([1; 32], record(1));
-        all.refuse(LADY);
+        all.refuse(LADY, 1);
         assert!(all.find(&[1; 32], &LADY).unwrap().revoked);
         assert!(all.find(&[2; 32], &LADY).unwrap().revoked);
         assert!(!all.is_held(&LADY, &CA) && all.expires_ms(&LADY).is_none());
@@ -205,6 +243,23 @@ mod tests {
         assert!(!all.find(&[3; 32], &LADY).unwrap().revoked);
         assert!(all.find(&[2; 32], &LADY).unwrap().revoked);
         assert_eq!(all.expires_ms(&LADY), Some(3_005));
+    }
+
+    #[test]
+    fn who_joined_again_and_comes_with_that_has_ended_what_it_had_before_and_who_was_renewed_has_not() {
+        let mut all = Certificates::default();
+        all.insert([1; 32], record(1));
+        all.set_joined([1; 32]);
+        all.insert([2; 32], record(5));
+        assert!(all.superseded(&[2; 32]).is_empty(), "it was renewed: the one before is a backup's");
+        all.insert([3; 32], record(7));
+        all.set_joined([3; 32]);
+        all.insert([4; 32], record(9));
+        assert!(all.superseded(&[1; 32]).is_empty(), "the newer one's answer may have been lost");
+        assert_eq!(all.supersede(&[3; 32]), [[1; 32], [2; 32]]);
+        let good = [1, 2, 3, 4].map(|n| !all.find(&[n; 32], &LADY).unwrap().revoked);
+        assert_eq!(good, [false, false, true, true]);
+        assert!(all.supersede(&[3; 32]).is_empty());
     }
 
     #[test]

@@ -142,6 +142,10 @@ fn the_id_of_an_agent_that_has_a_certificate_is_given_away_by_a_token_for_its_na
     let (its, _) = admission.create([1; 32], named("lady")).unwrap();
     admission.admit(&its, &known(5), || issued(5)).unwrap();
     admission.revoke_agent(&[1; 16]).unwrap();
+    for older in [&token, &its] {
+        assert_eq!(refusal(admission.admit(older, &known(6), || issued(6))), Refused::Deleted);
+    }
+    let (token, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
     admission.admit(&token, &known(6), || issued(6)).unwrap();
     // The authority was replaced: what it gave is worth nothing.
     let replaced = || Ok(Issued { authority: [9; 32], ..issued(7).unwrap() });
@@ -234,6 +238,40 @@ fn a_deleted_agent_does_not_come_back_by_its_key_and_a_token_that_is_used_up() {
     admission.admit(&token, &applicant(1), || issued(1)).unwrap();
     admission.revoke_agent(&[1; 16]).unwrap();
     assert_eq!(refusal(admission.admit(&token, &applicant(1), || issued(2))), Refused::UsedUp);
+}
+
+#[test]
+fn who_comes_with_what_it_joined_with_again_ends_what_it_had_before_and_that_lasts() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (token, _) = admission.create([1; 32], NewToken { name: "lady".to_owned(), ..new(Role::Agent) }).unwrap();
+    let with = |key| Applicant { key_hash: [key; 32], ..applicant(1) };
+    admission.admit(&token, &with(1), || issued(1)).unwrap();
+    admission.admit(&token, &with(2), || issued(2)).unwrap();
+    let good = |admission: &Admission| [1, 2].map(|n| !admission.certificate(&hash(n), &[1; 16]).unwrap().revoked);
+    assert_eq!(good(&admission), [true; 2]);
+    // What was given for a token is known of after a restart, too.
+    let admission = Admission::open(&path, now).unwrap();
+    let superseded = admission.supersede(&hash(2));
+    assert_eq!(superseded, [hash(1)]);
+    admission.revoke(&superseded).unwrap();
+    assert_eq!(good(&admission), [false, true]);
+    assert_eq!(good(&Admission::open(&path, now).unwrap()), [false, true]);
+}
+
+#[test]
+fn one_token_lets_in_no_more_than_is_bearable() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (token, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    admission.admit(&token, &applicant(1), || issued(1)).unwrap();
+    admission.admit(&token, &applicant(1), || issued(1)).unwrap();
+    assert_eq!(admission.known(|known| known.joins[&token.id()]), 1, "the same key again is nobody new");
+    let admission = Admission::open(&path, now).unwrap();
+    assert_eq!(admission.known(|known| known.joins[&token.id()]), 1);
+    admission.change(|known| known.joins.insert(token.id(), JOINS_MAX));
+    assert_eq!(refusal(admission.admit(&token, &applicant(2), || issued(2))), Refused::Exhausted);
+    admission.admit(&token, &applicant(1), || issued(1)).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
