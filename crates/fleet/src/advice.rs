@@ -14,6 +14,8 @@ pub enum Why {
     Claimed(LossReason),
     /// The session ended so, or the last attempt to begin one was refused so.
     Lost(LossReason),
+    /// It asks to join, or somebody does who says that he is it, and is not let in.
+    NotJoined,
     /// It asks for a session, and is told to come back: too many do.
     SentAway,
     MasterRestarted,
@@ -38,15 +40,15 @@ impl Why {
         let mut later = attempts.iter().filter(|attempt| attempt.last_unix_ms >= record.since_unix_ms);
         if record.status != Status::Active {
             // That another one was refused its name keeps it from nothing.
-            let own = later.find(|attempt| attempt.id == record.id);
+            let own = later.find(|attempt| attempt.id == record.id || attempt.turned == Turned::NotJoined);
             return Self::away(record, own.map(|attempt| attempt.turned), closed_by);
         }
         match later.next() {
-            Some(Attempt { turned: Turned::Rejected(reason), last_unix_ms, .. })
-                if last_unix_ms + CLAIMED_MS >= now_unix_ms =>
-            {
-                Self::Claimed(*reason)
-            }
+            Some(Attempt { turned, last_unix_ms, .. }) if last_unix_ms + CLAIMED_MS >= now_unix_ms => match turned {
+                Turned::Rejected(reason) => Self::Claimed(*reason),
+                Turned::NotJoined => Self::Claimed(LossReason::Unauthorized),
+                Turned::RetryLater => Self::Active,
+            },
             _ => Self::Active,
         }
     }
@@ -69,6 +71,7 @@ impl Why {
     pub fn turned(turned: Turned) -> Self {
         match turned {
             Turned::Rejected(reason) => Self::Lost(reason),
+            Turned::NotJoined => Self::NotJoined,
             Turned::RetryLater => Self::SentAway,
         }
     }
@@ -87,6 +90,10 @@ impl Why {
             }
             Self::Claimed(_) => "It is well, but somebody was refused under its name or id: see the attempts.",
             Self::Lost(reason) => lost(reason),
+            Self::NotJoined => {
+                "It asks to join and is not let in, or somebody is who claims its name: what he was told stands below, \
+                 and a token that admits the node is made by `sloth-runner token create --name NAME`."
+            }
             Self::SentAway => {
                 "It is on its way back and waits for its turn: if that lasts, raise registrations.max_per_second, or \
                  the master's limit of open files."
@@ -257,6 +264,13 @@ mod tests {
             ),
             (
                 record(inactive, "stream_closed"),
+                vec![Attempt { id: [2; 16], ..attempt(Turned::NotJoined, 101) }],
+                None,
+                Why::NotJoined,
+                "asks to join",
+            ),
+            (
+                record(inactive, "stream_closed"),
                 vec![attempt(Turned::RetryLater, 101)],
                 None,
                 Why::SentAway,
@@ -316,5 +330,7 @@ mod tests {
         let active = record(Status::Active, "");
         assert_eq!(Why::of(&active, &refused(100), None, 600_100), Why::Claimed(LossReason::Unauthorized));
         assert_eq!(Why::of(&active, &refused(100), None, 600_101), Why::Active);
+        let not_joined = [attempt(Turned::NotJoined, 100)];
+        assert_eq!(Why::of(&active, &not_joined, None, 200), Why::Claimed(LossReason::Unauthorized));
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     AgentId, AgentRecord, Beat, Cancelled, Change, ClosedBy, CommandRecord, ConnId, DeleteRefused, Down, Effect,
-    Finish, Heard, Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, dispatch::Dispatch,
-    effect::Then, pace::Stretch, registry::Registry,
+    Finish, Heard, Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, Turned,
+    dispatch::Dispatch, effect::Then, pace::Stretch, registry::Registry,
 };
 use link::LossReason;
 use std::{
@@ -81,6 +81,11 @@ impl<S: Clone + Eq> Fleet<S> {
     /// A registration that may not come so far, for what its agent has shown: told as those that are refused here.
     pub fn refuse(&mut self, now: Now, conn: ConnId, register: Register, reason: LossReason, message: String) {
         self.registry.refuse_unchecked(now, conn, register, reason, message, &mut self.out);
+    }
+
+    /// Somebody was not even heard, and told so elsewhere. With [`Turned::NotJoined`] nothing of `register` is proven.
+    pub fn turned_away(&mut self, now: Now, register: Register, turned: Turned, message: &str) {
+        self.registry.turned_away(now, register, turned, message, &mut self.out);
     }
 
     /// Any message of a session that has no call of its own.

@@ -39,8 +39,8 @@ const UNKNOWN_CALLS_MAX: usize = 16;
 const SPEAKS_LATE: &str = "/agent.AgentRegistry/SendOutput";
 
 /// What an agent hears that an operator has deleted.
-pub const REVOKED: &str =
-    "this agent's certificate is revoked: an operator deleted it; to have it back, start it with a new token";
+pub const REVOKED: &str = "this agent's certificate is revoked: an operator deleted it, or somebody has joined again with its id; to have it \
+     back, start it with a new token";
 
 /// As what somebody calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,9 +60,12 @@ const ENDED: &str = "the certificate has expired or is revoked: get another";
 /// While a call goes on, its caller's certificate is judged again so often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// In which agents register.
+pub const CONNECT: &str = "/agent.AgentRegistry/Connect";
+
 /// Every call that there is, and who may make it. What is not here nobody may.
 pub const TABLE: [(&str, &[Who]); 18] = [
-    ("/agent.AgentRegistry/Connect", &[Agent]),
+    (CONNECT, &[Agent]),
     ("/agent.AgentRegistry/SendOutput", &[Agent]),
     // With a token in the message, or to renew.
     ("/agent.AgentRegistry/Join", &[Anonymous, Agent]),
@@ -185,7 +188,7 @@ impl Caller {
 }
 
 /// The token, if it was made here. It may admit nobody any more.
-fn genuine(security: &Security, text: &str) -> Option<TokenRecord> {
+pub fn genuine(security: &Security, text: &str) -> Option<TokenRecord> {
     let token = Token::parse(text).ok()?;
     match security.admission.check(&token, &Role::ALL) {
         Err(Refused::Unknown) => None,
@@ -267,13 +270,22 @@ pub struct Guard {
     security: Option<Arc<Security>>,
     message_timeout: Duration,
     strangers: Strangers,
+    revoked: Option<Revoked>,
 }
+
+/// Told of every agent that wants to register with a certificate that is revoked, and from where.
+type Revoked = Arc<dyn Fn([u8; 16], Option<SocketAddr>) + Send + Sync>;
 
 impl Guard {
     /// Without security: in plain mode everybody may do everything. A message, once begun, and the first one of a call
     /// must be there within `message_timeout`.
     pub fn new(security: Option<Arc<Security>>, message_timeout: Duration) -> Self {
-        Self { security, message_timeout, strangers: Strangers::default() }
+        Self { security, message_timeout, strangers: Strangers::default(), revoked: None }
+    }
+
+    /// Tells of every agent that wants to register with a certificate that is revoked.
+    pub fn telling(self, revoked: impl Fn([u8; 16], Option<SocketAddr>) + Send + Sync + 'static) -> Self {
+        Self { revoked: Some(Arc::new(revoked)), ..self }
     }
 
     /// What he may take who is admitted to a call.
@@ -340,7 +352,14 @@ impl Guard {
         if let Some(security) = &self.security {
             let (caller, peer) = (request.extensions().get::<Caller>(), request.extensions().get::<Peer>());
             let caller = caller.cloned().or_else(|| shown(security, peer, bearer(request).ok().flatten()));
-            security.refused(caller.as_ref(), peer.map(|peer| peer.address), request.uri().path(), status);
+            let address = peer.map(|peer| peer.address);
+            security.refused(caller.as_ref(), address, request.uri().path(), status);
+            let agent = caller.and_then(|caller| caller.agent);
+            if let (Some((id, _)), Some(revoked)) = (agent, &self.revoked)
+                && (request.uri().path(), status.message()) == (CONNECT, REVOKED)
+            {
+                revoked(id, address);
+            }
         }
     }
 }

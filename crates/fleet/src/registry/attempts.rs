@@ -13,15 +13,18 @@ const REMEMBERED_MAX: usize = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Turned {
     Rejected(LossReason),
+    /// Asked for a certificate, and was given none. Who that was is not proven.
+    NotJoined,
     /// Asked to come back after a while: no failure.
     RetryLater,
 }
 
 impl Turned {
-    /// Fixed: a reason, or `retry_later`.
+    /// Fixed: a reason, `not_joined` or `retry_later`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Rejected(reason) => reason.word(),
+            Self::NotJoined => "not_joined",
             Self::RetryLater => "retry_later",
         }
     }

@@ -365,6 +365,32 @@ impl Registry {
         self.refuse(now, conn, &register, reason, message, out);
     }
 
+    /// Tells of somebody who was not let in. An event about who has proven nothing has no id: whoever knows an agent's
+    /// would fill its history.
+    pub(crate) fn turned_away<S>(
+        &mut self,
+        now: Now,
+        mut register: Register,
+        turned: Turned,
+        message: &str,
+        out: &mut Out<S>,
+    ) {
+        let _ = check(&mut register); // shortened; what else is wrong with it is not worth saying
+        let Register { name, address, .. } = &register;
+        if self.rejections.worth_an_event(now.monotonic, name, LossReason::Unauthorized) {
+            let (agent_id, text) = match turned {
+                Turned::NotJoined => {
+                    ([0; 16], format!("somebody at {address} who calls himself {name} asked to join: {message}"))
+                }
+                Turned::Rejected(_) | Turned::RetryLater => (register.id, message.to_owned()),
+            };
+            let whom = Whom { agent: name, agent_id, epoch: 0 };
+            let event = out.event_about(now, "agent.rejected", whom, turned.word(), text);
+            out.store(vec![event], Then::Nothing);
+        }
+        self.attempts.note(now, &register, turned, message);
+    }
+
     /// Answers a registration with a refusal, and tells of it.
     fn refuse<S>(
         &mut self,

@@ -2,7 +2,7 @@
 
 use super::{core::Core, rows};
 use crate::{
-    access::{Caller, Credential},
+    access::{CONNECT, Caller, Credential, REVOKED, genuine},
     security::{
         Role, Security,
         admission::{Admitted, Applicant, CertificateRecord, Issued, Refused},
@@ -22,9 +22,6 @@ use std::{
     sync::{Arc, PoisonError},
 };
 use tonic::{Request, Status};
-
-/// In which agents register.
-const CONNECT: &str = "/agent.AgentRegistry/Connect";
 
 /// Checks what was asked, and answers it.
 ///
@@ -49,7 +46,8 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
     let present = caller.as_ref().and_then(|caller| caller.agent);
     // Before anything that costs more than a look into memory: anybody may ask.
     let shown = Shown::of(&security, &request.token, present);
-    let shown = shown.inspect_err(|status| warn(core, &request.name, &from, status))?;
+    let claimed = Claimed::of(&request, agent_id, caller.as_ref());
+    let shown = shown.inspect_err(|status| claimed.refused(core, &security, &from, status))?;
     let key = &request.public_key;
     let statement = statement(&exported, &agent_id, key);
     let proof = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key).verify(&statement, &request.proof);
@@ -77,7 +75,8 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
             ("agent.joined", by, blocking(&security, admit).await)
         }
     };
-    let Admitted { issued, record, again } = done.inspect_err(|status| warn(core, &name, &from, status))?;
+    let done = done.inspect_err(|status| claimed.refused(core, &security, &from, status));
+    let Admitted { issued, record, again } = done?;
     if !again {
         core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
         let message = format!("{name} was given a certificate {by}, asked for by {from}");
@@ -119,10 +118,36 @@ fn does_not_admit(refused: &Refused, token: &Token) -> Status {
     Status::unauthenticated(format!("{refused} (token {})", token.id()))
 }
 
-/// Somebody was not let in. Anybody can cause it, so of many such lines only some are written.
-fn warn(core: &Core, name: &str, from: &str, why: &Status) {
-    if let Some(before) = core.refusals.lock().unwrap_or_else(PoisonError::into_inner).written(core.now().monotonic) {
-        log::warn!("Agent {name} does not join ({from}): {}{before}", why.message());
+/// What somebody says of himself who wants a certificate.
+struct Claimed {
+    register: fleet::Register,
+    /// None: he renews the one that he has.
+    token: Option<String>,
+}
+
+impl Claimed {
+    fn of(request: &JoinRequest, id: [u8; 16], caller: Option<&Caller>) -> Self {
+        let address = caller.and_then(|caller| caller.address).map(|address| address.ip().to_string());
+        let (name, address) = (request.name.clone(), address.unwrap_or_default());
+        let token = (!request.token.is_empty()).then(|| request.token.clone());
+        Self { register: fleet::Register { id, name, address, ..fleet::Register::default() }, token }
+    }
+
+    /// He was not let in. Anybody can cause it, so of many such lines only some are written; but who shows a token that
+    /// was made here is told of, whatever strangers do.
+    fn refused(&self, core: &Arc<Core>, security: &Security, from: &str, why: &Status) {
+        let now = core.now().monotonic;
+        let name = &self.register.name;
+        let written = core.refusals.lock().unwrap_or_else(PoisonError::into_inner).written(now);
+        if let Some(before) = &written {
+            log::warn!("Agent {name} does not join ({from}): {}{before}", why.message());
+        }
+        let Some(token) = &self.token else { return };
+        core.meters.rejected(link::LossReason::Unauthorized);
+        if written.is_some() || genuine(security, token).is_some() {
+            let claimed = self.register.clone();
+            core.decide(|fleet, now| fleet.turned_away(now, claimed, fleet::Turned::NotJoined, why.message()));
+        }
     }
 }
 
@@ -157,6 +182,18 @@ pub async fn blocking<R: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(Status::internal(format!("a task of the master ended early: {error}"))),
     }
+}
+
+/// An agent that an operator has deleted comes on: its certificate says which one, and nobody hears what it says.
+pub fn revoked(core: &Arc<Core>, id: [u8; 16], address: Option<SocketAddr>) {
+    let deletion = core.security.as_ref().and_then(|security| security.admission.deletion(&id));
+    let name = deletion.map(|deletion| deletion.name).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| fleet::hex(&id));
+    let address = address.map(|address| address.ip().to_string()).unwrap_or_default();
+    let register = fleet::Register { id, name, address, ..fleet::Register::default() };
+    core.meters.rejected(link::LossReason::Unauthorized);
+    let turned = fleet::Turned::Rejected(link::LossReason::Unauthorized);
+    core.decide(|fleet, now| fleet.turned_away(now, register, turned, REVOKED));
 }
 
 /// What the certificate of a connection says of the agent that registers on it.
@@ -296,7 +333,7 @@ impl Standing {
 mod tests {
     use super::*;
     use crate::{
-        access::{REVOKED, Who},
+        access::Who,
         master::{
             Options,
             clock::{BootClock, Clock},
@@ -387,7 +424,7 @@ mod tests {
         };
         let standing = Standing::of(&core, Some(&who));
         assert!(standing.as_ref().is_some_and(|standing| standing.record.is_some()));
-        security.admission.refuse_agent(&ID);
+        security.admission.refuse_agent(&ID, "lady");
         let (conn, outbox) = core.wires.open(core.now().monotonic);
         enter(&core, standing.as_ref(), conn, register(), Vec::new());
         match told(&outbox).await {

@@ -186,12 +186,14 @@ async fn serve_core(
     let (bounds, open_max) = (core.connections, crate::open_files::connections_max());
     let incoming = Incoming::counted(listener, open_max, bounds.limits(open_max), core.open_connections());
     let acceptor = core.security.as_ref().map(|security| security.acceptor.clone());
+    let told = core.clone();
+    let revoked = move |id, address| join::revoked(&told, id, address);
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(None)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(Guard::new(core.security.clone(), bounds.message_timeout))
+        .layer(Guard::new(core.security.clone(), bounds.message_timeout).telling(revoked))
         .add_service(
             agent_registry_server::AgentRegistryServer::new(AgentService { core: core.clone() })
                 .max_decoding_message_size(MESSAGE_MAX),

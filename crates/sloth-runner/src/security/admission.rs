@@ -4,8 +4,8 @@ mod certificates;
 #[cfg(test)]
 mod tests;
 
-pub use self::certificates::CertificateRecord;
 use self::certificates::{AgentId, Certificates, Hash};
+pub use self::certificates::{CertificateRecord, Deletion};
 use super::Role;
 use crate::clock::sleep;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -468,24 +468,29 @@ impl Admission {
     }
 
     /// No certificate of this agent is good any more, in this process: [`Admission::revoke_agent`] makes it durable.
-    pub fn refuse_agent(&self, agent_id: &AgentId) {
-        let now_ms = self.now_ms();
-        self.change(|known| known.certificates.refuse(*agent_id, now_ms));
+    pub fn refuse_agent(&self, agent_id: &AgentId, name: &str) {
+        let deletion = Deletion { at_ms: self.now_ms(), name: name.to_owned() };
+        self.change(|known| known.certificates.refuse(*agent_id, deletion));
+    }
+
+    /// The last deletion of the agent with this id.
+    pub fn deletion(&self, agent_id: &AgentId) -> Option<Deletion> {
+        self.known(|known| known.certificates.deletion(agent_id).cloned())
     }
 
     /// No certificate of this agent is good any more, also none that was not seen yet. Blocks.
     ///
     /// # Errors
     /// For people.
-    pub fn revoke_agent(&self, agent_id: &AgentId) -> Result<(), String> {
-        self.refuse_agent(agent_id);
+    pub fn revoke_agent(&self, agent_id: &AgentId, name: &str) -> Result<(), String> {
+        self.refuse_agent(agent_id, name);
         let now_ms = signed(self.now_ms());
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let revoke = |transaction: &Transaction<'_>| {
             // Nor does its key make a use of a token that is used up.
             transaction.execute("DELETE FROM joins WHERE agent_id = ?1", [agent_id])?;
-            let deleted = "INSERT OR REPLACE INTO deleted_agents (agent_id, deleted_ms) VALUES (?1, ?2)";
-            transaction.execute(deleted, params![agent_id, now_ms])?;
+            let deleted = "INSERT OR REPLACE INTO deleted_agents (agent_id, deleted_ms, name) VALUES (?1, ?2, ?3)";
+            transaction.execute(deleted, params![agent_id, now_ms, name])?;
             let revoke = "UPDATE certificates SET revoked_ms = ?2 WHERE agent_id = ?1 AND revoked_ms IS NULL";
             transaction.execute(revoke, params![agent_id, now_ms])
         };
@@ -528,7 +533,7 @@ fn is_free(
     authority: &Hash,
 ) -> Result<(), Refused> {
     // It would come back by itself, or whoever stole it would, by the token that it was started with.
-    if certificates.deleted_ms(&who.agent_id).is_some_and(|at| token.created_ms <= at) {
+    if certificates.deletion(&who.agent_id).is_some_and(|deletion| token.created_ms <= deletion.at_ms) {
         return Err(Refused::Deleted);
     }
     match who.known_as {
@@ -556,9 +561,10 @@ fn prepare(connection: &Connection, now_ms: u64) -> rusqlite::Result<Known> {
     let certificates = "SELECT fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms, authority
         FROM certificates ORDER BY issued_ms, expires_ms";
     let certificates = connection.prepare(certificates)?.query_map([], certificate)?.collect::<Result<_, _>>()?;
-    let deleted = "SELECT agent_id, deleted_ms FROM deleted_agents";
-    let with_time = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64));
-    let deleted = connection.prepare(deleted)?.query_map([], with_time)?.collect::<Result<_, _>>()?;
+    let deleted = "SELECT agent_id, deleted_ms, name FROM deleted_agents";
+    let deletion =
+        |row: &Row<'_>| Ok((row.get(0)?, Deletion { at_ms: row.get::<_, i64>(1)? as u64, name: row.get(2)? }));
+    let deleted = connection.prepare(deleted)?.query_map([], deletion)?.collect::<Result<_, _>>()?;
     let mut certificates = Certificates::new(certificates, deleted);
     let mut joins = HashMap::new();
     let mut given = connection.prepare("SELECT token, certificate FROM joins")?;

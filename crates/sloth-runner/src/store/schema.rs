@@ -140,6 +140,8 @@ const STEPS: &[&str] = &["
     ALTER TABLE joins ADD COLUMN certificate BLOB;      -- what was given, for who did not get the answer
 ", "
     CREATE INDEX commands_ended_by_agent ON commands (agent_id, ended_ms, seq) WHERE ended_ms IS NOT NULL;
+", "
+    ALTER TABLE deleted_agents ADD COLUMN name TEXT NOT NULL DEFAULT '';
 "];
 
 /// The version that this program writes.

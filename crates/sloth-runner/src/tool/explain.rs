@@ -184,7 +184,10 @@ fn text(reply: &ExplainReply, now_unix_ms: u64, colours: bool) -> String {
         let _ = writeln!(text, "\nTurned away{}", of(SHOWN_MAX, reply.attempts.len()));
         for row in reply.attempts.iter().take(SHOWN_MAX) {
             let (last, id) = (ago(now_unix_ms, row.last_unix_ms), row.agent_id.get(..8).unwrap_or_default());
-            let whom = format!("{} (id {id}…) on host {:?} at {}", row.name, row.host, row.address);
+            let on = if row.host.is_empty() { String::new() } else { format!(" on host {:?}", row.host) };
+            // Of who joins nothing is proven.
+            let claims = if row.reason == "not_joined" { "somebody who calls himself " } else { "" };
+            let whom = format!("{claims}{} (id {id}…){on} at {}", row.name, row.address);
             let line = format!("{last}, {} in all: {whom}: {}: {}", row.count, row.reason, row.message);
             let _ = writeln!(text, "{}", printable(&line));
         }

@@ -146,3 +146,51 @@ async fn the_place_of_another_agent_is_taken_only_by_a_token_for_its_name() {
     let row = master.tool("agent get lady").await.out;
     assert!(row.contains("site=a"), "{row}");
 }
+
+/// What `agent explain` says of one, as JSON.
+async fn explained(master: &Master, name: &str) -> serde_json::Value {
+    let done = master.tool(&format!("-o json agent explain {name}")).await;
+    assert_eq!(done.code, 0, "{}", done.err);
+    serde_json::from_str(&done.out).unwrap()
+}
+
+#[tokio::test]
+async fn why_an_agent_is_not_let_in_is_explained_whether_or_not_it_ever_was() {
+    let master = Master::start(&[]).await;
+    let [known, stranger] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let used = master.token("--uses 1").await;
+    let mut agent = master.agent(known.path(), "lady", &["--token", &used]);
+    agent.active().await;
+    agent.kill().await;
+
+    // It never was.
+    let mut newcomer = master.agent(stranger.path(), "kei", &["--token", &used]);
+    newcomer.log.line("the token is used up").await;
+    let told = explained(&master, "kei").await;
+    assert_eq!((&told["status"], &told["reason"]), (&"Unknown".into(), &"not_joined".into()));
+    assert!(told["detail"].as_str().unwrap().starts_with("the token is used up"), "{told}");
+    assert!(told["advice"].as_str().unwrap().starts_with("It asks to join and is not let in"), "{told}");
+    let read = master.tool("agent explain kei").await.out;
+    assert!(read.contains("somebody who calls himself kei (id "), "{read}");
+    let events = master.tool("agent events kei").await.out;
+    assert!(events.contains("agent.rejected") && events.contains("who calls himself kei asked to join"), "{events}");
+
+    // It was, and has lost its certificate.
+    std::fs::remove_file(known.path().join("identity.pem")).unwrap();
+    let mut agent = master.agent(known.path(), "lady", &["--token", &used]);
+    agent.log.line("the token is used up").await;
+    let told = explained(&master, "lady").await;
+    assert_eq!(told["attempts"][0]["reason"], "not_joined");
+    assert!(told["advice"].as_str().unwrap().starts_with("It asks to join and is not let in"), "{told}");
+    agent.kill().await;
+
+    // It was deleted.
+    let again = master.token("--name lady").await;
+    let mut agent = master.agent(known.path(), "lady", &["--token", &again]);
+    agent.active().await;
+    assert_eq!(master.tool("agent delete lady --force").await.code, 0);
+    agent.log.line("this agent's certificate is revoked").await;
+    let told = explained(&master, "lady").await;
+    assert_eq!((&told["status"], &told["reason"]), (&"Unknown".into(), &"unauthorized".into()));
+    assert!(told["advice"].as_str().unwrap().contains("whether it was deleted here on purpose"), "{told}");
+}

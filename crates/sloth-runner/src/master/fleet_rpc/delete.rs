@@ -23,11 +23,13 @@ pub async fn delete(
     force: bool,
 ) -> Result<DeleteReply, Status> {
     let (ticket, answer) = core.ticket();
+    // It may have been asked for by its id.
+    let called = core.read(|fleet| fleet.registry().view(id)).map_or_else(|| name.clone(), |view| view.record.name);
     let asked = core.decide(|fleet, now| {
         let asked = fleet.delete(now, id, force, ticket);
         if let (Ok(()), Some(security)) = (&asked, &core.security) {
             // Before its session is closed: it would be back at once.
-            security.admission.refuse_agent(&id);
+            security.admission.refuse_agent(&id, &called);
         }
         asked
     });
@@ -44,7 +46,7 @@ pub async fn delete(
         None => Ok(()),
         Some(security) => {
             let failed = |error| Status::internal(format!("its certificate is not revoked: {error}"));
-            let revoke = move |security: &Security| security.admission.revoke_agent(&id).map_err(failed);
+            let revoke = move |security: &Security| security.admission.revoke_agent(&id, &called).map_err(failed);
             blocking(security, revoke).await.map(drop)
         }
     };

@@ -71,13 +71,22 @@ pub struct Certificates {
     by_agent: HashMap<AgentId, Vec<Hash>>,
     /// Given for a token, and not for the certificate before.
     joined: HashSet<Hash>,
-    /// Of these only certificates that are known are good. When that was, milliseconds since 1970.
-    deleted: HashMap<AgentId, u64>,
+    /// Of these only certificates that are known are good.
+    deleted: HashMap<AgentId, Deletion>,
+}
+
+/// An agent was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// What it was called. Empty: that was not kept then.
+    pub name: String,
 }
 
 impl Certificates {
     /// From what was kept, oldest first.
-    pub fn new(known: Vec<(Hash, CertificateRecord)>, deleted: HashMap<AgentId, u64>) -> Self {
+    pub fn new(known: Vec<(Hash, CertificateRecord)>, deleted: HashMap<AgentId, Deletion>) -> Self {
         let mut all = Self { deleted, ..Self::default() };
         for (hash, record) in known {
             all.by_agent.entry(record.agent_id).or_default().push(hash);
@@ -143,8 +152,8 @@ impl Certificates {
     }
 
     /// None of this agent's is good any more but one that is given to it from now on.
-    pub fn refuse(&mut self, agent: AgentId, now_ms: u64) {
-        self.deleted.insert(agent, now_ms);
+    pub fn refuse(&mut self, agent: AgentId, deletion: Deletion) {
+        self.deleted.insert(agent, deletion);
         for hash in self.by_agent.get(&agent).into_iter().flatten() {
             if let Some(record) = self.known.get_mut(hash) {
                 record.revoked = true;
@@ -156,14 +165,14 @@ impl Certificates {
         self.deleted.contains_key(agent)
     }
 
-    /// When this agent was deleted last, if it was.
-    pub fn deleted_ms(&self, agent: &AgentId) -> Option<u64> {
-        self.deleted.get(agent).copied()
+    /// The last deletion of this agent.
+    pub fn deletion(&self, agent: &AgentId) -> Option<&Deletion> {
+        self.deleted.get(agent)
     }
 
     /// When an agent was deleted last, by the clock of then.
     pub fn last_deleted_ms(&self) -> Option<u64> {
-        self.deleted.values().max().copied()
+        self.deleted.values().map(|deletion| deletion.at_ms).max()
     }
 
     /// It was given for a token.
@@ -235,7 +244,7 @@ mod tests {
     fn who_is_deleted_is_out_with_what_nobody_has_seen_too_and_back_only_by_what_it_is_given_then() {
         let mut all = Certificates::default();
         all.insert([1; 32], record(1));
-        all.refuse(LADY, 1);
+        all.refuse(LADY, Deletion { at_ms: 1, name: "lady".to_owned() });
         assert!(all.find(&[1; 32], &LADY).unwrap().revoked);
         assert!(all.find(&[2; 32], &LADY).unwrap().revoked);
         assert!(!all.is_held(&LADY, &CA) && all.expires_ms(&LADY).is_none());

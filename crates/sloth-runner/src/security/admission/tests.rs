@@ -141,7 +141,7 @@ fn the_id_of_an_agent_that_has_a_certificate_is_given_away_by_a_token_for_its_na
     assert_eq!(refusal(admission.admit(&other, &thief, || issued(5))), Refused::Held("lady".to_owned()));
     let (its, _) = admission.create([1; 32], named("lady")).unwrap();
     admission.admit(&its, &known(5), || issued(5)).unwrap();
-    admission.revoke_agent(&[1; 16]).unwrap();
+    admission.revoke_agent(&[1; 16], "lady").unwrap();
     for older in [&token, &its] {
         assert_eq!(refusal(admission.admit(older, &known(6), || issued(6))), Refused::Deleted);
     }
@@ -192,7 +192,7 @@ fn revoking_an_agent_ends_all_of_its_certificates_and_no_others() {
         admission.admit(&token, &applicant(n), || issued(n)).unwrap();
     }
     admission.note(&[4; 32], CertificateRecord::foreign([1; 16])).unwrap();
-    admission.revoke_agent(&[1; 16]).unwrap();
+    admission.revoke_agent(&[1; 16], "lady").unwrap();
     // Seen for the first time after it, or while it was being deleted.
     admission.note(&[5; 32], CertificateRecord::foreign([1; 16])).unwrap();
     for admission in [&admission, &Admission::open(&path, now).unwrap()] {
@@ -210,7 +210,7 @@ fn what_is_revoked_or_the_newest_is_remembered_whatever_the_clock_says() {
     for n in [1, 2] {
         admission.admit(&token, &applicant(n), || issued(n)).unwrap();
     }
-    admission.revoke_agent(&[1; 16]).unwrap();
+    admission.revoke_agent(&[1; 16], "lady").unwrap();
     drop(Admission::open(&path, || NOW + 100 * 365 * 86_400_000).unwrap());
     let again = Admission::open(&path, now).unwrap();
     assert!(again.certificate(&hash(1), &[1; 16]).unwrap().revoked);
@@ -236,7 +236,7 @@ fn a_deleted_agent_does_not_come_back_by_its_key_and_a_token_that_is_used_up() {
     let admission = Admission::open(&path, now).unwrap();
     let (token, _) = admission.create([1; 32], NewToken { uses: Some(1), ..new(Role::Agent) }).unwrap();
     admission.admit(&token, &applicant(1), || issued(1)).unwrap();
-    admission.revoke_agent(&[1; 16]).unwrap();
+    admission.revoke_agent(&[1; 16], "lady").unwrap();
     assert_eq!(refusal(admission.admit(&token, &applicant(1), || issued(2))), Refused::UsedUp);
 }
 
