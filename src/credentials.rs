@@ -6,6 +6,7 @@ mod pending;
 use crate::{
     config::{Secret, Tls},
     joining::{Exported, statement},
+    state::HEARD,
     token::{Token, sha256},
     transport::{
         Client, Dialled, Failure, classify_status,
@@ -46,6 +47,21 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 /// Whether an agent has joined that has this state directory: it needs a token no more. Blocks.
 pub fn has_joined(state_dir: &Path) -> bool {
     state_dir.join(file::NAME).symlink_metadata().is_ok()
+}
+
+/// An agent that was with a master over TLS has no certificate in this state directory: it was lost, or it had one of
+/// `tls.*` then. For people. Blocks.
+pub fn lost(state_dir: &Path) -> Option<String> {
+    let path = state_dir.join(file::NAME);
+    (state_dir.join(HEARD).exists() && !path.exists()).then(|| gone(&path))
+}
+
+fn gone(path: &Path) -> String {
+    format!(
+        "{} is gone, by which a master knew this agent: it joins again with a token that is made for its name \
+         (`sloth-runner token create --name NAME`)",
+        path.display()
+    )
 }
 
 /// What an agent with this state directory was given for a token; none: nothing. Blocks.
@@ -135,7 +151,14 @@ impl Credentials {
             (state.identity.clone(), state.stamp, state.looked)
         };
         let Some(file) = self.file.clone().filter(|_| !looked || known.is_some()) else { return Ok(known) };
-        let reading = from_disk("the files of its certificate", move || file::read_new(&file, stamp));
+        let (first, heard) = (!looked && known.is_none(), file.with_file_name(HEARD));
+        let reading = from_disk("the files of its certificate", move || {
+            let read = file::read_new(&file, stamp);
+            if first && matches!(read, Some((Ok(None), _))) && heard.exists() {
+                log::warn!("{}", gone(&file));
+            }
+            read
+        });
         let read = match known {
             None => reading.await?,
             // It is as good as it was, whatever the disk does.

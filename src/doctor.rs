@@ -96,6 +96,8 @@ pub struct Running {
     pub instance: Option<String>,
     /// The process that should be at work and was stopped.
     pub stopped: Option<u32>,
+    /// What a master has said to it last, if that was a refusal and it is not Active since.
+    pub refused: Option<String>,
 }
 
 /// Tries everything, all masters too; `shown` is given each step when it is done.

@@ -31,7 +31,7 @@ use crate::{
 const LOCK: &str = "lock";
 const AGENT_ID: &str = "agent-id";
 const EPOCH: &str = "epoch";
-const HEARD: &str = "heard";
+pub const HEARD: &str = "heard";
 const PID: &str = "agent.pid";
 const STATUS: &str = "status.json";
 const HISTORY: &str = "history";

@@ -11,6 +11,8 @@ use super::{
     live::{self, Shown},
     print,
 };
+use link::LossReason;
+
 use crate::{
     config::{
         Loaded, Problems, Sources, Surroundings, Whereabouts, check_name, describe, units::ShowDuration, whereabouts,
@@ -226,11 +228,20 @@ impl Node {
     /// What `doctor` has to know of it.
     pub(super) fn running(&self) -> Running {
         let Ok(Holder::Running(process)) = self.holder() else { return Running::default() };
-        let pid = process.map_or_else(String::new, |process| format!(" (pid {})", process.pid));
-        let fields = self.fields();
+        let holder = process.as_ref().map(|process| process.pid);
+        let pid = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+        let fields = live::fresh(&self.path, self.fields(), holder);
         let value = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
         let stopped = value("pid").and_then(|pid| pid.parse().ok()).filter(|pid| is_stopped(*pid));
-        Running { agent: Some(format!("{}{pid}", self.called())), instance: value("instance"), stopped }
+        let is_refusal = |word: String| {
+            use LossReason::{DuplicateId, NameTaken, Protocol, Unauthorized};
+            matches!(LossReason::from_word(&word), Some(DuplicateId | NameTaken | Protocol | Unauthorized))
+        };
+        let is_away = value("state").is_some_and(|state| state != "Active");
+        let refused = is_away && value("last_failure").is_some_and(is_refusal);
+        let said = || Some(format!("{}: {}", value("last_failure_at")?, value("failure_detail")?));
+        let refused = if refused { said() } else { None };
+        Running { agent: Some(format!("{}{pid}", self.called())), instance: value("instance"), stopped, refused }
     }
 
     /// The exit code of `status`, and what it prints.

@@ -4,7 +4,7 @@ use super::{Notes, Running, Verdict};
 use crate::{
     clock::unix_ms,
     config::{Config, MasterAddress, host_name},
-    credentials::{Credentials, Means, Standing},
+    credentials::{self, Credentials, Means, Standing},
     driver::{Identity, registration_of, reported},
     state,
     transport::{self, Failure, Resolver, tls},
@@ -48,7 +48,13 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
     let credentials = Arc::new(Credentials::new(Some(&config.state_dir), agent_id, &config.name));
     let means = Means { tls: config.tls.clone(), token: config.token.clone(), credentials };
     match means.standing().await {
-        Ok(Standing::Configured) => configured(config, notes),
+        Ok(Standing::Configured) => {
+            let own = config.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
+            if let Some(lost) = credentials::lost(&config.state_dir).filter(|_| !own) {
+                notes.note("certificate", Verdict::Warning, lost);
+            }
+            configured(config, notes)
+        }
         Ok(Standing::Joined(connector, certificate)) => {
             let given = "given to this agent for a token";
             let (verdict, text) = match (connector.own().and_then(|own| own.ended()), certificate) {
@@ -63,6 +69,9 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
             Some(Way { connector: Some(connector), asks: true })
         }
         Ok(Standing::Token(connector, token)) => {
+            if let Some(lost) = credentials::lost(&config.state_dir) {
+                notes.note("certificate", Verdict::Warning, lost);
+            }
             let text = format!("{} is whole; whether it admits is seen when the agent joins with it", token.id());
             notes.note("token", Verdict::Ok, text);
             Some(Way { connector: Some(connector), asks: false })

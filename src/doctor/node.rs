@@ -30,6 +30,10 @@ pub(super) fn examine(loaded: &Loaded, running: &Running, notes: &mut Notes<'_>)
         let text = format!("process {pid} is stopped and does nothing: kill -CONT {pid}");
         notes.note("running agent", Verdict::Failed, text);
     }
+    if let Some(refused) = &running.refused {
+        let text = format!("{refused}; when that is mended `sloth-agent reconnect` lets it try at once");
+        notes.note("running agent", Verdict::Failed, text);
+    }
     state_directory(&config.state_dir, running, notes);
     open_files(config.commands.max_running as u64, notes);
     if running.agent.is_none() {

@@ -19,7 +19,7 @@ use crate::{
 };
 use link::Outcome;
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -32,7 +32,8 @@ pub use submit::{Cancelled, Refusal, Submit, Submitted};
 pub struct Held<S> {
     pub id: String,
     pub state: HeldState,
-    /// Without it an unknown command cannot be adopted.
+    /// Without it an unknown command is not adopted: nothing of it is acknowledged, so that its agent keeps it and comes
+    /// with it again.
     pub spec: Option<S>,
     /// The store knows it as finished.
     pub finished_here: bool,
@@ -54,6 +55,8 @@ pub struct Dispatch<S> {
     /// Of the newest command: they are numbered as they come.
     last_number: u64,
     recent: Recent,
+    /// What agents hold in their present session and is not adopted.
+    left_out: HashMap<AgentId, HashSet<String>>,
     /// Commands whose end or spool could not be recorded: (when to try again, id).
     retries: VecDeque<(Duration, String)>,
 }
@@ -96,6 +99,7 @@ impl<S> Default for Dispatch<S> {
             queues: queue::Queues::default(),
             last_number: 0,
             recent: Recent::default(),
+            left_out: HashMap::new(),
             retries: VecDeque::new(),
         }
     }
@@ -143,8 +147,14 @@ impl<S: Clone + Eq> Dispatch<S> {
         self.commands.is_empty()
     }
 
+    /// The agent holds it, and it is not adopted in this session.
+    pub fn is_left_out(&self, agent: AgentId, id: &str) -> bool {
+        self.left_out.get(&agent).is_some_and(|ids| ids.contains(id))
+    }
+
     /// A session is live: what its agent holds is compared with what is known.
     pub fn connected(&mut self, now: Now, name: &str, link: Downlink, held: Vec<Held<S>>, out: &mut Out<S>) {
+        self.left_out.remove(&link.session.agent);
         let mut held: HashMap<String, Held<S>> = held.into_iter().map(|one| (one.id.clone(), one)).collect();
         let mut known: Vec<String> = self.by_agent.get(&link.session.agent).into_iter().flatten().cloned().collect();
         known.sort_by_key(|id| self.commands.get(id).map(|command| command.number));
@@ -228,7 +238,13 @@ impl<S: Clone + Eq> Dispatch<S> {
     }
 
     fn adopt(&mut self, now: Now, name: &str, link: Downlink, held: Held<S>, out: &mut Out<S>) {
-        let Some(spec) = held.spec.filter(|_| link::valid_command_id(&held.id)) else { return };
+        if !link::valid_command_id(&held.id) {
+            return;
+        }
+        let Some(spec) = held.spec else {
+            self.left_out.entry(link.session.agent).or_default().insert(held.id);
+            return;
+        };
         let record = CommandRecord::sent(now, held.id, name.to_owned(), spec, CommandState::Accepted, link);
         let mut command = Command::new(now, record, true);
         command.sent = Some(link.session);

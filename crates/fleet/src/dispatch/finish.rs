@@ -26,6 +26,7 @@ const RETRY: Duration = Duration::from_secs(5);
 impl<S: Clone + Eq> Dispatch<S> {
     /// The agent tells how a command ended.
     pub fn finished(&mut self, now: Now, session: SessionId, id: &str, finish: Finish, out: &mut Out<S>) {
+        let left_out = self.is_left_out(session.agent, id);
         match self.commands.get_mut(id) {
             Some(command) if command.record.agent_id == session.agent => {
                 if command.finish.is_none() {
@@ -34,6 +35,7 @@ impl<S: Clone + Eq> Dispatch<S> {
                 self.close_if_complete(now, id, out);
             }
             Some(_) => {} // another agent's: not for this one to end
+            None if left_out => {}
             // Finished before, or never to be known here: every unfinished one is in memory. Told so, it forgets it.
             None => out.send(session, Down::FinishedAck { id: id.to_owned() }),
         }
@@ -63,6 +65,7 @@ impl<S: Clone + Eq> Dispatch<S> {
 
     /// Nobody will ever say how these ended.
     pub fn forget_agent(&mut self, now: Now, agent: AgentId, why: &str, out: &mut Out<S>) {
+        self.left_out.remove(&agent);
         let ids: Vec<String> = self.by_agent.get(&agent).into_iter().flatten().cloned().collect();
         for id in ids {
             let never_sent = self.commands.get(&id).is_some_and(|command| command.is_queued() && command.committed);

@@ -312,6 +312,21 @@ fn an_unknown_command_that_an_agent_holds_is_adopted() {
 }
 
 #[test]
+fn what_is_not_adopted_is_not_acknowledged_and_is_adopted_when_it_comes_with_what_it_runs() {
+    let mut bench = Bench::new();
+    let without = Held { spec: None, ..held("old", HeldState::Running) };
+    bench.register_holding(1, register(1, 1, "a"), vec![without]);
+    assert!(bench.fleet.dispatch().is_left_out(id(1), "old") && !bench.fleet.dispatch().is_left_out(id(2), "old"));
+    let _ = bench.fleet.finished(bench.now, session(1, 1), "old", exit(0, 0));
+    let acknowledged = Down::FinishedAck { id: "old".to_owned() };
+    assert!(!sends(&bench.settle(), acknowledged.clone()), "its agent would forget it");
+
+    bench.register_holding(2, register(1, 1, "a"), vec![held("old", HeldState::Finished)]);
+    let _ = bench.fleet.finished(bench.now, session(1, 2), "old", exit(0, 0));
+    assert!(sends(&bench.settle(), acknowledged));
+}
+
+#[test]
 fn a_command_that_is_finished_here_is_ended_there_and_not_adopted() {
     let mut bench = Bench::new();
     let held = Held { finished_here: true, ..held("c", HeldState::Running) };

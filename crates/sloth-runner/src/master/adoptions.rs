@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Commands of one agent that are adopted at once: as many as an agent holds. After a master has lost its database all of
-/// them are of no record, and what is not adopted is lost.
+/// them are of no record.
 const COMMANDS_MAX: u64 = 10_000;
 /// Then one more after each of these.
 const COMMANDS_EVERY: Duration = Duration::from_secs(10);
@@ -34,11 +34,13 @@ struct Adopted {
     output: Bucket,
     /// Those that may be unfinished.
     ids: HashSet<String>,
+    /// Those that were let in last: where the connection broke before its agent was registered, they come again.
+    last: HashSet<String>,
 }
 
 impl Adoptions {
-    /// Chooses which of these an agent may bring: the others lose what they run, without which none is adopted. How many
-    /// that are.
+    /// Chooses which of these an agent may bring: the others lose what they run, without which none is adopted, and stay
+    /// with the agent. How many that are.
     pub fn choose(&self, now: Duration, fleet: &Fleet<Spec>, agent: AgentId, held: &mut [Held<Spec>]) -> usize {
         let dispatch = fleet.dispatch();
         let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,13 +48,16 @@ impl Adoptions {
             commands: Bucket::new(now, COMMANDS_MAX, COMMANDS_EVERY),
             output: Bucket::new(now, OUTPUT_MAX, OUTPUT_EVERY),
             ids: HashSet::new(),
+            last: HashSet::new(),
         });
         its.ids.retain(|id| dispatch.unfinished(id).is_some());
-        let mut left_out = 0;
+        let (mut left_out, last) = (0, std::mem::take(&mut its.last));
         for held in held.iter_mut().filter(|held| !held.finished_here && !dispatch.knows(&held.id)) {
             let Some(spec) = &held.spec else { continue };
-            if its.commands.take(now, 1 + prost::Message::encoded_len(spec) as u64 / SPEC_BYTES) {
+            let price = 1 + prost::Message::encoded_len(spec) as u64 / SPEC_BYTES;
+            if last.contains(&held.id) || its.commands.take(now, price) {
                 its.ids.insert(held.id.clone());
+                its.last.insert(held.id.clone());
             } else {
                 held.spec = None;
                 left_out += 1;
@@ -75,7 +80,8 @@ impl Adoptions {
 pub fn not_adopted(count: usize) -> String {
     format!(
         "{count} commands that it holds, and of which this master has no record, were not adopted: of one agent it adopts \
-         {COMMANDS_MAX} at once, and one more every {} s; they go on there, and how they end is not recorded here",
+         {COMMANDS_MAX} at once, and one more every {} s; they go on there, and it keeps their outcomes until it registers \
+         again and there is room",
         COMMANDS_EVERY.as_secs()
     )
 }
@@ -115,6 +121,15 @@ mod tests {
         assert_eq!(adoptions.choose(S(20), &fleet, [2; 16], &mut held(0..10, 10)), 0, "another agent has its own");
         let finished = Held { finished_here: true, ..held(0..1, 10).remove(0) };
         assert_eq!(adoptions.choose(S(20), &fleet, AGENT, &mut [finished]), 0, "there is nothing to adopt");
+    }
+
+    #[test]
+    fn who_comes_again_because_the_connection_broke_pays_once() {
+        let (adoptions, fleet) = (Adoptions::default(), fleet());
+        for _ in 0..3 {
+            assert_eq!(adoptions.choose(S(0), &fleet, AGENT, &mut held(0..10_000, 10)), 0);
+        }
+        assert_eq!(adoptions.choose(S(0), &fleet, AGENT, &mut held(9_999..10_001, 10)), 1);
     }
 
     #[test]

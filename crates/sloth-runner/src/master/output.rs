@@ -44,6 +44,11 @@ pub async fn receive(
     }
     let (sender, receiver) = mpsc::channel(ACKS_MAX);
     let Some((hub, owner)) = core.hub_and_owner(&id) else {
+        if core.read(|fleet| fleet.dispatch().is_left_out(agent, &id)) {
+            return Err(Status::resource_exhausted(format!(
+                "command {id} is not adopted here, for there are too many"
+            )));
+        }
         let from = closed_log(core, &id).await?;
         tokio::spawn(discard(request.into_inner(), from, sender));
         return Ok(receiver);

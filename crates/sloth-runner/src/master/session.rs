@@ -381,6 +381,10 @@ fn look_up(core: &Core, held: Vec<Held<Spec>>) -> Result<Vec<Held<Spec>>, String
     let look = |mut held: Held<Spec>| {
         let record = core.store.command(&held.id)?;
         held.finished_here = record.is_some_and(|record| record.state == fleet::CommandState::Finished);
+        // Of many commands an agent tells only of some what they run. Their outcomes are worth as much.
+        if !held.finished_here {
+            held.spec.get_or_insert_default();
+        }
         Ok(held)
     };
     held.into_iter().map(look).collect()

@@ -1,7 +1,7 @@
 //! What `check` and `doctor` find in the files of TLS.
 
 use crate::secured::{Master, program, run};
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 #[tokio::test]
 async fn doctor_goes_the_way_of_its_agent_and_uses_no_token_up() {
@@ -35,6 +35,21 @@ async fn doctor_goes_the_way_of_its_agent_and_uses_no_token_up() {
             agent.kill().await;
         }
     }
+    // Its certificate is lost, and the token is used up.
+    let identity = state.path().join("identity.pem");
+    let kept = fs::read(&identity).unwrap();
+    fs::remove_file(&identity).unwrap();
+    let mut agent = master.agent(state.path(), "lady", &["--token", &once]);
+    agent.log.line("identity.pem is gone, by which a master knew this agent").await;
+    agent.log.line("(attempt 1): the token is used up").await;
+    let done = doctor(&["--token", &once]).await;
+    assert!(done.code == 1 && done.out.contains("warning    certificate      "), "{}", done.out);
+    let last = done.out.lines().last().unwrap_or_default();
+    assert!(last.starts_with("Cause: running agent: ") && last.contains("the token is used up"), "{}", done.out);
+    agent.kill().await;
+    fs::write(&identity, kept).unwrap();
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
+
     assert_eq!(master.tool("agent delete lady --force").await.code, 0);
     let done = doctor(&[]).await;
     assert!(done.code == 1 && done.out.contains("Cause: registration"), "{}", done.out);

@@ -388,8 +388,18 @@ async fn a_restarted_master_goes_on_with_its_commands() {
 
 #[tokio::test]
 async fn a_master_that_has_lost_its_memory_adopts_what_agents_hold() {
+    let told = holding("c", held_command::State::Running);
+    // As those beyond the first of a crowd.
+    let mut untold = told.clone();
+    untold.held[0].spec = None;
+    for register in [told, untold] {
+        adopts(register).await;
+    }
+}
+
+async fn adopts(register: proto::Register) {
     let master = Master::start().await;
-    let mut agent = master.agent(holding("c", held_command::State::Running)).await;
+    let mut agent = master.agent(register).await;
     let (mut upload, first) = agent.upload("c", 0).await.unwrap();
     assert_eq!(first.received, 0);
     upload.send_output(0, b"kept").await;
@@ -427,7 +437,7 @@ async fn an_agent_that_holds_a_crowd_of_unknown_commands_has_some_adopted_and_pe
     })
     .await;
     assert!(told("command.not_adopted").is_none(), "as many as an agent can hold");
-    let _second = master.agent(holding_many(10_000..10_500)).await;
+    let mut second = master.agent(holding_many(10_000..10_500)).await;
     soon(async {
         while told("command.not_adopted").is_none() {
             tokio::task::yield_now().await;
@@ -435,6 +445,19 @@ async fn an_agent_that_holds_a_crowd_of_unknown_commands_has_some_adopted_and_pe
     })
     .await;
     assert!(!core.read(|fleet| fleet.dispatch().knows("h10499")));
+    // Its agent keeps what came of it, and brings it another time.
+    soon(async { while !core.read(|fleet| fleet.dispatch().is_left_out([1; 16], "h10499")) {} }).await;
+    let refused = second.upload("h10499", 0).await.err().expect("nothing of it is taken, and so let go");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    second.finish("h10499", 0, 0).await;
+    let (_upload, _) = second.upload("unknown", 0).await.unwrap();
+    second.finish("unknown", 0, 0).await;
+    let acknowledged = loop {
+        if let Some(Down::FinishedAck(ack)) = second.next().await {
+            break ack.id;
+        }
+    };
+    assert_eq!(acknowledged, "unknown");
     let event = told("command.not_adopted").unwrap();
     assert!(event.agent == "a" && event.message.starts_with("500 commands that it holds"), "{}", event.message);
 }
