@@ -209,6 +209,7 @@ impl Commands {
                 state: state(command.state).into(),
                 spooled_bytes: output.map_or(0, |output| output.output_end()),
                 spec: (specs <= REGISTERED_SPECS_MAX).then(|| command.spec.clone()),
+                started_unix_ms: command.started_unix_ms,
             }
         });
         held.collect()
@@ -354,6 +355,10 @@ impl Commands {
 
     fn handle(&mut self, input: Input<CommandSpec>) {
         self.tell(input);
+        self.perform_all();
+    }
+
+    fn perform_all(&mut self) {
         while let Some(output) = self.ledger.poll_output() {
             self.perform(output);
         }
@@ -369,7 +374,7 @@ impl Commands {
             Output::Start { id, spec } => self.start(id, spec),
             Output::Terminate { id } => self.signal(&id, Signal::Terminate),
             Output::Kill { id } => self.signal(&id, Signal::Kill),
-            Output::Accepted { id } => self.send(Kind::CommandAccepted(CommandAccepted { id })),
+            Output::Accepted { id } => self.send(Kind::CommandAccepted(CommandAccepted { id, started_unix_ms: 0 })),
             Output::Finished { id, finish } => {
                 if !self.ledger.holds(&id) {
                     self.deliver_again(&id, finish.total_bytes);
@@ -418,7 +423,11 @@ impl Commands {
             // Without a receiver nobody wants to know.
             let _ = told.send(Event::Exited { id: told_id, exit, total_bytes }).await;
         });
-        self.handle(Input::Started { id });
+        let started_unix_ms = unix_ms();
+        self.ledger.handle(self.clock.elapsed(), started_unix_ms, Input::Started { id: id.clone() });
+        self.perform_all();
+        // How it waits or runs is for people to see: where it is lost, nothing is.
+        self.send(Kind::CommandAccepted(CommandAccepted { id, started_unix_ms }));
     }
 
     fn signal(&mut self, id: &str, signal: Signal) {

@@ -32,6 +32,8 @@ pub use submit::{Cancelled, Refusal, Submit, Submitted};
 pub struct Held<S> {
     pub id: String,
     pub state: HeldState,
+    /// By the agent's clock; 0: it has not, or when is not known.
+    pub started_unix_ms: u64,
     /// Without it an unknown command is not adopted: nothing of it is acknowledged, so that its agent keeps it and comes
     /// with it again.
     pub spec: Option<S>,
@@ -160,7 +162,10 @@ impl<S: Clone + Eq> Dispatch<S> {
         known.sort_by_key(|id| self.commands.get(id).map(|command| command.number));
         for id in known {
             match held.remove(&id) {
-                Some(held) => self.still_held(&id, held.state, link, out),
+                Some(held) => {
+                    self.still_held(&id, held.state, link, out);
+                    self.started(link.session, &id, held.started_unix_ms, out);
+                }
                 None => self.not_held(now, &id, link, out),
             }
         }
@@ -182,6 +187,15 @@ impl<S: Clone + Eq> Dispatch<S> {
     pub fn accepted(&mut self, session: SessionId, id: &str, out: &mut Out<S>) {
         if self.owned(session.agent, id).is_some_and(|command| command.committed) {
             self.accept(id, out);
+        }
+    }
+
+    /// The agent has started it, by its clock. Shown, and not written for itself: the agent says it with each registration.
+    pub fn started(&mut self, session: SessionId, id: &str, unix_ms: u64, out: &mut Out<S>) {
+        let Some(command) = self.owned(session.agent, id) else { return };
+        if unix_ms > 0 && command.record.started_unix_ms == 0 && command.finish.is_none() && command.committed {
+            command.record.started_unix_ms = unix_ms;
+            command.show(out);
         }
     }
 
@@ -245,7 +259,8 @@ impl<S: Clone + Eq> Dispatch<S> {
             self.left_out.entry(link.session.agent).or_default().insert(held.id);
             return;
         };
-        let record = CommandRecord::sent(now, held.id, name.to_owned(), spec, CommandState::Accepted, link);
+        let mut record = CommandRecord::sent(now, held.id, name.to_owned(), spec, CommandState::Accepted, link);
+        record.started_unix_ms = held.started_unix_ms;
         let mut command = Command::new(now, record, true);
         command.sent = Some(link.session);
         command.put(Then::Changed { id: command.record.id.clone() }, out);

@@ -120,6 +120,15 @@ impl<S: Clone + Eq> Fleet<S> {
         heard
     }
 
+    /// [`Self::accepted`], and since when it runs.
+    pub fn started(&mut self, now: Now, session: SessionId, id: &str, unix_ms: u64) -> Heard {
+        let heard = self.accepted(now, session, id);
+        if heard == Heard::Live {
+            self.dispatch.started(session, id, unix_ms, &mut self.out);
+        }
+        heard
+    }
+
     pub fn finished(&mut self, now: Now, session: SessionId, id: &str, finish: Finish) -> Heard {
         let heard = self.heard(now, session);
         if heard == Heard::Live {

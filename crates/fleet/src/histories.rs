@@ -148,6 +148,7 @@ impl History {
         let held = held.map(|(id, state)| Held {
             id: id.clone(),
             state: *state,
+            started_unix_ms: 0,
             spec: Some(7),
             finished_here: self.model.outcomes.contains_key(id),
         });
@@ -372,6 +373,7 @@ impl History {
                     let held = held.map(|(id, state)| Held {
                         id: id.clone(),
                         state: *state,
+                        started_unix_ms: 0,
                         spec: Some(7),
                         finished_here: self.model.outcomes.contains_key(id),
                     });

@@ -211,6 +211,12 @@ impl Registry {
         })
     }
 
+    /// The live session of this agent, if another process of it has that.
+    pub fn session_of_another(&self, id: AgentId, instance: &[u8; 16]) -> Option<SessionId> {
+        let session = self.agents.get(&id)?.session.as_ref()?;
+        (session.live && session.instance != *instance).then_some(SessionId { agent: id, epoch: session.epoch })
+    }
+
     /// Is this the live session of its agent?
     pub fn is_live(&self, session: SessionId) -> bool {
         self.downlink(session.agent).is_some_and(|downlink| downlink.session == session)

@@ -147,7 +147,9 @@ impl<S: Clone + Eq> Ledger<S> {
         let mut held: Vec<_> = self.commands.iter().collect();
         held.sort_unstable_by_key(|(_, command)| command.arrival);
         held.into_iter()
-            .filter_map(|(id, command)| Some(Held { id, state: command.state.held()?, spec: &command.spec }))
+            .filter_map(|(id, Command { state, spec, started_unix_ms, .. })| {
+                Some(Held { id, state: state.held()?, spec, started_unix_ms: *started_unix_ms })
+            })
             .collect()
     }
 

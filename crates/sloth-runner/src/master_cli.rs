@@ -335,7 +335,8 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
 /// What TLS needs; the database has its tables already.
 fn secure(files: &TlsFiles, config: &MasterConfig, audit: &Arc<Audit>) -> Result<Arc<Security>, String> {
     let (acceptor, authority) = certificates(files)?;
-    let admission = Admission::open(&config.store, clock::unix_ms)?;
+    let made = authority.as_ref().map_or(0, Authority::not_before_ms);
+    let admission = Admission::open(&config.store, clock::unix_ms)?.not_before(made);
     let (acceptor, audit) = (Arc::new(acceptor), Some(audit.clone()));
     Ok(Arc::new(Security { acceptor, authority, admission, audit }))
 }

@@ -287,7 +287,7 @@ async fn a_finished_command_gets_no_second_outcome_while_the_database_cannot_be_
     let held = || {
         let state = proto::held_command::State::Running.into();
         let spec = Some(CommandSpec { argv: vec![b"true".to_vec()], ..CommandSpec::default() });
-        vec![HeldCommand { id: "c".to_owned(), state, spooled_bytes: 0, spec }]
+        vec![HeldCommand { id: "c".to_owned(), state, spooled_bytes: 0, spec, started_unix_ms: 0 }]
     };
     let database = master.database();
     database.execute_batch("ALTER TABLE commands RENAME TO away").unwrap();

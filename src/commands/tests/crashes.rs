@@ -52,7 +52,7 @@ impl Ruler {
     fn hear(&mut self, rig: &mut Rig) {
         for kind in std::mem::take(&mut rig.messages) {
             match kind {
-                Kind::CommandAccepted(CommandAccepted { id }) => self.of(&id).accepted = true,
+                Kind::CommandAccepted(CommandAccepted { id, .. }) => self.of(&id).accepted = true,
                 Kind::CommandFinished(finished) => {
                     let known = self.of(&finished.id);
                     let outcome = proto::outcome_from(&finished.outcome.unwrap()).unwrap();

@@ -25,7 +25,7 @@ fn accepted() -> Bench {
 }
 
 fn held(id: &str, state: HeldState) -> Held<u32> {
-    Held { id: id.to_owned(), state, spec: Some(5), finished_here: false }
+    Held { id: id.to_owned(), state, started_unix_ms: 0, spec: Some(5), finished_here: false }
 }
 
 fn exit(code: i32, total_bytes: u64) -> Finish {
@@ -309,6 +309,29 @@ fn an_unknown_command_that_an_agent_holds_is_adopted() {
     assert_eq!((record.state, record.spec, record.agent.as_str()), (CommandState::Accepted, 5, "a"));
     let _ = bench.fleet.finished(bench.now, session(1, 1), "old", exit(0, 0));
     assert!(sends(&bench.settle(), Down::FinishedAck { id: "old".to_owned() }));
+}
+
+#[test]
+fn since_when_a_command_runs_is_shown_once_and_known_again_after_a_restart() {
+    let mut bench = accepted();
+    let shown = |effects: &[Effect<u32>]| -> Vec<u64> {
+        let started = |effect: &Effect<u32>| match effect {
+            Effect::Show { view: View::Record(record), .. } => Some(record.started_unix_ms),
+            _ => None,
+        };
+        effects.iter().filter_map(started).collect()
+    };
+    assert_eq!(bench.fleet.started(bench.now, session(1, 1), "c", 77), Heard::Live);
+    assert_eq!(shown(&bench.settle()), [77]);
+    let _ = bench.fleet.started(bench.now, session(1, 1), "c", 99);
+    assert_eq!(shown(&bench.settle()), [] as [u64; 0]);
+    bench.register(2, register(2, 1, "b"));
+    let _ = bench.fleet.started(bench.now, session(2, 2), "c", 99);
+    assert_eq!(shown(&bench.settle()), [] as [u64; 0], "it is another agent's");
+
+    let mut bench = Bench::new();
+    let runs = Held { started_unix_ms: 77, ..held("c", HeldState::Running) };
+    assert_eq!(shown(&bench.register_holding(1, register(1, 1, "a"), vec![runs])), [77]);
 }
 
 #[test]

@@ -133,6 +133,8 @@ pub struct Held<'a, S> {
     pub id: &'a str,
     pub state: HeldState,
     pub spec: &'a S,
+    /// 0: it has not, or when is not known.
+    pub started_unix_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -136,7 +136,7 @@ fn what_is_not_durable_yet_is_not_reported_as_held() {
     ledger.handle(seconds(1), START, run("a"));
     assert_eq!(ledger.held(), []);
     ledger.handle(seconds(1), START, Input::Persisted { id: "a".into() });
-    assert_eq!(ledger.held(), [Held { id: "a", state: HeldState::Accepted, spec: &"true" }]);
+    assert_eq!(ledger.held(), [Held { id: "a", state: HeldState::Accepted, spec: &"true", started_unix_ms: 0 }]);
 }
 
 #[test]

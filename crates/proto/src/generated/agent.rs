@@ -193,6 +193,9 @@ pub struct HeldCommand {
     /// What it runs, for a master that does not know it and adopts it.
     #[prost(message, optional, tag = "4")]
     pub spec: ::core::option::Option<CommandSpec>,
+    /// by the agent's clock; 0: it has not, or when is not known
+    #[prost(uint64, tag = "5")]
+    pub started_unix_ms: u64,
 }
 /// Nested message and enum types in `HeldCommand`.
 pub mod held_command {
@@ -281,6 +284,9 @@ pub struct NodeStatus {
 pub struct CommandAccepted {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+    /// 0: it waits for its turn. Sent once more when it starts, by the agent's clock.
+    #[prost(uint64, tag = "2")]
+    pub started_unix_ms: u64,
 }
 /// Sent after outcome and output are recorded; sent again in each session until `FinishedAck`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1069,6 +1075,7 @@ pub struct CommandRow {
     pub spec: ::core::option::Option<CommandSpec>,
     #[prost(uint64, tag = "7")]
     pub created_unix_ms: u64,
+    /// 0: it has not, or that is not known (yet)
     #[prost(uint64, tag = "8")]
     pub started_unix_ms: u64,
     #[prost(uint64, tag = "9")]
@@ -1086,6 +1093,9 @@ pub struct CommandRow {
     /// while it is unfinished: why the master cannot keep its output, which waits
     #[prost(string, tag = "14")]
     pub output_stalls: ::prost::alloc::string::String,
+    /// somebody wants it to end; while it is unfinished it has not yet
+    #[prost(bool, tag = "15")]
+    pub cancel_asked: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Gap {

@@ -214,6 +214,7 @@ impl World {
                 ledger::HeldState::Finished => HeldState::Finished,
             },
             spec: Some(*held.spec),
+            started_unix_ms: 0,
             finished_here: false,
         });
         let held: Vec<fleet::Held<Spec>> = held.collect();

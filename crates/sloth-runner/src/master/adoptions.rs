@@ -100,6 +100,7 @@ mod tests {
         let held = |id: u32| Held {
             id: format!("h{id}"),
             state: HeldState::Running,
+            started_unix_ms: 0,
             spec: Some(spec.clone()),
             finished_here: false,
         };

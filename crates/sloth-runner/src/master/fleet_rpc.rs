@@ -186,7 +186,9 @@ impl proto::fleet_server::Fleet for FleetService {
 
 /// Goes on to its end when the caller leaves. A call that is broken off is dropped where it waits: what changes
 /// something and then records who did it must not be.
-async fn whole<R: Send + 'static>(work: impl Future<Output = Result<R, Status>> + Send + 'static) -> Result<R, Status> {
+pub(super) async fn whole<R: Send + 'static>(
+    work: impl Future<Output = Result<R, Status>> + Send + 'static,
+) -> Result<R, Status> {
     let ended = tokio::spawn(work).await;
     ended.unwrap_or_else(|error| Err(Status::internal(format!("a task of the master ended early: {error}"))))
 }

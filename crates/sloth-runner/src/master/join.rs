@@ -238,12 +238,12 @@ impl Standing {
     }
 
     /// It registers with its certificate, so that it has the answer to its join: who joined in its place before has
-    /// nothing any more.
-    pub fn supersede(&self, core: &Core) {
-        let Some(security) = &core.security else { return };
+    /// nothing any more. Whether there was anything.
+    pub fn supersede(&self, core: &Core) -> bool {
+        let Some(security) = &core.security else { return false };
         let superseded = security.admission.supersede(&self.fingerprint);
         if superseded.is_empty() {
-            return;
+            return false;
         }
         log::info!(
             "Agent {} comes with a certificate that it was given for a token: {} that it had before are good no more",
@@ -256,6 +256,7 @@ impl Standing {
                 log::error!("A certificate that was replaced could not be revoked for good: {error}");
             }
         });
+        true
     }
 
     /// The same as [`Self::of`], and records nothing.

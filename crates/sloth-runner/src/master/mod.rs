@@ -307,7 +307,8 @@ impl agent_registry_server::AgentRegistry for AgentService {
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let (caller, token) = (request.extensions().get::<Caller>().cloned(), request.get_ref().token.clone());
-        let answer = join::answer(&self.core, request).await;
+        let core = self.core.clone();
+        let answer = fleet_rpc::whole(async move { join::answer(&core, request).await }).await;
         if let (Err(status), Some(security)) = (&answer, &self.core.security) {
             let caller = caller.map(|caller| caller.with_token(security, &token));
             security.refused(caller.as_ref(), None, "/agent.AgentRegistry/Join", status);

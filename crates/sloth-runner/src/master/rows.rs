@@ -137,6 +137,7 @@ pub fn command(record: &Record, received: u64, eyes: Eyes) -> CommandRow {
         expires_unix_ms: record.expires_unix_ms.unwrap_or(0),
         agent_away: String::new(),
         output_stalls: String::new(),
+        cancel_asked: record.cancel_asked,
     }
 }
 

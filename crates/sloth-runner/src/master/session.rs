@@ -102,7 +102,7 @@ impl Session {
                 core.decide(|fleet, now| fleet.heartbeat(now, session, beat(&heartbeat, now)))
             }
             Some(Kind::CommandAccepted(accepted)) => {
-                core.decide(|fleet, now| fleet.accepted(now, session, &accepted.id))
+                core.decide(|fleet, now| fleet.started(now, session, &accepted.id, accepted.started_unix_ms))
             }
             Some(Kind::CommandFinished(finished)) => self.finished(session, finished),
             Some(Kind::Goodbye(goodbye)) => {
@@ -343,7 +343,14 @@ pub(super) fn enter(
             return Some((standing, register));
         }
         if let Some(standing) = standing {
-            standing.supersede(core);
+            // Whoever joined in its place is out at once, and not only when he comes again.
+            if standing.supersede(core)
+                && let Some(theirs) = fleet.registry().session_of_another(standing.agent_id, &register.instance)
+                && let Some(outbox) = core.wires.session(theirs)
+            {
+                outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
+                outbox.close();
+            }
         }
         fleet.register(now, conn, register, held);
         None
@@ -446,6 +453,7 @@ pub(super) fn split(
             held_command::State::Finished => HeldState::Finished,
         },
         id: held.id,
+        started_unix_ms: held.started_unix_ms,
         spec: held.spec,
         finished_here: false,
     });

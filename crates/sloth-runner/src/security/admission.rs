@@ -34,6 +34,9 @@ const FORGET_AFTER: u64 = 30 * 86_400_000;
 /// Whether a token has expired is looked at so often while a call goes on: the clock of the day may be set.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// One certificate, if it is not yet.
+const REVOKE: &str = "UPDATE certificates SET revoked_ms = ?2 WHERE fingerprint = ?1 AND revoked_ms IS NULL";
+
 /// A token, as it is kept: without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {
@@ -135,6 +138,8 @@ pub struct Admission {
     /// Told of every token that is revoked.
     revoked: watch::Sender<()>,
     clock: fn() -> u64,
+    /// No time is earlier, milliseconds since 1970.
+    earliest_ms: u64,
 }
 
 #[derive(Default)]
@@ -185,11 +190,18 @@ impl Admission {
             known: RwLock::new(known),
             revoked: watch::Sender::new(()),
             clock,
+            earliest_ms: 0,
         })
     }
 
+    /// No time is earlier than this: when its authority was made. A clock that shows one is wrong.
+    pub fn not_before(self, earliest_ms: u64) -> Self {
+        Self { earliest_ms, ..self }
+    }
+
+    /// Milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
-        (self.clock)()
+        (self.clock)().max(self.earliest_ms)
     }
 
     /// Makes a token; it is durable. Blocks.
@@ -325,6 +337,10 @@ impl Admission {
         let again = "SELECT certificate FROM joins WHERE token = ?1 AND key_hash = ?2 AND agent_id = ?3";
         let again = transaction.query_row(again, params![id, who.key_hash, who.agent_id], |row| row.get(0));
         let again: Option<Option<Vec<u8>>> = again.optional().map_err(store)?;
+        // Who was superseded has had his answer: he is a newcomer, with a token that may be used up.
+        let is_revoked =
+            |der: &Vec<u8>| self.certificate(&sha256(der), &who.agent_id).is_some_and(|given| given.revoked);
+        let again = again.filter(|given| !given.as_ref().is_some_and(is_revoked));
         let record = match self.check(token, &[Role::Agent]) {
             // A lost answer is asked for again.
             Err(Refused::UsedUp | Refused::Expired) if again.is_some() => {
@@ -362,8 +378,13 @@ impl Admission {
         let join = "INSERT OR REPLACE INTO joins (token, key_hash, agent_id, certificate) VALUES (?1, ?2, ?3, ?4)";
         transaction.execute(join, params![id, who.key_hash, who.agent_id, issued.der]).map_err(store)?;
         let certificate = self.record(who.agent_id, record.name, record.labels, &issued);
+        // Not forgotten: of this agent one that nobody knows would be taken for one whose record was lost.
         let surplus = self.known(|known| known.certificates.surplus(&who.agent_id, None));
-        replace(&transaction, &surplus, &issued.fingerprint, &certificate).map_err(store)?;
+        let now_ms = signed(self.now_ms());
+        for old in &surplus {
+            transaction.execute(REVOKE, params![old, now_ms]).map_err(store)?;
+        }
+        insert(&transaction, &issued.fingerprint, &certificate).map_err(store)?;
         transaction.commit().map_err(store)?;
         // Before the next one may look: the connection is still held.
         self.change(|known| {
@@ -373,7 +394,7 @@ impl Admission {
             if again.is_none() {
                 *known.joins.entry(id).or_default() += 1;
             }
-            known.certificates.remove(&surplus);
+            known.certificates.revoke(&surplus);
             known.certificates.insert(issued.fingerprint, certificate.clone());
             known.certificates.set_joined(issued.fingerprint);
         });
@@ -461,16 +482,19 @@ impl Admission {
     /// For people.
     pub fn revoke(&self, certificates: &[Hash]) -> Result<(), String> {
         let now_ms = signed(self.now_ms());
-        let revoke = "UPDATE certificates SET revoked_ms = ?2 WHERE fingerprint = ?1 AND revoked_ms IS NULL";
         self.write(|connection| {
-            certificates.iter().map(|certificate| connection.execute(revoke, params![certificate, now_ms])).sum()
+            certificates.iter().map(|certificate| connection.execute(REVOKE, params![certificate, now_ms])).sum()
         })
     }
 
     /// No certificate of this agent is good any more, in this process: [`Admission::revoke_agent`] makes it durable.
     pub fn refuse_agent(&self, agent_id: &AgentId, name: &str) {
-        let deletion = Deletion { at_ms: self.now_ms(), name: name.to_owned() };
-        self.change(|known| known.certificates.refuse(*agent_id, deletion));
+        let now_ms = self.now_ms();
+        self.change(|known| {
+            // Later than every token that there is, also where the clock was set back.
+            let at_ms = known.tokens.values().map(|token| token.created_ms).fold(now_ms, u64::max);
+            known.certificates.refuse(*agent_id, Deletion { at_ms, name: name.to_owned() });
+        });
     }
 
     /// The last deletion of the agent with this id.
@@ -485,12 +509,13 @@ impl Admission {
     pub fn revoke_agent(&self, agent_id: &AgentId, name: &str) -> Result<(), String> {
         self.refuse_agent(agent_id, name);
         let now_ms = signed(self.now_ms());
+        let deleted_ms = signed(self.deletion(agent_id).map_or(0, |deletion| deletion.at_ms));
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let revoke = |transaction: &Transaction<'_>| {
             // Nor does its key make a use of a token that is used up.
             transaction.execute("DELETE FROM joins WHERE agent_id = ?1", [agent_id])?;
             let deleted = "INSERT OR REPLACE INTO deleted_agents (agent_id, deleted_ms, name) VALUES (?1, ?2, ?3)";
-            transaction.execute(deleted, params![agent_id, now_ms, name])?;
+            transaction.execute(deleted, params![agent_id, deleted_ms, name])?;
             let revoke = "UPDATE certificates SET revoked_ms = ?2 WHERE agent_id = ?1 AND revoked_ms IS NULL";
             transaction.execute(revoke, params![agent_id, now_ms])
         };

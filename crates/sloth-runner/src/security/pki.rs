@@ -117,6 +117,11 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(ca_params(), key), fingerprint: sha256(&ca), not_before, life })
     }
 
+    /// When it was made, or a day earlier: milliseconds since 1970.
+    pub fn not_before_ms(&self) -> u64 {
+        u64::try_from(self.not_before.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// How long the certificates are good that it makes, milliseconds.
     pub fn life_ms(&self) -> u64 {
         u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX)

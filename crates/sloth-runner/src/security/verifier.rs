@@ -21,7 +21,7 @@ pub struct Verifier {
     agents: Arc<dyn ClientCertVerifier>,
     /// None: nobody comes by a certificate.
     people: Option<Arc<dyn ClientCertVerifier>>,
-    /// When the newest CA began. A clock that is behind it is wrong, and agents' certificates are good from then on.
+    /// When the newest authority of ours was made. A clock that is behind it is wrong, and agents' certificates are good from then on.
     earliest: Duration,
 }
 
@@ -54,7 +54,8 @@ pub fn verifier(
         return Ok(None);
     }
     let people = if people.is_empty() { None } else { Some(build(people)?) };
-    let earliest = own.iter().chain(clients).filter_map(|ca| not_before(ca)).max().unwrap_or_default();
+    let ours = own.iter().filter(|ca| pki::is_ours(ca));
+    let earliest = ours.filter_map(|ca| not_before(ca)).max().unwrap_or_default();
     Ok(Some(Arc::new(Verifier { agents: build(agents)?, people, earliest })))
 }
 

@@ -255,7 +255,7 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("Id", &row.id);
     field("Agent", &row.agent);
     field("Command", &row.spec.as_ref().map(line).unwrap_or_default());
-    field("State", &row.state);
+    field("State", &stands(row));
     field("Waits", &row.agent_away);
     field("Output", &row.output_stalls);
     let to_come = |unix_ms| rfc3339(unix_ms).map(|time| format!("{} ({time})", ahead(now_unix_ms, unix_ms)));
@@ -271,6 +271,19 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
         field("Gap", &format!("{} bytes at {}", gap.bytes, gap.offset));
     }
     text
+}
+
+/// The state, and what of it is known between acceptance and end.
+fn stands(row: &CommandRow) -> String {
+    let more = match (row.state.as_str(), row.started_unix_ms > 0) {
+        ("finished", _) => return row.state.clone(),
+        ("accepted", true) => ", running",
+        // Also an agent of an earlier version, which does not say when it starts one.
+        ("accepted", false) => ", not known to have started",
+        _ => "",
+    };
+    let ending = if row.cancel_asked { ", cancelling" } else { "" };
+    format!("{}{more}{ending}", row.state)
 }
 
 /// What runs, as one would type it.

@@ -76,6 +76,9 @@ pub struct Command<'a> {
     created: Option<String>,
     started: Option<String>,
     finished: Option<String>,
+    /// Only while it is so: somebody wants it to end, and it has not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cancelling: bool,
     /// Only of one that was given such a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<String>,
@@ -210,6 +213,7 @@ pub fn command(row: &CommandRow) -> Command<'_> {
         created: rfc3339(row.created_unix_ms),
         started: rfc3339(row.started_unix_ms),
         finished: rfc3339(row.finished_unix_ms),
+        cancelling: row.cancel_asked && row.outcome.is_none(),
         expires: rfc3339(row.expires_unix_ms),
         output_bytes: row.output_bytes,
         gaps: row.gaps.iter().map(|gap| Gap { offset: gap.offset, bytes: gap.bytes }).collect(),
@@ -232,6 +236,7 @@ pub fn command_without_row<'a>(id: Option<&'a str>, agent: &'a str, reason: &'a 
         created: None,
         started: None,
         finished: None,
+        cancelling: false,
         expires: None,
         output_bytes: 0,
         gaps: Vec::new(),

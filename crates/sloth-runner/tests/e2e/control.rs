@@ -63,6 +63,36 @@ fn a_second_ctrl_c_leaves_a_command_that_does_not_end() {
 }
 
 #[test]
+fn a_command_that_waits_on_its_agent_is_told_from_one_that_runs_and_from_one_that_is_being_ended() {
+    let mut master = Master::start();
+    let settings = ["--set", "commands.max_running=1", "--set", "commands.kill_grace=\"1h\""];
+    let _agent = master.agent_with("lady", &settings);
+    let run = |id: &str, line: &str| {
+        let _id = master.tool(&["agent", "run", "lady", "--detach", "--id", id, "--shell", line]).expect(0);
+    };
+    run("first", "trap '' TERM; echo ready; while :; do sleep 0.05; done");
+    run("second", "true");
+    let stands = |master: &Master, id: &str| {
+        let text = master.tool(&["command", "get", id]).expect(0).text();
+        text.lines().find_map(|line| line.strip_prefix("State     ")).expect("a line says it").to_owned()
+    };
+    let running = |master: &Master| (stands(master, "first") == "accepted, running").then_some(());
+    until("the first one runs", || running(&master));
+    assert_eq!(stands(&master, "second"), "accepted, not known to have started");
+    let started = master.json(&["command", "get", "first"])["started"].clone();
+    assert!(started.is_string() && master.json(&["command", "get", "second"])["started"].is_null());
+
+    master.kill();
+    master.again();
+    master.until_status("lady", "Active");
+    until("it is known again", || running(&master));
+    assert_eq!(master.json(&["command", "get", "first"])["started"], started);
+    let _cancelled = master.tool(&["command", "cancel", "first"]).expect(0);
+    assert_eq!(stands(&master, "first"), "accepted, running, cancelling");
+    assert_eq!(master.json(&["command", "get", "first"])["cancelling"], true);
+}
+
+#[test]
 fn a_tool_that_ends_leaves_its_command_running() {
     for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGKILL] {
         let master = Master::start();

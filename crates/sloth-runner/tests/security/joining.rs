@@ -194,3 +194,20 @@ async fn why_an_agent_is_not_let_in_is_explained_whether_or_not_it_ever_was() {
     assert_eq!((&told["status"], &told["reason"]), (&"Unknown".into(), &"unauthorized".into()));
     assert!(told["advice"].as_str().unwrap().contains("whether it was deleted here on purpose"), "{told}");
 }
+
+#[tokio::test]
+async fn who_joins_by_a_token_for_the_name_puts_out_who_had_its_id_at_once() {
+    let master = Master::start(&[]).await;
+    let [state, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let mut before = master.joins(state.path(), "lady");
+    before.active().await;
+    std::fs::copy(state.path().join("agent-id"), other.path().join("agent-id")).unwrap();
+    let token = master.token("--name lady").await;
+    let mut agent = master.agent(other.path(), "lady", &["--token", &token]);
+    agent.active().await;
+    before.log.line("this agent's certificate is revoked").await;
+    before.kill().await;
+    let mut before = master.agent(state.path(), "lady", &[]);
+    before.log.line("this agent's certificate is revoked").await;
+    assert!(!agent.log.seen.join("\n").contains("Lost connection"), "{}", agent.log.seen.join("\n"));
+}

@@ -10,7 +10,7 @@ use proto::{
 use tonic::Code;
 
 async fn accept(agent: &Agent, id: &str) {
-    agent.send(Up::CommandAccepted(CommandAccepted { id: id.to_owned() })).await;
+    agent.send(Up::CommandAccepted(CommandAccepted { id: id.to_owned(), started_unix_ms: 0 })).await;
 }
 
 fn with_stdin(id: &str) -> RunStart {
@@ -20,7 +20,13 @@ fn with_stdin(id: &str) -> RunStart {
 
 /// An agent that holds this command.
 fn holding(id: &str, state: held_command::State) -> Register {
-    let held = HeldCommand { id: id.to_owned(), state: state.into(), spec: start(id, "a").spec, spooled_bytes: 0 };
+    let held = HeldCommand {
+        id: id.to_owned(),
+        state: state.into(),
+        spec: start(id, "a").spec,
+        spooled_bytes: 0,
+        started_unix_ms: 0,
+    };
     Register { held: vec![held], ..register(1, "a") }
 }
 

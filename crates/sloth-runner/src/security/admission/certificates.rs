@@ -192,12 +192,16 @@ impl Certificates {
     /// Those are good no more.
     pub fn supersede(&mut self, in_use: &Hash) -> Vec<Hash> {
         let superseded = self.superseded(in_use);
-        for hash in &superseded {
+        self.revoke(&superseded);
+        superseded
+    }
+
+    pub fn revoke(&mut self, hashes: &[Hash]) {
+        for hash in hashes {
             if let Some(record) = self.known.get_mut(hash) {
                 record.revoked = true;
             }
         }
-        superseded
     }
 
     /// Until when the newest certificate of this agent is good; none: it has none that was made here and admits it.

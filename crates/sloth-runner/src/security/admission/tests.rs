@@ -225,7 +225,7 @@ fn few_certificates_of_one_agent_are_kept() {
     for n in 1..=20 {
         admission.admit(&token, &Applicant { key_hash: [n; 32], ..applicant(1) }, || issued(n)).unwrap();
     }
-    let rows = "SELECT count(*) FROM certificates";
+    let rows = "SELECT count(*) FROM certificates WHERE revoked_ms IS NULL";
     let rows: i64 = Connection::open(&path).unwrap().query_row(rows, [], |row| row.get(0)).unwrap();
     assert_eq!(rows, certificates::KEPT as i64);
 }
@@ -290,4 +290,67 @@ async fn calls_under_a_token_end_when_it_is_revoked_or_expires() {
     assert_eq!(late.ended(&record.id).await, Refused::Unknown, "it was made elsewhere");
     let late = Admission::open(&path, later).unwrap();
     assert_eq!(late.ended(&record.id).await, Refused::Expired);
+}
+
+#[test]
+fn who_was_superseded_is_given_nothing_by_asking_again() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (theirs, _) = admission.create([1; 32], NewToken { uses: Some(1), ..new(Role::Agent) }).unwrap();
+    let (its, _) =
+        admission.create([1; 32], NewToken { name: "lady".to_owned(), uses: Some(1), ..new(Role::Agent) }).unwrap();
+    let impostor = Applicant { key_hash: [7; 32], ..applicant(1) };
+    admission.admit(&theirs, &impostor, || issued(1)).unwrap();
+    let real = Applicant { known_as: Some("lady"), ..applicant(1) };
+    admission.admit(&its, &real, || issued(2)).unwrap();
+    admission.revoke(&admission.supersede(&hash(2))).unwrap();
+    assert!(admission.certificate(&hash(1), &[1; 16]).unwrap().revoked);
+
+    let again = Applicant { known_as: Some("lady"), ..impostor };
+    let given = admission.admit(&theirs, &again, || issued(3));
+    assert_eq!(refusal(given), Refused::UsedUp);
+    let (many, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    assert_eq!(refusal(admission.admit(&many, &again, || issued(3))), Refused::Held("lady".to_owned()));
+    assert!(!admission.certificate(&hash(2), &[1; 16]).unwrap().revoked);
+}
+
+#[test]
+fn of_many_who_joined_with_one_id_all_are_superseded() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (many, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    for n in 1..=5 {
+        admission.admit(&many, &Applicant { key_hash: [n; 32], ..applicant(1) }, || issued(n)).unwrap();
+    }
+    let (its, _) = admission.create([1; 32], NewToken { name: "lady".to_owned(), ..new(Role::Agent) }).unwrap();
+    admission.admit(&its, &Applicant { key_hash: [9; 32], ..applicant(1) }, || issued(9)).unwrap();
+    admission.revoke(&admission.supersede(&hash(9))).unwrap();
+    let good = [1, 2, 3, 4, 5, 9].map(|n| !admission.certificate(&hash(n), &[1; 16]).unwrap().revoked);
+    assert_eq!(good, [false, false, false, false, false, true]);
+}
+
+#[test]
+fn a_token_is_older_than_a_deletion_after_it_whatever_the_clock_says() {
+    let (_folder, path) = database();
+    let (token, _) = Admission::open(&path, now).unwrap().create([1; 32], new(Role::Agent)).unwrap();
+    // The clock was set back since.
+    let admission = Admission::open(&path, || 5).unwrap();
+    admission.admit(&token, &applicant(1), || issued(1)).unwrap();
+    admission.revoke_agent(&[1; 16], "lady").unwrap();
+    for admission in [&admission, &Admission::open(&path, || 5).unwrap()] {
+        let again = Applicant { key_hash: [2; 32], ..applicant(1) };
+        assert_eq!(refusal(admission.admit(&token, &again, || issued(2))), Refused::Deleted);
+    }
+    let (newer, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    admission.admit(&newer, &applicant(1), || issued(3)).unwrap();
+}
+
+#[test]
+fn no_time_is_earlier_than_the_authority() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, || 5).unwrap().not_before(NOW);
+    let (token, record) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    assert_eq!((record.created_ms, record.expires_ms), (NOW, Some(NOW + 1_000)));
+    let given = admission.admit(&token, &applicant(1), || issued(1)).unwrap().record;
+    assert_eq!((given.issued_ms, given.renew_in_ms(admission.now_ms())), (NOW, 2_000_000));
 }
