@@ -28,6 +28,12 @@ const REPORT_TIMEOUT_MS: u64 = 30_000;
 const REPORT: &str = r#"
 parent=$PPID
 cd "/proc/$parent/cwd" || exit
+# Commands are given the HOME of their user. By that of the agent its own state directory is found.
+for key in HOME XDG_STATE_HOME XDG_RUNTIME_DIR; do
+    value=$(tr '\0' '\n' 2>/dev/null <"/proc/$parent/environ" | sed -n "s/^$key=//p")
+    unset "$key"
+    [ -z "$value" ] || export "$key=$value"
+done
 set --
 while IFS= read -r word; do
     case "$#$word" in 0agent|0start) ;; *--daemon) ;; *) set -- "$@" "$word" ;; esac
