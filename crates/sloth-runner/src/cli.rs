@@ -22,6 +22,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::{collections::HashMap, ffi::OsString, path::PathBuf};
 
+/// The options that say how to talk to a master stand below this, behind a command's own.
+const CONNECTION: &str = "Connection";
+
 /// Master of a fleet of agents that stay with it, and the tool to work with them
 #[derive(Debug, Parser)]
 #[command(
@@ -34,23 +37,23 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not running (`master status`, `agent st
 )]
 pub struct Cli {
     /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else that of the context in use, else localhost:50050]
-    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "HOST[:PORT]")]
     pub master: Option<String>,
     /// A token of the master's for an operator or a viewer; says which CA to trust, too [default: $SLOTH_RUNNER_TOKEN]
-    #[arg(long, global = true, value_name = "TOKEN", hide_short_help = true)]
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "TOKEN", hide_short_help = true)]
     pub token: Option<String>,
     /// The CA of the master's certificate, in PEM [default: $SLOTH_RUNNER_CA, else the one that the token names]
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "FILE", hide_short_help = true)]
     pub ca: Option<String>,
     /// A certificate of an operator or a viewer, in PEM, instead of a token; wants --key and --ca [default:
     /// $SLOTH_RUNNER_CERT]
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "FILE", hide_short_help = true)]
     pub cert: Option<String>,
     /// The key of --cert, in PEM, mode 0600 [default: $SLOTH_RUNNER_KEY]
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "FILE", hide_short_help = true)]
     pub key: Option<String>,
     /// Talk to the master of this context (`sloth-runner context list`)
-    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "NAME", hide_short_help = true)]
     pub context: Option<String>,
     /// How to print: tables for people or JSON for programs
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
@@ -81,6 +84,9 @@ where
     }
     if cli.output == Format::Json && prints_text_alone(&cli.command) {
         let why = "-o json is for answers: what runs here, and what starts or checks an agent, print text alone";
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
+    }
+    if let Some(why) = of_agents_alone(&cli.command) {
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, why));
     }
     if let Some(key) = with_two_values(&cli.command) {
@@ -126,6 +132,21 @@ fn misplaced(cli: &Cli) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// What only a token of agents can have, asked for with one of people. The master refuses it, too: for other tools.
+fn of_agents_alone(command: &Command) -> Option<String> {
+    let Command::Token(TokenCommand::Create { role, uses, label, .. }) = command else { return None };
+    let flag = match role {
+        TokenRole::Agent => return None,
+        _ if uses.is_some() => "--uses",
+        _ if !label.is_empty() => "--label",
+        _ => return None,
+    };
+    Some(format!(
+        "{flag} is for tokens of agents: leave it away with --role {}, or make one of --role agent",
+        role.word()
+    ))
 }
 
 /// The label that nobody can have. It would be looked for by its last value alone.

@@ -129,3 +129,61 @@ fn agents_are_named_in_one_way_and_so_is_the_command() {
         [("k".to_owned(), "v=w".to_owned()), ("l".to_owned(), String::new())]
     );
 }
+
+#[test]
+fn how_to_talk_to_a_master_stands_behind_a_commands_own_options() {
+    for line in ["agent run --help", "token create --help", "command list --help"] {
+        let help = parse(line).unwrap_err().to_string();
+        let (own, connection) = help.split_once("\nConnection:\n").unwrap_or_else(|| panic!("{line}: {help}"));
+        for flag in ["--master", "--token", "--ca", "--cert", "--key", "--context"] {
+            let listed = format!("{flag} <");
+            assert!(connection.contains(&listed) && !own.contains(&listed), "{line}: {flag}: {help}");
+        }
+        assert!(own.contains("--output <") && !connection.contains("--output <"), "{line}: {help}");
+    }
+    assert!(!parse("master status --help").unwrap_err().to_string().contains("Connection"));
+}
+
+#[test]
+fn a_token_of_people_has_neither_uses_nor_labels() {
+    for (line, flag) in
+        [("token create --role viewer --uses 2", "--uses"), ("token create --role operator --label a=b", "--label")]
+    {
+        let error = parse(line).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.to_string().contains(&format!("{flag} is for tokens of agents: leave it away")), "{error}");
+    }
+    parse("token create --uses 2 --label a=b").unwrap();
+    parse("token create --role viewer --name eva").unwrap();
+}
+
+/// Commands below this one that `-o json` is for, as they are typed.
+fn with_json(command: &clap::Command, words: &str, found: &mut Vec<String>) {
+    for known in command.get_subcommands().filter(|known| known.get_name() != "help") {
+        let words = format!("{words} {}", known.get_name()).trim_start().to_owned();
+        let shown = known.get_arguments().any(|arg| arg.get_id() == "output" && !arg.is_hide_set());
+        if known.has_subcommands() {
+            with_json(known, &words, found);
+        } else if shown {
+            found.push(words);
+        }
+    }
+}
+
+#[test]
+fn every_command_with_json_stands_in_the_table_of_what_it_prints() {
+    let text = include_str!("../../../../docs/operating.md");
+    let table = text.split("\n## JSON\n").nth(1).unwrap();
+    let first: String = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).collect();
+    let mut definition = definition();
+    definition.build();
+    let mut found = Vec::new();
+    with_json(&definition, "", &mut found);
+    assert!(found.iter().any(|command| command == "master check"), "{found:?}");
+    let text_alone = ["agent start", "agent reconnect", "agent check"];
+    let missing: Vec<_> = found
+        .iter()
+        .filter(|words| !text_alone.contains(&words.as_str()) && !first.contains(&format!("`{words}`")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
