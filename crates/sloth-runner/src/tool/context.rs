@@ -17,6 +17,7 @@ use std::{
     env,
     fs::File,
     io::{self, IsTerminal, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -115,6 +116,8 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
         fail(format, &homeless());
         return 1;
     };
+    // What the command line names does not fit: wrong usage, as `--context` of one that there is not.
+    let mut misnamed = false;
     let done = match command {
         ContextCommand::Add { name, token_file } => {
             let context = match wanted(access, token_file.as_deref()) {
@@ -124,7 +127,10 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
                     return 2;
                 }
             };
-            let added = contexts::change(&file, |contexts| contexts.add(&name, context));
+            let added = contexts::change(&file, |contexts| {
+                misnamed = contexts.named(&name).is_ok();
+                contexts.add(&name, context)
+            });
             added.map(|used| {
                 let then = if used {
                     ", and used from now on".to_owned()
@@ -135,11 +141,16 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
             })
         }
         ContextCommand::List => contexts::read(&file).map(|contexts| list(format, &contexts)),
-        ContextCommand::Use { name } => contexts::change(&file, |contexts| contexts.set_current(&name))
-            .map(|()| format!("context {name} is used from now on")),
-        ContextCommand::Remove { name } => {
-            contexts::change(&file, |contexts| contexts.remove(&name)).map(|()| format!("context {name} removed"))
-        }
+        ContextCommand::Use { name } => contexts::change(&file, |contexts| {
+            misnamed = contexts.named(&name).is_err();
+            contexts.set_current(&name)
+        })
+        .map(|()| format!("context {name} is used from now on")),
+        ContextCommand::Remove { name } => contexts::change(&file, |contexts| {
+            misnamed = contexts.named(&name).is_err();
+            contexts.remove(&name)
+        })
+        .map(|()| format!("context {name} removed")),
     };
     match done {
         Ok(text) if text.ends_with('\n') => print(&text),
@@ -147,7 +158,7 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
         Ok(message) => print(&(message + "\n")),
         Err(why) => {
             fail(format, &why);
-            1
+            if misnamed { 2 } else { 1 }
         }
     }
 }
@@ -170,7 +181,11 @@ fn wanted(access: Access, token_file: Option<&Path>) -> Result<Context, String> 
         (Some(text), _) => ("--token".to_owned(), text),
         (None, Some(path)) => {
             let failed = |error: io::Error| format!("--token-file is {}: {}", path.display(), describe(&error));
-            (format!("--token-file {}", path.display()), File::open(path).and_then(text_of).map_err(failed)?)
+            let file = File::open(path).map_err(failed)?;
+            if let Some(warning) = readable_by_others(path, file.metadata().map_err(failed)?.mode()) {
+                say(&warning);
+            }
+            (format!("--token-file {}", path.display()), text_of(file).map_err(failed)?)
         }
         (None, None) if io::stdin().is_terminal() => {
             say("The token, and Enter; nothing for a master without tokens:");
@@ -200,6 +215,15 @@ fn absolute(flag: &str, file: Option<String>) -> Result<Option<String>, String> 
     let path = std::path::absolute(&file).map_err(|error| format!("{flag} is {file}: {}", describe(&error)))?;
     let text = path.into_os_string().into_string();
     text.map(Some).map_err(|_| format!("{flag} is {file}, below a folder that is not UTF-8"))
+}
+
+/// A warning: the context is 0600, the file that its token came from stays as it is.
+fn readable_by_others(path: &Path, mode: u32) -> Option<String> {
+    let mode = mode & 0o777;
+    (mode & 0o077 != 0).then(|| {
+        let shown = path.display();
+        format!("warning: others can read the token in {shown} (mode {mode:04o}): run chmod 600 {shown}, or remove it")
+    })
 }
 
 fn text_of(from: impl Read) -> io::Result<String> {
@@ -259,6 +283,15 @@ fn list(format: Format, contexts: &Contexts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_file_that_others_can_read_is_warned_of() {
+        let of = |mode| readable_by_others(Path::new("a.token"), mode);
+        assert_eq!((of(0o100600), of(0o100400)), (None, None));
+        let expected = "warning: others can read the token in a.token (mode 0640): run chmod 600 a.token, or remove it";
+        assert_eq!(of(0o100640).as_deref(), Some(expected));
+        assert!(of(0o100604).is_some());
+    }
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();

@@ -162,6 +162,12 @@ async fn the_tool_keeps_contexts_and_works_by_them() {
     assert!(done.code == 1 && done.err.contains("one with TLS (then give a token"), "{}", done.err);
 
     assert_eq!(run(tool("context remove one")).await.code, 0);
+    for line in ["context use one", "context remove one"] {
+        let done = run(tool(line)).await;
+        assert!(done.code == 2 && done.err.contains("there is no context one; there are: two"), "{line}: {}", done.err);
+    }
+    let taken = format!("context add two --master {} --token-file {}", master.address, token_file.display());
+    assert_eq!(run(tool(&taken)).await.code, 2);
     let done = run(tool("agent list --context one")).await;
     assert!(done.code == 2 && done.err.contains("there is no context one; there are: two"), "{}", done.err);
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();

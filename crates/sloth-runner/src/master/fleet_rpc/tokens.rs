@@ -16,7 +16,11 @@ use tonic::Status;
 const NAME_MAX: usize = 63;
 
 pub fn security(core: &Core) -> Result<Arc<Security>, Status> {
-    let plain = || Status::failed_precondition("this master runs without TLS: it has no tokens");
+    let plain = || {
+        Status::failed_precondition(
+            "this master runs without TLS: it has no tokens (`sloth-runner master init` makes what one with TLS wants)",
+        )
+    };
     core.security.clone().ok_or_else(plain)
 }
 
