@@ -110,9 +110,23 @@ pub fn decide(path: &str, who: Who) -> Result<(), Status> {
         Agent => Err(Status::permission_denied(format!("an agent's certificate does not serve for {}", call()))),
         Viewer => Err(Status::permission_denied(format!(
             "a viewer may only look: {} wants an operator's token (--token, SLOTH_RUNNER_TOKEN, or another context)",
-            call()
+            in_words(call())
         ))),
         Operator => Err(Status::permission_denied(format!("an operator cannot call {}: it is for agents", call()))),
+    }
+}
+
+/// What somebody does who makes this call, in the words of the tool.
+fn in_words(call: &str) -> &str {
+    match call {
+        "Run" => "`agent run`",
+        "Cancel" => "`command cancel`",
+        "Delete" => "`agent delete`",
+        "Stop" => "`agent stop`",
+        "CreateToken" => "`token create`",
+        "ListTokens" => "`token list`",
+        "RevokeToken" => "`token revoke`",
+        other => other,
     }
 }
 
@@ -449,6 +463,18 @@ mod tests {
         let listed: BTreeSet<String> = TABLE.iter().map(|(path, _)| (*path).to_owned()).collect();
         assert_eq!(listed.len(), TABLE.len(), "one stands there twice");
         assert_eq!(listed, calls());
+    }
+
+    #[test]
+    fn a_viewer_hears_of_the_tools_commands_and_not_of_calls() {
+        let mut refused = 0;
+        for call in calls().iter().filter(|call| call.starts_with("/agent.Fleet/")) {
+            let Err(status) = decide(call, Viewer) else { continue };
+            let what = status.message().strip_prefix("a viewer may only look: `").expect("a command of the tool");
+            assert!(what.contains("` wants an operator's token"), "{what}");
+            refused += 1;
+        }
+        assert_eq!(refused, 7);
     }
 
     #[test]

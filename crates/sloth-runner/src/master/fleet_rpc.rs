@@ -285,7 +285,17 @@ fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a
 }
 
 fn no_command(id: &str) -> Status {
-    Status::not_found(format!("no command {id:?}: `sloth-runner command list` shows all"))
+    let id_is = if looks_like_an_id(id) {
+        String::new()
+    } else {
+        format!(" an id is like 018bcfe56800-0000000000000007, and its first {PREFIX_MIN} characters or more do;")
+    };
+    Status::not_found(format!("no command {id:?}:{id_is} `sloth-runner command list` shows all"))
+}
+
+/// Long enough, and as `agent run` makes them; who gave one needs no lesson.
+fn looks_like_an_id(id: &str) -> bool {
+    id.len() >= PREFIX_MIN && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'))
 }
 
 fn unreadable(error: &str) -> Status {

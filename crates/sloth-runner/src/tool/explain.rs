@@ -266,6 +266,7 @@ fn saw(row: &ToldRow) -> String {
     let ToldRow { reason, master, attempts, epoch, .. } = row;
     match row.kind.as_str() {
         "session" => format!("session {epoch} with {master} ended after {lasted}: {reason}{detail}"),
+        "attempts" if *attempts == 1 => format!("an attempt at {master} failed: {reason}{detail}"),
         "attempts" => format!("{attempts} attempts at {master} failed over {lasted}: {reason}{detail}"),
         "start" if reason == "rebooted" => format!("it started with its machine{detail}"),
         "start" => format!("it started{detail}"),
@@ -281,6 +282,20 @@ fn of(shown: usize, all: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_single_attempt_is_not_counted() {
+        let row = |attempts| ToldRow {
+            kind: "attempts".into(),
+            reason: "dns".into(),
+            master: "m:1".into(),
+            attempts,
+            duration_ms: 2_000,
+            ..ToldRow::default()
+        };
+        assert_eq!(saw(&row(1)), "an attempt at m:1 failed: dns");
+        assert_eq!(saw(&row(2)), "2 attempts at m:1 failed over 2s: dns");
+    }
 
     fn reply() -> ExplainReply {
         let session = |epoch, ended_unix_ms, reason: &str, by: &str| SessionRow {

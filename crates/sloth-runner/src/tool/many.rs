@@ -128,6 +128,8 @@ async fn everywhere(
     let (mut done, mut failures) = (0, 0);
     // Why nothing more is begun.
     let mut stop: Option<String> = None;
+    // Why the master would not begin it, said already: the summary names whom else that concerns.
+    let mut refusals = HashSet::new();
     let mut running = JoinSet::new();
     let mut waiting = agents.into_iter().enumerate();
     loop {
@@ -165,7 +167,8 @@ async fn everywhere(
         let Some(joined) = running.join_next().await else { break };
         let (at, run) = joined.expect("these tasks are not aborted, and a panic goes on");
         done += 1;
-        if let Some(complaint) = run.ending.complaint() {
+        let again = matches!(&run.ending, Ending::Never(why) if !refusals.insert(why.clone()));
+        if let Some(complaint) = run.ending.complaint().filter(|_| !again) {
             writer.notice(format!("{}: {}", run.agent, printable(&complaint))).await;
         }
         if run.ending.exit_code() != 0 {

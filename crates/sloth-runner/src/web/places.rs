@@ -33,6 +33,10 @@ impl Known {
     }
 }
 
+/// Of all places those that no connection keeps over which somebody has signed in: one page open often enough must not
+/// keep `/healthz`, `/readyz` and `/metrics` from being answered.
+const STRANGERS_MIN: usize = 4;
+
 /// The connections that are served. Dropping it ends them.
 pub struct Places {
     max: usize,
@@ -46,7 +50,8 @@ impl Places {
         Self { max, tasks: JoinSet::new(), open: VecDeque::with_capacity(max) }
     }
 
-    /// Waits for a place; where all are taken, the oldest stranger's is one.
+    /// Waits for a place; where all are taken, the oldest stranger's is one, or the oldest of all where those who have
+    /// signed in have so many that few are left for others.
     ///
     /// # Cancel safety
     /// Safe.
@@ -54,8 +59,10 @@ impl Places {
         while self.tasks.try_join_next().is_some() {}
         self.open.retain(|(_, task)| !task.is_finished());
         while self.tasks.len() >= self.max {
-            if let Some(stranger) = self.open.iter().position(|(known, _)| !known.is_set())
-                && let Some((_, task)) = self.open.remove(stranger)
+            let signed_in = self.open.iter().filter(|(known, _)| known.is_set()).count();
+            let too_many = signed_in > self.max.saturating_sub(STRANGERS_MIN);
+            if let Some(oldest) = self.open.iter().position(|(known, _)| known.is_set() == too_many)
+                && let Some((_, task)) = self.open.remove(oldest)
             {
                 task.abort();
             }
@@ -141,32 +148,50 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_stranger_makes_room_and_who_has_signed_in_does_not() {
-        let mut places = Places::new(3);
+        let mut places = Places::new(8);
         let mut held = Vec::new();
-        for signed_in in [true, false, false] {
-            let known = Known::default();
-            let (alive, gone) = tokio::sync::oneshot::channel::<()>();
-            places.free().await;
-            places.take(known.clone(), async move {
-                let _alive = alive;
-                pending().await
-            });
-            if signed_in {
-                known.set();
-            }
-            held.push((known, gone));
+        for signed_in in [true, true, false, false, false, false, false, false] {
+            held.push(hold(&mut places, signed_in).await);
         }
         places.free().await;
         places.take(Known::default(), pending());
-        let gone: Vec<_> = held.iter_mut().map(|(_, gone)| gone.try_recv().is_err_and(|e| e == CLOSED)).collect();
-        assert_eq!(gone, [false, true, false]);
-        held.iter().for_each(|(known, _)| known.set());
-        places.free().await;
-        places.take(Known::default(), sleep(S(100)));
-        places.open.iter().for_each(|(known, _)| known.set());
-        let start = Instant::now();
-        places.free().await;
-        assert_eq!(start.elapsed(), S(100), "all have signed in: until one ends");
+        assert_eq!(gone(&mut held), [2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_have_signed_in_leave_four_places_to_others() {
+        let mut places = Places::new(8);
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            held.push(hold(&mut places, true).await);
+        }
+        for _ in 0..4 {
+            held.push(hold(&mut places, false).await);
+        }
+        assert_eq!(gone(&mut held), [0, 1, 2, 3], "the oldest, until four are left");
+        held.push(hold(&mut places, false).await);
+        assert_eq!(gone(&mut held), [0, 1, 2, 3, 8], "and then a stranger's again");
+    }
+
+    type Held = tokio::sync::oneshot::Receiver<()>;
+
+    async fn hold(places: &mut Places, signed_in: bool) -> Held {
+        let (known, (alive, gone)) = (Known::default(), tokio::sync::oneshot::channel::<()>());
+        let free = timeout(S(1), places.free()).await;
+        free.expect("one makes room at once");
+        places.take(known.clone(), async move {
+            let _alive = alive;
+            pending().await
+        });
+        if signed_in {
+            known.set();
+        }
+        gone
+    }
+
+    fn gone(held: &mut [Held]) -> Vec<usize> {
+        let gone = held.iter_mut().enumerate();
+        gone.filter_map(|(at, one)| one.try_recv().is_err_and(|e| e == CLOSED).then_some(at)).collect()
     }
 
     const CLOSED: tokio::sync::oneshot::error::TryRecvError = tokio::sync::oneshot::error::TryRecvError::Closed;

@@ -114,10 +114,22 @@ fn who_asks_for_what_is_not_there_is_told_so() {
         ("agent stop lady", "sloth-runner: no agent \"lady\": `sloth-runner agent list` shows all\n"),
         ("agent delete lady", "sloth-runner: no agent \"lady\": `sloth-runner agent list` shows all\n"),
         ("agent events lady", "sloth-runner: no agent \"lady\": `sloth-runner agent list` shows all\n"),
-        ("command get x", "sloth-runner: no command \"x\": `sloth-runner command list` shows all\n"),
-        ("command logs x", "sloth-runner: no command \"x\": `sloth-runner command list` shows all\n"),
-        ("command logs x --follow", "sloth-runner: no command \"x\": `sloth-runner command list` shows all\n"),
-        ("command cancel x", "sloth-runner: no command \"x\": `sloth-runner command list` shows all\n"),
+        (
+            "command get x",
+            "sloth-runner: no command \"x\": an id is like 018bcfe56800-0000000000000007, and its first 4 characters or more do; `sloth-runner command list` shows all\n",
+        ),
+        (
+            "command logs x",
+            "sloth-runner: no command \"x\": an id is like 018bcfe56800-0000000000000007, and its first 4 characters or more do; `sloth-runner command list` shows all\n",
+        ),
+        (
+            "command logs x --follow",
+            "sloth-runner: no command \"x\": an id is like 018bcfe56800-0000000000000007, and its first 4 characters or more do; `sloth-runner command list` shows all\n",
+        ),
+        (
+            "command cancel x",
+            "sloth-runner: no command \"x\": an id is like 018bcfe56800-0000000000000007, and its first 4 characters or more do; `sloth-runner command list` shows all\n",
+        ),
     ] {
         let done = master.tool(&line.split(' ').collect::<Vec<_>>()).expect(1);
         assert_eq!((done.stderr.as_str(), done.stdout.len()), (complaint, 0), "{line}");

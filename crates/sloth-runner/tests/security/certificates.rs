@@ -70,6 +70,9 @@ async fn operators_and_viewers_are_let_in_by_certificates_that_the_master_made()
     let (folder, state, home) = [(); 3].map(|()| tempfile::tempdir().unwrap()).into();
     let mut agent = master.joins(state.path(), "lady");
     agent.active().await;
+    let other_state = tempfile::tempdir().unwrap();
+    let mut other = master.joins(other_state.path(), "mari");
+    other.active().await;
     let eva = Pair::made(&master, folder.path(), "eva", &[]).await;
     let otto = Pair::made(&master, folder.path(), "otto", &["--role", "viewer", "--ttl", "1h"]).await;
     assert_eq!(fs::metadata(&eva.key).unwrap().mode() & 0o777, 0o600);
@@ -80,7 +83,14 @@ async fn operators_and_viewers_are_let_in_by_certificates_that_the_master_made()
     let done = otto.tool(&master, "agent list").await;
     assert!(done.code == 0 && done.out.contains("lady"), "{}{}", done.out, done.err);
     let done = otto.tool(&master, "agent run lady -- true").await;
-    assert!(done.code == 255 && done.err.contains("a viewer may only look: Run wants an operator"), "{}", done.err);
+    assert!(
+        done.code == 255 && done.err.contains("a viewer may only look: `agent run` wants an operator"),
+        "{}",
+        done.err
+    );
+    let done = otto.tool(&master, "agent run --all -- true").await;
+    assert!(done.code == 1 && done.err.matches("a viewer may only look").count() == 1, "once for both: {}", done.err);
+    assert!(done.err.contains("2 failed (lady, mari)"), "{}", done.err);
     let done = otto.tool(&master, "token list").await;
     assert!(done.code == 1 && done.err.contains("a viewer may only look"), "{}", done.err);
 

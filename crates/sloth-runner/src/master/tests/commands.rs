@@ -301,7 +301,18 @@ async fn a_command_is_found_by_the_beginning_of_its_id_unless_several_begin_so()
     assert_eq!(get("node").await.as_deref(), Ok("node"), "the whole id is meant");
     let several = get("node-").await.unwrap_err();
     assert_eq!(several, "several commands begin with node-: node-1, node-2; give more of it");
-    assert!(get("oth").await.unwrap_err().starts_with("no command \"oth\""), "too short");
+    let short = get("01a").await.unwrap_err();
+    assert_eq!(
+        short,
+        "no command \"01a\": an id is like 018bcfe56800-0000000000000007, and its first 4 characters or more do; \
+         `sloth-runner command list` shows all"
+    );
+    assert!(get("oth").await.unwrap_err().starts_with("no command \"oth\": an id is like "), "too short");
+    let unknown = get("018bcfe56800-0000000000000007").await.unwrap_err();
+    assert_eq!(
+        unknown, "no command \"018bcfe56800-0000000000000007\": `sloth-runner command list` shows all",
+        "no lesson for who gave an id"
+    );
     assert!(get("othex").await.is_err());
     let cancelled = fleet.cancel(CancelRequest { id: "othe".to_owned() }).await;
     assert_eq!(cancelled.unwrap_err().code(), Code::NotFound, "nothing is done to what was not named in full");
