@@ -2,7 +2,12 @@
 
 mod sync;
 
-use crate::{access::Caller, bucket::Lines, clock, tool::time::rfc3339};
+use crate::{
+    access::{Caller, Who},
+    bucket::Lines,
+    clock,
+    tool::time::rfc3339,
+};
 use fleet::AgentId;
 use serde::Serialize;
 use sloth_agent::logging::{OpenError, Rolling};
@@ -21,7 +26,7 @@ use sync::Syncer;
 pub const FILE: &str = "audit.log";
 
 /// So many refusals are written at once, and then one for each [`REFUSAL_EVERY`], of those who show nothing that was
-/// ever good and of all others apart: whoever knocks without end writes 9 MB a day and not what the disk takes, and hides
+/// ever good, of agents and of people apart: whoever knocks without end writes 9 MB a day and not what the disk takes, and hides
 /// nobody who has something to knock with. The others are counted.
 const REFUSALS_MAX: u64 = 30;
 const REFUSAL_EVERY: Duration = Duration::from_secs(2);
@@ -40,8 +45,8 @@ const SENT_MAX: usize = 200;
 pub struct Audit {
     file: Rolling,
     syncer: Syncer,
-    /// Of strangers, and of all others.
-    refusals: [Mutex<Lines>; 2],
+    /// Of strangers, of agents, and of all others: one agent that goes wrong hides nothing of people.
+    refusals: [Mutex<Lines>; 3],
 }
 
 /// A line. What is not known is null.
@@ -104,8 +109,12 @@ impl Audit {
     /// A call was refused. Of many only some are written.
     pub fn refused(&self, caller: Option<&Caller>, address: Option<SocketAddr>, call: &str, why: &str) {
         let now = clock::boottime();
-        let known = usize::from(caller.is_some_and(Caller::is_known));
-        let unwritten = self.refusals[known].lock().unwrap_or_else(PoisonError::into_inner).count(now);
+        let whose = match caller.filter(|caller| caller.is_known()) {
+            None => 0,
+            Some(caller) if caller.who == Some(Who::Agent) => 1,
+            Some(_) => 2,
+        };
+        let unwritten = self.refusals[whose].lock().unwrap_or_else(PoisonError::into_inner).count(now);
         let Some(unwritten) = unwritten else { return };
         let what = format!("{}: {}", cut(call), cut(why));
         let unwritten = Some(unwritten).filter(|&count| count > 0);
@@ -120,9 +129,9 @@ impl Audit {
     }
 }
 
-/// None yet, of both kinds.
-fn refusals(now: Duration) -> [Mutex<Lines>; 2] {
-    [(); 2].map(|()| Mutex::new(Lines::new(now, REFUSALS_MAX, REFUSAL_EVERY)))
+/// None yet, of all kinds.
+fn refusals(now: Duration) -> [Mutex<Lines>; 3] {
+    [(); 3].map(|()| Mutex::new(Lines::new(now, REFUSALS_MAX, REFUSAL_EVERY)))
 }
 
 /// The file, those that were set aside last, and that they are there.
@@ -221,6 +230,20 @@ mod tests {
         assert_eq!(text.lines().filter(|line| line.contains("eva")).count(), 3, "{text}");
         let strangers = text.lines().count() - 3;
         assert!((30..40).contains(&strangers), "{strangers}");
+    }
+
+    #[test]
+    fn an_agent_that_goes_wrong_hides_nobody_who_is_a_person() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let audit = Audit::open(&path, 1 << 20, 2).unwrap();
+        let wrong = Caller::new(Some(Who::Agent), "agent lady".to_owned(), None);
+        (0..500).for_each(|_| audit.refused(Some(&wrong), None, "Run", "no"));
+        for who in [Some(Who::Operator), Some(Who::Viewer), None] {
+            audit.refused(Some(&Caller::new(who, "eva".to_owned(), None)), None, "Delete", "no");
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains("eva")).count(), 3, "{text}");
     }
 
     #[test]
