@@ -138,8 +138,7 @@ pub struct Caller {
     /// For people: a token's id and name, or what a certificate says.
     pub name: String,
     pub address: Option<SocketAddr>,
-    /// Of an agent: which, and the hash of its certificate.
-    pub agent: Option<([u8; 16], [u8; 32])>,
+    pub agent: Option<AgentCertificate>,
     /// What a call of his cannot outlast.
     pub credential: Option<Credential>,
 }
@@ -151,8 +150,18 @@ pub enum Credential {
     Token(String),
     /// A certificate: its own first, and until when it is good, milliseconds since 1970.
     Certificate(Vec<CertificateDer<'static>>, u64),
-    /// An agent's, the same. Its session outlasts it, for it is renewed there.
-    Agent(u64),
+    /// An agent's certificate. Its session outlasts it, for it is renewed there.
+    Agent,
+}
+
+/// What the certificate of an agent says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentCertificate {
+    pub id: [u8; 16],
+    /// The hash of the certificate.
+    pub fingerprint: [u8; 32],
+    /// Until when it is good, milliseconds since 1970.
+    pub expires_ms: u64,
 }
 
 impl Caller {
@@ -161,16 +170,19 @@ impl Caller {
     }
 
     /// An agent, by its certificate.
-    pub fn agent(id: [u8; 16], fingerprint: [u8; 32], address: Option<SocketAddr>) -> Self {
-        let name = format!("agent {}", fleet::hex(&id));
-        Self { agent: Some((id, fingerprint)), ..Self::new(Some(Agent), name, address) }
+    pub fn agent(agent: AgentCertificate, address: Option<SocketAddr>) -> Self {
+        let name = format!("agent {}", fleet::hex(&agent.id));
+        Self { agent: Some(agent), ..Self::new(Some(Agent), name, address) }
     }
 
     /// Whom a certificate names, whatever it is worth by now.
     fn by_certificate(identity: &Identity, address: Option<SocketAddr>) -> Self {
         let person = |who, word, name| Self::new(Some(who), format!("{word} {name} with a certificate"), address);
         match &identity.subject {
-            Subject::Agent(id) => Self::agent(*id, identity.fingerprint, address),
+            Subject::Agent(id) => {
+                let Identity { fingerprint, expires_ms, .. } = *identity;
+                Self::agent(AgentCertificate { id: *id, fingerprint, expires_ms }, address)
+            }
             Subject::Operator(name) => person(Operator, "operator", name),
             Subject::Viewer(name) => person(Viewer, "viewer", name),
             Subject::Nobody => Self::new(Some(Anonymous), "a certificate that names nobody".to_owned(), address),
@@ -241,7 +253,7 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
             if security.admission.certificate(&identity.fingerprint, id).is_some_and(|known| known.revoked) {
                 return Err(Status::unauthenticated(REVOKED));
             }
-            Credential::Agent(identity.expires_ms)
+            Credential::Agent
         }
         Subject::Operator(_) | Subject::Viewer(_) => {
             if !is_good(security, &identity.chain, identity.expires_ms) {
@@ -348,7 +360,7 @@ impl Guard {
             let Some(security) = security else { return std::future::pending().await };
             match credential {
                 Credential::Token(id) => Status::unauthenticated(security.admission.ended(&id).await.to_string()),
-                Credential::Agent(_) => std::future::pending().await,
+                Credential::Agent => std::future::pending().await,
                 Credential::Certificate(chain, expires_ms) => {
                     // It was good when the call was admitted.
                     loop {
@@ -369,7 +381,7 @@ impl Guard {
             let address = peer.map(|peer| peer.address);
             security.refused(caller.as_ref(), address, request.uri().path(), status);
             let agent = caller.and_then(|caller| caller.agent);
-            if let (Some((id, _)), Some(revoked)) = (agent, &self.revoked)
+            if let (Some(AgentCertificate { id, .. }), Some(revoked)) = (agent, &self.revoked)
                 && (request.uri().path(), status.message()) == (CONNECT, REVOKED)
             {
                 revoked(id, address);
@@ -539,7 +551,9 @@ mod tests {
         }
         // It is renewed on its session, and a clock that jumps must not cut off a fleet.
         let agent = by(Subject::Agent([1; 16]), &[], now_ms).unwrap();
-        assert_eq!(agent.credential, Some(Credential::Agent(now_ms)));
+        assert_eq!(agent.credential, Some(Credential::Agent));
+        let certificate = AgentCertificate { id: [1; 16], fingerprint: [1; 32], expires_ms: now_ms };
+        assert_eq!(agent.agent, Some(certificate));
     }
 
     /// Answers nobody.

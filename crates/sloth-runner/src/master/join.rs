@@ -2,7 +2,7 @@
 
 use super::{core::Core, rows};
 use crate::{
-    access::{CONNECT, Caller, Credential, REVOKED, genuine},
+    access::{AgentCertificate, CONNECT, Caller, REVOKED, genuine},
     security::{
         Role, Security,
         admission::{Admitted, Applicant, CertificateRecord, Issued, Refused},
@@ -43,7 +43,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
     let exported = peer.and_then(|peer| peer.exported);
     let exported = exported.ok_or_else(|| Status::failed_precondition("certificates are given over TLS alone"))?;
     let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
-    let present = caller.as_ref().and_then(|caller| caller.agent);
+    let present = caller.as_ref().and_then(|caller| caller.agent).map(|known| (known.id, known.fingerprint));
     // Before anything that costs more than a look into memory: anybody may ask.
     let shown = Shown::of(&security, &request.token, present);
     let claimed = Claimed::of(&request, agent_id, caller.as_ref());
@@ -202,6 +202,7 @@ pub struct Standing {
     pub agent_id: [u8; 16],
     /// Of the certificate.
     fingerprint: [u8; 32],
+    expires_ms: u64,
     /// From where it came.
     remote: Option<SocketAddr>,
     /// None for one that was made elsewhere, and is new here.
@@ -213,10 +214,7 @@ impl Standing {
     pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
         let mut standing = Self::look(core, caller)?;
         let security = core.security.clone()?;
-        let Some(Credential::Agent(expires_ms)) = caller.and_then(|caller| caller.credential.as_ref()) else {
-            return Some(standing);
-        };
-        let found = security.found(standing.agent_id, *expires_ms);
+        let found = security.found(standing.agent_id, standing.expires_ms);
         match &mut standing.record {
             // Recorded while there was no authority here.
             Some(record) if record.issued_ms == 0 && !record.revoked => {
@@ -262,9 +260,9 @@ impl Standing {
     /// The same as [`Self::of`], and records nothing.
     pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
         let caller = caller?;
-        let (agent_id, fingerprint) = caller.agent?;
+        let AgentCertificate { id: agent_id, fingerprint, expires_ms } = caller.agent?;
         let record = core.security.as_ref()?.admission.certificate(&fingerprint, &agent_id);
-        Some(Self { agent_id, fingerprint, remote: caller.address, record })
+        Some(Self { agent_id, fingerprint, expires_ms, remote: caller.address, record })
     }
 
     /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.
@@ -284,7 +282,8 @@ impl Standing {
         message: &str,
     ) {
         if let Some(security) = &core.security {
-            let caller = Caller::agent(self.agent_id, self.fingerprint, self.remote);
+            let (id, fingerprint, expires_ms) = (self.agent_id, self.fingerprint, self.expires_ms);
+            let caller = Caller::agent(AgentCertificate { id, fingerprint, expires_ms }, self.remote);
             let what = format!("registration as {}: {message}", register.name);
             security.refused(Some(&caller), None, CONNECT, &Status::permission_denied(what));
         }
@@ -420,7 +419,7 @@ mod tests {
             who: Some(Who::Agent),
             name: String::new(),
             address: None,
-            agent: Some((ID, fingerprint)),
+            agent: Some(AgentCertificate { id: ID, fingerprint, expires_ms: u64::MAX }),
             credential: None,
         };
         let standing = Standing::of(&core, Some(&who));

@@ -33,7 +33,7 @@ pub async fn receive(
     let (Some(agent), Some(epoch)) = (agent, epoch) else {
         return Err(Status::invalid_argument("sloth-agent-id must be 32 hex digits, and sloth-epoch a number"));
     };
-    let other = |caller: &Caller| caller.agent.is_some_and(|(id, _)| id != agent);
+    let other = |caller: &Caller| caller.agent.is_some_and(|known| known.id != agent);
     if request.extensions().get().is_some_and(other) {
         return Err(Status::permission_denied("sloth-agent-id is not the one of the certificate"));
     }
