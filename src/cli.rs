@@ -50,6 +50,11 @@ const KEYS: [(&str, &str, &str); 14] = [
 const OTHERS: [&str; 9] = ["master", "label", "config", "set", "daemon", "output", "history", "help", "version"];
 const COMMANDS: [&str; 6] = ["start", "stop", "status", "reconnect", "check", "doctor"];
 
+/// What `--help` prints, for a program that is called so.
+pub fn help(program: &str) -> String {
+    help::text(program)
+}
+
 /// Whether this is one of the agent's commands.
 pub fn knows(word: &str) -> bool {
     COMMANDS.contains(&word)

@@ -58,8 +58,8 @@ pub fn lost(state_dir: &Path) -> Option<String> {
 
 fn gone(path: &Path) -> String {
     format!(
-        "{} is gone, by which a master knew this agent: it joins again with a token that is made for its name \
-         (`sloth-runner token create --name NAME`)",
+        "{} is gone, by which a master knew this agent if it had joined by a token: it joins again with one that is made \
+         for its name (`sloth-runner token create --name NAME`)",
         path.display()
     )
 }
@@ -116,7 +116,7 @@ struct State {
 struct Pending {
     token_id: String,
     key: Key,
-    /// It is on the disk, or was tried to be.
+    /// It is on the disk.
     kept: bool,
 }
 
@@ -262,7 +262,11 @@ impl Credentials {
             .map_err(|found| unusable(&found))?;
         let dialled = connect(connector).await?;
         let exported = dialled.exported.ok_or_else(|| Failure::protocol("TLS exports nothing"))?;
-        self.keep_key(&id, &key).await;
+        let kept = self.keep_key(&id, &key).await;
+        if let (Some(why), true) = (kept, self.state().identity.is_some()) {
+            // The master ends the certificate that is on the disk once the new one is used, and only that survives a restart.
+            return Err(Failure::protocol(format!("what it would give cannot be kept: {why}")));
+        }
         let answer = self.ask(dialled.client.clone(), &exported, &token.text(), &key).await?;
         let ca = ca.get().cloned().ok_or_else(|| Failure::protocol("TLS was not checked"))?;
         let identity = Identity::new(id, key.pkcs8.as_ref(), answer.certificate, ca).map_err(Failure::protocol)?;
@@ -279,7 +283,8 @@ impl Credentials {
         let read = match self.beside(pending::NAME) {
             Some(path) => {
                 let id = token_id.to_owned();
-                from_disk("the key that it joins with", move || pending::read(&path, &id)).await?
+                let read = from_disk("the key that it joins with", move || pending::read(&path, &id)).await?;
+                read.map_err(|text| Failure::new(LossReason::Unauthorized, text))?
             }
             None => None,
         };
@@ -292,19 +297,25 @@ impl Credentials {
         Ok(key)
     }
 
-    /// Before the first answer can be lost. Where it cannot be kept the agent joins all the same, and says what that means
-    /// when its certificate cannot be kept either.
-    async fn keep_key(&self, token_id: &str, key: &Key) {
-        let is_kept = |pending: &mut Pending| std::mem::replace(&mut pending.kept, true);
-        let kept = self.state().pending.as_mut().is_none_or(is_kept);
-        let Some(path) = self.beside(pending::NAME).filter(|_| !kept) else { return };
+    /// Before the first answer can be lost; why it cannot be kept. An agent that has nothing to lose joins all the same, and
+    /// says what that means when its certificate cannot be kept either.
+    async fn keep_key(&self, token_id: &str, key: &Key) -> Option<String> {
+        let kept = self.state().pending.as_ref().is_none_or(|pending| pending.kept);
+        let path = self.beside(pending::NAME).filter(|_| !kept)?;
         let (id, key) = (token_id.to_owned(), key.clone());
         let written = from_disk("the key that it joins with", move || pending::write(&path, &id, &key)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::debug!("{} cannot be written: {error}", pending::NAME),
-            Err(failure) => log::debug!("{}: {}", pending::NAME, failure.detail),
-        }
+        let why = match written {
+            Ok(Ok(())) => {
+                if let Some(pending) = &mut self.state().pending {
+                    pending.kept = true;
+                }
+                return None;
+            }
+            Ok(Err(error)) => crate::config::describe(&error),
+            Err(failure) => failure.detail,
+        };
+        log::debug!("{} cannot be written: {why}", pending::NAME);
+        Some(why)
     }
 
     /// A file beside that of the certificate.

@@ -3,7 +3,7 @@
 use super::{DONE, FAILED, complain, node, print};
 use crate::{
     config::{Loaded, Problems, Sources},
-    doctor::{self, Running},
+    doctor::{self, Running, Verdict},
 };
 
 pub(super) fn run(loaded: Result<Loaded, Problems>, sources: &Sources, json: bool) -> i32 {
@@ -35,7 +35,13 @@ pub(super) fn run(loaded: Result<Loaded, Problems>, sources: &Sources, json: boo
     match doctor::cause(&steps) {
         None => {
             let plural = if masters == 1 { "its master" } else { "its masters" };
-            written.max(print(&format!("\nNothing is wrong: agent {name} can be with {plural}.\n")))
+            let untried = steps.iter().find(|step| step.verdict == Verdict::NotTried);
+            written.max(print(&match untried {
+                None => format!("\nNothing is wrong: agent {name} can be with {plural}.\n"),
+                Some(step) => {
+                    format!("\nNothing is wrong as far as was tried; not tried: {}.\n", doctor::in_words(step))
+                }
+            }))
         }
         Some(step) => {
             print(&format!("\nCause: {}\n", doctor::in_words(step)));

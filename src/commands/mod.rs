@@ -102,6 +102,8 @@ pub struct Commands {
     agent: String,
     /// When to look what output has waited too long for the master.
     spill_at: Option<Instant>,
+    /// Started without a session, and maybe after the registration that the next one begins with was written.
+    started: Vec<String>,
 }
 
 /// What is kept beside the ledger for a held command.
@@ -154,6 +156,7 @@ impl Commands {
             renew: false,
             agent: agent.to_owned(),
             spill_at: None,
+            started: Vec::new(),
         }
     }
 
@@ -231,6 +234,15 @@ impl Commands {
             self.deliver(&id);
         }
         self.handle(Input::SessionUp);
+        let mut started = std::mem::take(&mut self.started);
+        started.sort_unstable();
+        let said = self.ledger.held().into_iter().filter(|held| {
+            held.state == HeldState::Running && started.binary_search_by(|id| id.as_str().cmp(held.id)).is_ok()
+        });
+        let said: Vec<_> = said.map(|held| (held.id.to_owned(), held.started_unix_ms)).collect();
+        for (id, started_unix_ms) in said {
+            self.send(Kind::CommandAccepted(CommandAccepted { id, started_unix_ms }));
+        }
     }
 
     /// The session is over: commands go on, output is kept.
@@ -426,6 +438,10 @@ impl Commands {
         let started_unix_ms = unix_ms();
         self.ledger.handle(self.clock.elapsed(), started_unix_ms, Input::Started { id: id.clone() });
         self.perform_all();
+        if self.session.is_none() {
+            self.started.push(id);
+            return;
+        }
         // How it waits or runs is for people to see: where it is lost, nothing is.
         self.send(Kind::CommandAccepted(CommandAccepted { id, started_unix_ms }));
     }

@@ -24,14 +24,18 @@ pub(super) fn examine(loaded: &Loaded, running: &Running, notes: &mut Notes<'_>)
     notes.note("configuration", Verdict::Ok, file);
     let from = loaded.shown.iter().find(|shown| shown.key == "name");
     let from = from.map_or_else(|| "the host's name".to_owned(), |shown| shown.origin.to_string());
-    let runs = running.agent.as_ref().map_or_else(String::new, |agent| format!("; {agent} runs"));
+    let runs = running.agent.as_ref().map_or_else(|| "; none runs here".to_owned(), |agent| format!("; {agent} runs"));
     notes.note("name", Verdict::Ok, format!("{} ({from}){runs}", config.name));
     if let Some(pid) = running.stopped {
         let text = format!("process {pid} is stopped and does nothing: kill -CONT {pid}");
         notes.note("running agent", Verdict::Failed, text);
     }
     if let Some(refused) = &running.refused {
-        let text = format!("{refused}; when that is mended `sloth-agent reconnect` lets it try at once");
+        let text = format!(
+            "{refused}; when that is mended `sloth-agent reconnect --name {}` lets it try at once. With another token \
+             stop it first, or name the token's file in auth.token_file",
+            config.name
+        );
         notes.note("running agent", Verdict::Failed, text);
     }
     state_directory(&config.state_dir, running, notes);

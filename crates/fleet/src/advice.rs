@@ -46,7 +46,7 @@ impl Why {
         match later.next() {
             Some(Attempt { turned, last_unix_ms, .. }) if last_unix_ms + CLAIMED_MS >= now_unix_ms => match turned {
                 Turned::Rejected(reason) => Self::Claimed(*reason),
-                Turned::NotJoined => Self::Claimed(LossReason::Unauthorized),
+                Turned::NotJoined | Turned::Stranger => Self::Claimed(LossReason::Unauthorized),
                 Turned::RetryLater => Self::Active,
             },
             _ => Self::Active,
@@ -71,7 +71,7 @@ impl Why {
     pub fn turned(turned: Turned) -> Self {
         match turned {
             Turned::Rejected(reason) => Self::Lost(reason),
-            Turned::NotJoined => Self::NotJoined,
+            Turned::NotJoined | Turned::Stranger => Self::NotJoined,
             Turned::RetryLater => Self::SentAway,
         }
     }
@@ -230,6 +230,9 @@ mod tests {
         let why = |status, attempts: &[Attempt]| Why::of(&record(status, "stream_closed"), attempts, None, 130);
         assert_eq!(why(Status::Inactive, std::slice::from_ref(&others)), Why::Lost(LossReason::StreamClosed));
         assert_eq!(why(Status::Active, std::slice::from_ref(&others)), Why::Claimed(LossReason::Unauthorized));
+        let stranger = Attempt { id: [0; 16], ..attempt(Turned::Stranger, 125) };
+        let lost = Why::Lost(LossReason::StreamClosed);
+        assert_eq!(why(Status::Inactive, &[stranger]), lost, "anybody can say that he is it");
         let own = attempt(Turned::Rejected(LossReason::Protocol), 110);
         assert_eq!(why(Status::Inactive, &[others, own]), Why::Lost(LossReason::Protocol));
     }

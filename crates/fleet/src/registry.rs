@@ -212,9 +212,10 @@ impl Registry {
     }
 
     /// The live session of this agent, if another process of it has that.
-    pub fn session_of_another(&self, id: AgentId, instance: &[u8; 16]) -> Option<SessionId> {
+    pub fn session_of_another(&self, id: AgentId, instance: &[u8; 16]) -> Option<(SessionId, ConnId)> {
         let session = self.agents.get(&id)?.session.as_ref()?;
-        (session.live && session.instance != *instance).then_some(SessionId { agent: id, epoch: session.epoch })
+        let other = session.live && session.instance != *instance;
+        other.then_some((SessionId { agent: id, epoch: session.epoch }, session.conn))
     }
 
     /// Is this the live session of its agent?

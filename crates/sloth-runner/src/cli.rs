@@ -173,9 +173,12 @@ fn prints_text_alone(command: &Command) -> bool {
     )
 }
 
+/// What every command takes, unless it means nothing there.
+pub const GLOBAL: [&str; 7] = ["master", "token", "ca", "cert", "key", "context", "output"];
+
 /// The whole command line. Options of the tool that mean nothing to a subcommand don't stand in its help.
 pub fn definition() -> clap::Command {
-    const ALL: [&str; 7] = ["master", "token", "ca", "cert", "key", "context", "output"];
+    const ALL: [&str; 7] = GLOBAL;
     fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
         let hidden = |command: clap::Command, id: &'static str| match id {
             "master" | "token" | "ca" | "cert" | "key" | "context" => {

@@ -1,6 +1,8 @@
 //! `sloth-runner completions` and `sloth-runner man`: made from the definitions that the command line is read by, so
 //! that neither can say anything else than `--help`.
 
+mod agent;
+
 use crate::{
     cli,
     tool::{complain, print},
@@ -15,18 +17,27 @@ use std::{
 };
 
 const PROGRAM: &str = "sloth-runner";
+const AGENT: &str = "sloth-agent";
 const VERSION: &str = concat!("sloth-runner ", env!("CARGO_PKG_VERSION"));
 
-/// Prints the script for a shell; the exit code.
+/// Prints the script for a shell, for both programs; the exit code.
 pub fn completions(shell: Shell) -> i32 {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut cli::definition(), PROGRAM, &mut script);
+    clap_complete::generate(shell, &mut with_agent(cli::definition()), PROGRAM, &mut script);
+    clap_complete::generate(shell, &mut agent::definition(AGENT), AGENT, &mut script);
     print(&String::from_utf8(script).expect("the generator writes text"))
 }
 
 /// Prints the page of the program, or of the command that these words name; the exit code.
 pub fn page(words: &[String]) -> i32 {
     let mut command = built();
+    let words = match words {
+        [first, rest @ ..] if first == AGENT => {
+            command = built_agent();
+            rest
+        }
+        words => words,
+    };
     for (at, word) in words.iter().enumerate() {
         let of = words[..at].join(" ");
         let Some(known) = command.find_subcommand(word).cloned() else {
@@ -42,7 +53,10 @@ pub fn page(words: &[String]) -> i32 {
 
 /// Writes a page for each command to this directory, which is made if it is not there; the exit code.
 pub fn write_pages(directory: &Path) -> i32 {
-    let written = fs::create_dir_all(directory).and_then(|()| write_page(&built(), directory));
+    let written = fs::create_dir_all(directory).and_then(|()| {
+        let count = write_page(&built(), directory)?;
+        Ok(count + write_page(&built_agent(), directory)?)
+    });
     match written {
         Ok(count) => print(&format!("{count} pages written to {}\n", directory.display())),
         Err(error) => {
@@ -55,9 +69,30 @@ pub fn write_pages(directory: &Path) -> i32 {
 /// Each command then knows its name in full.
 fn built() -> clap::Command {
     // The pages name what there is; a page of clap's own command `help` would say nothing.
-    let mut command = for_pages(cli::definition()).disable_help_subcommand(true);
+    let mut command = for_pages(with_agent(cli::definition())).disable_help_subcommand(true);
     command.build();
     command
+}
+
+fn built_agent() -> clap::Command {
+    let mut command = agent::definition(AGENT);
+    command.build();
+    command
+}
+
+/// With what the agent's own reader takes, which the tool passes on to it.
+fn with_agent(command: clap::Command) -> clap::Command {
+    command.mut_subcommand("agent", |agent| {
+        agent.mut_subcommands(|command| {
+            // `stop` is another thing with the master.
+            let own = Some(command.get_name()).filter(|name| *name != "stop").and_then(agent::subcommand);
+            let Some(own) = own else { return command };
+            // Of the tool's own those that the agent does not have are no options here.
+            let taken: Vec<_> = own.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+            let others = cli::GLOBAL.into_iter().filter(|id| !taken.iter().any(|known| known == id));
+            others.fold(own, |own, id| own.arg(clap::Arg::new(id).long(id).hide(true)))
+        })
+    })
 }
 
 /// A page leaves nothing out as `-h` does, and what every command takes stands behind what is its own.

@@ -64,6 +64,9 @@ fn bash_completes_commands_options_and_values() {
     assert_eq!(bash_offers(&script, "sloth-runner agent list --sta"), words(&["--status"]));
     assert_eq!(bash_offers(&script, "sloth-runner agent list --status "), words(&["Active", "Inactive", "Stopped"]));
     assert_eq!(bash_offers(&script, "sloth-runner completions f"), words(&["fish"]));
+    assert_eq!(bash_offers(&script, "sloth-runner agent start --heartbeat-i"), words(&["--heartbeat-interval"]));
+    let asked = format!("source {script}; complete -p sloth-agent");
+    assert!(Command::new("bash").args(["--norc", "-c", &asked]).status().unwrap().success());
 }
 
 #[test]
@@ -98,7 +101,13 @@ fn every_command_has_a_page_that_man_shows_without_a_complaint() {
         expected.insert(format!("sloth-runner-{word}.1"));
         expected.extend(commands(&[&word]).iter().map(|below| format!("sloth-runner-{word}-{below}.1")));
     }
+    expected.insert("sloth-agent.1".to_owned());
+    expected.extend(
+        ["start", "stop", "status", "reconnect", "check", "doctor"].map(|word| format!("sloth-agent-{word}.1")),
+    );
     assert_eq!(names, expected);
+    let start = fs::read_to_string(pages.join("sloth-runner-agent-start.1")).unwrap();
+    assert!(start.contains("heartbeat\\-interval") && !start.contains("SLOTH_RUNNER_CERT"), "{start}");
     assert!(names.contains("sloth-runner-agent-run.1"));
     let run = fs::read_to_string(pages.join("sloth-runner-agent-run.1")).unwrap();
     assert_eq!(run, text(tool(&["man", "agent", "exec"]).stdout), "a page is the same by an alias, and printed");

@@ -13,8 +13,10 @@ const REMEMBERED_MAX: usize = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Turned {
     Rejected(LossReason),
-    /// Asked for a certificate, and was given none. Who that was is not proven.
+    /// Asked for a certificate with a token of this master's, and was given none. Who that was is not proven.
     NotJoined,
+    /// The same, with nothing that was made here.
+    Stranger,
     /// Asked to come back after a while: no failure.
     RetryLater,
 }
@@ -24,7 +26,7 @@ impl Turned {
     pub fn word(self) -> &'static str {
         match self {
             Self::Rejected(reason) => reason.word(),
-            Self::NotJoined => "not_joined",
+            Self::NotJoined | Self::Stranger => "not_joined",
             Self::RetryLater => "retry_later",
         }
     }

@@ -379,7 +379,7 @@ impl Registry {
         let Register { name, address, .. } = &register;
         if self.rejections.worth_an_event(now.monotonic, name, LossReason::Unauthorized) {
             let (agent_id, text) = match turned {
-                Turned::NotJoined => {
+                Turned::NotJoined | Turned::Stranger => {
                     ([0; 16], format!("somebody at {address} who calls himself {name} asked to join: {message}"))
                 }
                 Turned::Rejected(_) | Turned::RetryLater => (register.id, message.to_owned()),
@@ -449,10 +449,16 @@ pub(super) fn check(register: &mut Register) -> Result<(), String> {
     Ok(())
 }
 
-/// Shortens to `max` bytes at most, at a character's end.
+/// Shortens to `max` bytes at most, at a character's end, and says so.
 pub(crate) fn clip(text: &mut String, max: usize) {
+    const MORE: char = '…';
+    if text.len() <= max {
+        return;
+    }
+    let max = max.saturating_sub(MORE.len_utf8());
     let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text.truncate(end);
+    text.push(MORE);
 }
 
 fn new_record(now: Now, register: &Register) -> AgentRecord {

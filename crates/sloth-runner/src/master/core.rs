@@ -61,6 +61,8 @@ pub struct Core {
     pub meters: Meters,
     /// Lines of the log about agents that do not join.
     pub refusals: Mutex<Lines>,
+    /// … of those who have shown a token that was made here.
+    pub refusals_of_known: Mutex<Lines>,
     /// Connections to the port.
     open: Open,
     /// The master is going.
@@ -117,6 +119,7 @@ impl Core {
             rearm: Notify::new(),
             meters: Meters::default(),
             refusals: Mutex::new(Lines::of_log(Duration::ZERO)),
+            refusals_of_known: Mutex::new(Lines::of_log(Duration::ZERO)),
             open: Open::default(),
             ending: watch::Sender::new(false),
         }

@@ -249,9 +249,14 @@ async fn stored(core: &Arc<Core>, id: &str) -> Result<Option<Record>, Status> {
 fn row(core: &Core, record: &Record, eyes: Eyes) -> CommandRow {
     let hub = if record.state == CommandState::Finished { None } else { core.hub(&record.id) };
     let received = hub.as_ref().map_or(0, |hub| *hub.received.borrow());
+    // When it started is not written before its end.
+    let started = |fleet: &fleet::Fleet<_>| fleet.dispatch().unfinished(&record.id).map(|(now, _)| now.started_unix_ms);
+    let started = if record.started_unix_ms == 0 { core.read(started) } else { None };
+    let row = rows::command(record, received, eyes);
     let row = CommandRow {
         output_stalls: hub.map_or_else(String::new, |hub| hub.disk_failed()),
-        ..rows::command(record, received, eyes)
+        started_unix_ms: started.unwrap_or(row.started_unix_ms),
+        ..row
     };
     waiting(core, record, row)
 }

@@ -21,7 +21,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, PoisonError},
 };
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 /// Checks what was asked, and answers it.
 ///
@@ -97,8 +97,8 @@ enum Shown {
 }
 
 impl Shown {
-    /// What it is, if it may admit somebody, as far as memory knows. One that is used up may: a lost answer is asked for
-    /// again.
+    /// What it is, if it may admit somebody, as far as memory knows. One that is used up or has expired may: a lost
+    /// answer is asked for again.
     fn of(security: &Security, token: &str, certificate: Option<([u8; 16], [u8; 32])>) -> Result<Self, Status> {
         if token.is_empty() {
             return match certificate {
@@ -108,7 +108,7 @@ impl Shown {
         }
         let token = Token::parse(token).map_err(|why| Status::unauthenticated(format!("the token {why}")))?;
         match security.admission.check(&token, &[Role::Agent]) {
-            Ok(_) | Err(Refused::UsedUp) => Ok(Self::Token(token)),
+            Ok(_) | Err(Refused::UsedUp | Refused::Expired) => Ok(Self::Token(token)),
             Err(refused) => Err(does_not_admit(&refused, &token)),
         }
     }
@@ -133,20 +133,28 @@ impl Claimed {
         Self { register: fleet::Register { id, name, address, ..fleet::Register::default() }, token }
     }
 
-    /// He was not let in. Anybody can cause it, so of many such lines only some are written; but who shows a token that
-    /// was made here is told of, whatever strangers do.
+    /// He was not let in. Anybody can cause it, so of many such lines only some are written: of those who show a token that
+    /// was made here, and apart of all others. These say nothing of the agent with that id, and are not counted.
     fn refused(&self, core: &Arc<Core>, security: &Security, from: &str, why: &Status) {
         let now = core.now().monotonic;
         let name = &self.register.name;
-        let written = core.refusals.lock().unwrap_or_else(PoisonError::into_inner).written(now);
+        let genuine = self.token.as_ref().is_none_or(|token| genuine(security, token).is_some());
+        let allowance = if genuine { &core.refusals_of_known } else { &core.refusals };
+        let written = allowance.lock().unwrap_or_else(PoisonError::into_inner).written(now);
         if let Some(before) = &written {
             log::warn!("Agent {name} does not join ({from}): {}{before}", why.message());
         }
-        let Some(token) = &self.token else { return };
-        core.meters.rejected(link::LossReason::Unauthorized);
-        if written.is_some() || genuine(security, token).is_some() {
-            let claimed = self.register.clone();
-            core.decide(|fleet, now| fleet.turned_away(now, claimed, fleet::Turned::NotJoined, why.message()));
+        if self.token.is_none() || why.code() != Code::Unauthenticated {
+            return;
+        }
+        if genuine {
+            core.meters.rejected(link::LossReason::Unauthorized);
+        }
+        if written.is_some() {
+            let claimed =
+                if genuine { self.register.clone() } else { fleet::Register { id: [0; 16], ..self.register.clone() } };
+            let turned = if genuine { fleet::Turned::NotJoined } else { fleet::Turned::Stranger };
+            core.decide(|fleet, now| fleet.turned_away(now, claimed, turned, why.message()));
         }
     }
 }
@@ -188,7 +196,9 @@ pub async fn blocking<R: Send + 'static>(
 pub fn revoked(core: &Arc<Core>, id: [u8; 16], address: Option<SocketAddr>) {
     let deletion = core.security.as_ref().and_then(|security| security.admission.deletion(&id));
     let name = deletion.map(|deletion| deletion.name).filter(|name| !name.is_empty());
-    let name = name.unwrap_or_else(|| fleet::hex(&id));
+    // Not deleted, but somebody has joined in its place since.
+    let known = || core.read(|fleet| fleet.registry().view(id)).map(|view| view.record.name);
+    let name = name.or_else(known).unwrap_or_else(|| fleet::hex(&id));
     let address = address.map(|address| address.ip().to_string()).unwrap_or_default();
     let register = fleet::Register { id, name, address, ..fleet::Register::default() };
     core.meters.rejected(link::LossReason::Unauthorized);
@@ -237,17 +247,15 @@ impl Standing {
 
     /// It registers with its certificate, so that it has the answer to its join: who joined in its place before has
     /// nothing any more. Whether there was anything.
-    pub fn supersede(&self, core: &Core) -> bool {
+    pub fn supersede(&self, core: &Core, name: &str) -> bool {
         let Some(security) = &core.security else { return false };
-        let superseded = security.admission.supersede(&self.fingerprint);
+        let superseded = security.admission.supersede(&self.agent_id, &self.fingerprint);
         if superseded.is_empty() {
             return false;
         }
-        log::info!(
-            "Agent {} comes with a certificate that it was given for a token: {} that it had before are good no more",
-            fleet::hex(&self.agent_id),
-            superseded.len()
-        );
+        let what = format!("it comes with what it has joined again for: {} before are revoked", superseded.len());
+        log::info!("Agent {name}: {what}");
+        core.file_audit(Some(&self.caller()), "revoked", (name, self.agent_id), &what);
         let security = security.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = security.admission.revoke(&superseded) {
@@ -263,6 +271,11 @@ impl Standing {
         let AgentCertificate { id: agent_id, fingerprint, expires_ms } = caller.agent?;
         let record = core.security.as_ref()?.admission.certificate(&fingerprint, &agent_id);
         Some(Self { agent_id, fingerprint, expires_ms, remote: caller.address, record })
+    }
+
+    fn caller(&self) -> Caller {
+        let (id, fingerprint, expires_ms) = (self.agent_id, self.fingerprint, self.expires_ms);
+        Caller::agent(AgentCertificate { id, fingerprint, expires_ms }, self.remote)
     }
 
     /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.
@@ -282,8 +295,7 @@ impl Standing {
         message: &str,
     ) {
         if let Some(security) = &core.security {
-            let (id, fingerprint, expires_ms) = (self.agent_id, self.fingerprint, self.expires_ms);
-            let caller = Caller::agent(AgentCertificate { id, fingerprint, expires_ms }, self.remote);
+            let caller = self.caller();
             let what = format!("registration as {}: {message}", register.name);
             security.refused(Some(&caller), None, CONNECT, &Status::permission_denied(what));
         }
@@ -317,8 +329,8 @@ impl Standing {
         }
         if bound.is_empty() && holder.is_some_and(|holder| holder != register.id) {
             let text = format!(
-                "another agent has the name {name}: to replace it, start this one with a token made for that name \
-                 (`sloth-runner token create --name {name}`), or delete the other (`sloth-runner agent delete {name}`)"
+                "another agent has the name {name}: give this one another name; or, if it is to replace the other, start \
+                 it with a token made for that name (`sloth-runner token create --name {name}`)"
             );
             return Err((LossReason::NameTaken, text));
         }

@@ -45,9 +45,13 @@ pub async fn receive(
     let (sender, receiver) = mpsc::channel(ACKS_MAX);
     let Some((hub, owner)) = core.hub_and_owner(&id) else {
         if core.read(|fleet| fleet.dispatch().is_left_out(agent, &id)) {
-            return Err(Status::resource_exhausted(format!(
-                "command {id} is not adopted here, for there are too many"
-            )));
+            // Its agent keeps it, and brings it with another session. An error would have it come again and again.
+            let inbound = request.into_inner();
+            tokio::spawn(async move {
+                sender.closed().await;
+                drop(inbound);
+            });
+            return Ok(receiver);
         }
         let from = closed_log(core, &id).await?;
         tokio::spawn(discard(request.into_inner(), from, sender));

@@ -344,12 +344,14 @@ pub(super) fn enter(
         }
         if let Some(standing) = standing {
             // Whoever joined in its place is out at once, and not only when he comes again.
-            if standing.supersede(core)
-                && let Some(theirs) = fleet.registry().session_of_another(standing.agent_id, &register.instance)
-                && let Some(outbox) = core.wires.session(theirs)
+            if standing.supersede(core, &register.name)
+                && let Some((theirs, conn)) = fleet.registry().session_of_another(standing.agent_id, &register.instance)
+                && let Some(outbox) = core.wires.end(theirs)
             {
                 outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
                 outbox.close();
+                let why = "somebody has joined again with its id".to_owned();
+                fleet.closed(now, conn, LossReason::Unauthorized, ClosedBy::Master, why);
             }
         }
         fleet.register(now, conn, register, held);

@@ -469,11 +469,17 @@ impl Admission {
 
     /// An agent registers with this certificate. If it has joined with it, what it had before is good no more, in this
     /// process: which ones those are, for [`Self::revoke`]. Not before that, for the answer to a join can be lost.
-    pub fn supersede(&self, in_use: &Hash) -> Vec<Hash> {
-        if self.known(|known| known.certificates.superseded(in_use).is_empty()) {
+    pub fn supersede(&self, agent_id: &AgentId, in_use: &Hash) -> Vec<Hash> {
+        let nothing_new = |known: &Known| {
+            known.certificates.is_in_use(agent_id, in_use) && known.certificates.superseded(in_use).is_empty()
+        };
+        if self.known(nothing_new) {
             return Vec::new();
         }
-        self.change(|known| known.certificates.supersede(in_use))
+        self.change(|known| {
+            known.certificates.set_in_use(*agent_id, *in_use);
+            known.certificates.supersede(in_use)
+        })
     }
 
     /// Makes durable that these certificates are good no more. Blocks.
@@ -507,7 +513,10 @@ impl Admission {
     /// # Errors
     /// For people.
     pub fn revoke_agent(&self, agent_id: &AgentId, name: &str) -> Result<(), String> {
-        self.refuse_agent(agent_id, name);
+        // It may be refused already: tokens that were made since are newer than that.
+        if self.known(|known| !known.certificates.is_refused(agent_id)) {
+            self.refuse_agent(agent_id, name);
+        }
         let now_ms = signed(self.now_ms());
         let deleted_ms = signed(self.deletion(agent_id).map_or(0, |deletion| deletion.at_ms));
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -531,7 +540,8 @@ impl Admission {
         labels: BTreeMap<String, String>,
         issued: &Issued,
     ) -> CertificateRecord {
-        let (issued_ms, expires_ms, authority) = (self.now_ms(), issued.expires_ms, issued.authority);
+        let issued_ms = self.known(|known| known.certificates.next_issued_ms(&agent_id, self.now_ms()));
+        let (expires_ms, authority) = (issued.expires_ms, issued.authority);
         CertificateRecord { agent_id, name, labels, issued_ms, expires_ms, revoked: false, authority }
     }
 

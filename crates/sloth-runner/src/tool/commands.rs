@@ -226,7 +226,7 @@ fn cells(row: &CommandRow, now_unix_ms: u64) -> Vec<Cell> {
     vec![
         Cell::new(&row.id),
         Cell::new(&row.agent),
-        Cell::new(&row.state),
+        Cell::new(in_a_word(row)),
         Cell::new(short(row)).coloured(colour),
         ago(now_unix_ms, row.created_unix_ms).into(),
         Cell::new(shorten(&row.spec.as_ref().map(line).unwrap_or_default())),
@@ -271,6 +271,15 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
         field("Gap", &format!("{} bytes at {}", gap.bytes, gap.offset));
     }
     text
+}
+
+/// The state, or what an accepted one does.
+fn in_a_word(row: &CommandRow) -> &str {
+    match row.state.as_str() {
+        "accepted" if row.cancel_asked => "cancelling",
+        "accepted" if row.started_unix_ms > 0 => "running",
+        state => state,
+    }
 }
 
 /// The state, and what of it is known between acceptance and end.

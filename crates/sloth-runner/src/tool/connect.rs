@@ -345,6 +345,8 @@ fn cause(error: &(dyn Error + 'static)) -> String {
                 io::ErrorKind::TimedOut => return SILENT.to_owned(),
                 io::ErrorKind::HostUnreachable => return "host unreachable".to_owned(),
                 io::ErrorKind::NetworkUnreachable => return "network unreachable".to_owned(),
+                // As of a master that was killed, in the words of the TLS library otherwise.
+                io::ErrorKind::UnexpectedEof => return "the master closed the connection".to_owned(),
                 _ => {}
             }
         }
@@ -355,6 +357,9 @@ fn cause(error: &(dyn Error + 'static)) -> String {
     // What HTTP/2 says of pings that nobody answers.
     if text.ends_with("operation timed out") {
         return SILENT.to_owned();
+    }
+    if text.contains("without sending TLS close_notify") {
+        return "the master closed the connection".to_owned();
     }
     // HTTP/2 keeps the cause of a broken stream to itself, but for its text.
     if text.contains("broken pipe") || text.contains("reset") { "connection reset".to_owned() } else { text }

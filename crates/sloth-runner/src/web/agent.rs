@@ -69,6 +69,7 @@ pub struct Command {
     started: Option<String>,
     finished: Option<String>,
     output_bytes: u64,
+    cancelling: bool,
 }
 
 pub async fn commands(State(web): State<Arc<Web>>, Path(id): Path<String>, Query(from): Query<From>) -> Response {
@@ -107,6 +108,7 @@ pub fn command(row: CommandRow) -> Command {
         started: rfc3339(row.started_unix_ms),
         finished: rfc3339(row.finished_unix_ms),
         output_bytes: row.output_bytes,
+        cancelling: row.cancel_asked && outcome.is_none(),
         id: row.id,
         state: row.state,
     }

@@ -79,6 +79,9 @@ fn a_command_that_waits_on_its_agent_is_told_from_one_that_runs_and_from_one_tha
     let running = |master: &Master| (stands(master, "first") == "accepted, running").then_some(());
     until("the first one runs", || running(&master));
     assert_eq!(stands(&master, "second"), "accepted, not known to have started");
+    let listed = master.json(&["command", "list"]);
+    let started: Vec<bool> = listed.as_array().unwrap().iter().map(|row| row["started"].is_string()).collect();
+    assert_eq!(started, [false, true], "{listed}");
     let started = master.json(&["command", "get", "first"])["started"].clone();
     assert!(started.is_string() && master.json(&["command", "get", "second"])["started"].is_null());
 

@@ -40,7 +40,7 @@ async fn doctor_goes_the_way_of_its_agent_and_uses_no_token_up() {
     let kept = fs::read(&identity).unwrap();
     fs::remove_file(&identity).unwrap();
     let mut agent = master.agent(state.path(), "lady", &["--token", &once]);
-    agent.log.line("identity.pem is gone, by which a master knew this agent").await;
+    agent.log.line("identity.pem is gone, by which a master knew this agent if it had joined").await;
     agent.log.line("(attempt 1): the token is used up").await;
     let done = doctor(&["--token", &once]).await;
     assert!(done.code == 1 && done.out.contains("warning    certificate      "), "{}", done.out);

@@ -139,7 +139,7 @@ async fn the_place_of_another_agent_is_taken_only_by_a_token_for_its_name() {
     agent.active().await;
     agent.kill().await;
     let mut agent = master.joins(other.path(), "lady");
-    agent.log.line("another agent has the name lady: to replace it").await;
+    agent.log.line("another agent has the name lady: give this one another name").await;
     agent.kill().await;
     let token = master.token("--name lady --label site=a").await;
     master.agent(other.path(), "lady", &["--token", &token]).active().await;

@@ -464,8 +464,6 @@ async fn an_agent_that_holds_a_crowd_of_unknown_commands_has_some_adopted_and_pe
     assert!(!core.read(|fleet| fleet.dispatch().knows("h10499")));
     // Its agent keeps what came of it, and brings it another time.
     soon(async { while !core.read(|fleet| fleet.dispatch().is_left_out([1; 16], "h10499")) {} }).await;
-    let refused = second.upload("h10499", 0).await.err().expect("nothing of it is taken, and so let go");
-    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
     second.finish("h10499", 0, 0).await;
     let (_upload, _) = second.upload("unknown", 0).await.unwrap();
     second.finish("unknown", 0, 0).await;

@@ -71,6 +71,8 @@ pub struct Certificates {
     by_agent: HashMap<AgentId, Vec<Hash>>,
     /// Given for a token, and not for the certificate before.
     joined: HashSet<Hash>,
+    /// With which each agent has registered last.
+    in_use: HashMap<AgentId, Hash>,
     /// Of these only certificates that are known are good.
     deleted: HashMap<AgentId, Deletion>,
 }
@@ -131,7 +133,8 @@ impl Certificates {
     pub fn surplus(&self, agent: &AgentId, in_use: Option<&Hash>) -> Vec<Hash> {
         let live: Vec<_> = self.live(agent).map(|(hash, _)| *hash).collect();
         let excess = (live.len() + 1).saturating_sub(KEPT);
-        live.into_iter().filter(|hash| Some(hash) != in_use).take(excess).collect()
+        let last = self.in_use.get(agent);
+        live.into_iter().filter(|hash| Some(hash) != in_use && Some(hash) != last).take(excess).collect()
     }
 
     pub fn insert(&mut self, hash: Hash, record: CertificateRecord) {
@@ -165,6 +168,11 @@ impl Certificates {
         self.deleted.contains_key(agent)
     }
 
+    /// It was deleted, and has been given nothing since.
+    pub fn is_refused(&self, agent: &AgentId) -> bool {
+        self.is_deleted(agent) && self.live(agent).next().is_none()
+    }
+
     /// The last deletion of this agent.
     pub fn deletion(&self, agent: &AgentId) -> Option<&Deletion> {
         self.deleted.get(agent)
@@ -180,8 +188,24 @@ impl Certificates {
         self.joined.insert(hash);
     }
 
+    /// When one that is given to this agent now counts as given: after all that it was given before, whatever the clock
+    /// says.
+    pub fn next_issued_ms(&self, agent: &AgentId, now_ms: u64) -> u64 {
+        let its = self.by_agent.get(agent).into_iter().flatten().filter_map(|hash| self.known.get(hash));
+        its.map(|record| record.issued_ms + 1).fold(now_ms, u64::max)
+    }
+
+    /// An agent registers with it.
+    pub fn set_in_use(&mut self, agent: AgentId, hash: Hash) {
+        self.in_use.insert(agent, hash);
+    }
+
+    pub fn is_in_use(&self, agent: &AgentId, hash: &Hash) -> bool {
+        self.in_use.get(agent) == Some(hash)
+    }
+
     /// What an agent had before it joined again with this one, as far as it was given here. What came after it follows
-    /// from it, or from a join that is newer.
+    /// from it, or from a join that is newer: one before it is renewed only over a session, at two thirds of its life.
     pub fn superseded(&self, in_use: &Hash) -> Vec<Hash> {
         let Some(present) = self.known.get(in_use).filter(|_| self.joined.contains(in_use)) else { return Vec::new() };
         let before = |record: &CertificateRecord| record.issued_ms > 0 && record.issued_ms <= present.issued_ms;
@@ -304,6 +328,24 @@ mod tests {
         }
         assert!(all.is_flooded(&LADY, &[1; 32], 3_001));
         assert!(!all.is_flooded(&LADY, &[1; 32], 3_100));
+    }
+
+    #[test]
+    fn each_is_newer_than_those_before_it_whatever_the_clock_says() {
+        let mut all = Certificates::default();
+        assert_eq!(all.next_issued_ms(&LADY, 7), 7);
+        all.insert([1; 32], record(100));
+        assert_eq!([7, 100, 500].map(|now| all.next_issued_ms(&LADY, now)), [101, 101, 500]);
+        assert_eq!(all.next_issued_ms(&[2; 16], 7), 7);
+    }
+
+    #[test]
+    fn the_one_that_an_agent_has_registered_with_is_no_surplus() {
+        let mut all = Certificates::default();
+        all.insert([1; 32], record(1));
+        all.set_in_use(LADY, [1; 32]);
+        (2..=4).for_each(|n| all.insert([n; 32], record(u64::from(n))));
+        assert_eq!(all.surplus(&LADY, None), [[2; 32]]);
     }
 
     #[test]

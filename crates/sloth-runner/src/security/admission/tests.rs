@@ -252,7 +252,7 @@ fn who_comes_with_what_it_joined_with_again_ends_what_it_had_before_and_that_las
     assert_eq!(good(&admission), [true; 2]);
     // What was given for a token is known of after a restart, too.
     let admission = Admission::open(&path, now).unwrap();
-    let superseded = admission.supersede(&hash(2));
+    let superseded = admission.supersede(&[1; 16], &hash(2));
     assert_eq!(superseded, [hash(1)]);
     admission.revoke(&superseded).unwrap();
     assert_eq!(good(&admission), [false, true]);
@@ -303,7 +303,7 @@ fn who_was_superseded_is_given_nothing_by_asking_again() {
     admission.admit(&theirs, &impostor, || issued(1)).unwrap();
     let real = Applicant { known_as: Some("lady"), ..applicant(1) };
     admission.admit(&its, &real, || issued(2)).unwrap();
-    admission.revoke(&admission.supersede(&hash(2))).unwrap();
+    admission.revoke(&admission.supersede(&[1; 16], &hash(2))).unwrap();
     assert!(admission.certificate(&hash(1), &[1; 16]).unwrap().revoked);
 
     let again = Applicant { known_as: Some("lady"), ..impostor };
@@ -324,7 +324,7 @@ fn of_many_who_joined_with_one_id_all_are_superseded() {
     }
     let (its, _) = admission.create([1; 32], NewToken { name: "lady".to_owned(), ..new(Role::Agent) }).unwrap();
     admission.admit(&its, &Applicant { key_hash: [9; 32], ..applicant(1) }, || issued(9)).unwrap();
-    admission.revoke(&admission.supersede(&hash(9))).unwrap();
+    admission.revoke(&admission.supersede(&[1; 16], &hash(9))).unwrap();
     let good = [1, 2, 3, 4, 5, 9].map(|n| !admission.certificate(&hash(n), &[1; 16]).unwrap().revoked);
     assert_eq!(good, [false, false, false, false, false, true]);
 }
