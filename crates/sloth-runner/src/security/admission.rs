@@ -80,6 +80,8 @@ pub enum Refused {
     Deleted,
     /// It has let in all that one token may.
     Exhausted,
+    /// So many certificates are on record for this agent id, all but a few of them revoked.
+    TooOften,
     /// It could not be looked up, or not be recorded.
     Store(String),
 }
@@ -111,6 +113,12 @@ impl fmt::Display for Refused {
                 "an operator has deleted this agent, and the token was made before that: to have the agent back, {ANOTHER}"
             ),
             Self::Exhausted => write!(f, "the token has let {JOINS_MAX} agents in, which is all that one may: {ANOTHER}"),
+            Self::TooOften => write!(
+                f,
+                "this agent id has joined {} times, and no agent needs so many: remove agent-id from its state directory, \
+                 and it joins with another",
+                certificates::RECORDS_MAX
+            ),
             Self::Store(error) => write!(f, "the master cannot record it: {error}"),
         }
     }
@@ -570,6 +578,9 @@ fn is_free(
     // It would come back by itself, or whoever stole it would, by the token that it was started with.
     if certificates.deletion(&who.agent_id).is_some_and(|deletion| token.created_ms <= deletion.at_ms) {
         return Err(Refused::Deleted);
+    }
+    if certificates.count(&who.agent_id) >= certificates::RECORDS_MAX {
+        return Err(Refused::TooOften);
     }
     match who.known_as {
         Some(name) if name != token.name && certificates.is_held(&who.agent_id, authority) => {

@@ -13,6 +13,9 @@ pub type Hash = [u8; 32];
 /// Of one agent so many are kept that are not revoked: the one it uses, and those whose answers may have been lost.
 pub const KEPT: usize = 4;
 
+/// With so many on record an agent does not join again. What was revoked is not forgotten: the clock may be wrong.
+pub const RECORDS_MAX: usize = 1_000;
+
 /// A certificate of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRecord {
@@ -181,6 +184,11 @@ impl Certificates {
     /// When an agent was deleted last, by the clock of then.
     pub fn last_deleted_ms(&self) -> Option<u64> {
         self.deleted.values().map(|deletion| deletion.at_ms).max()
+    }
+
+    /// How many are on record of this agent.
+    pub fn count(&self, agent: &AgentId) -> usize {
+        self.by_agent.get(agent).map_or(0, Vec::len)
     }
 
     /// It was given for a token.

@@ -354,3 +354,21 @@ fn no_time_is_earlier_than_the_authority() {
     let given = admission.admit(&token, &applicant(1), || issued(1)).unwrap().record;
     assert_eq!((given.issued_ms, given.renew_in_ms(admission.now_ms())), (NOW, 2_000_000));
 }
+
+#[test]
+fn one_id_does_not_join_without_end() {
+    let (_folder, path) = database();
+    let admission = Admission::open(&path, now).unwrap();
+    let (token, _) = admission.create([1; 32], new(Role::Agent)).unwrap();
+    let key = |n: usize| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_le_bytes());
+        key
+    };
+    admission.change(|known| {
+        let record = CertificateRecord { revoked: true, ..CertificateRecord::foreign([1; 16]) };
+        (0..certificates::RECORDS_MAX).for_each(|n| known.certificates.insert(key(n), record.clone()));
+    });
+    assert_eq!(refusal(admission.admit(&token, &applicant(1), || issued(1))), Refused::TooOften);
+    admission.admit(&token, &applicant(2), || issued(2)).unwrap();
+}
