@@ -53,15 +53,13 @@ pub fn has_joined(state_dir: &Path) -> bool {
 /// `tls.*` then. For people. Blocks.
 pub fn lost(state_dir: &Path) -> Option<String> {
     let path = state_dir.join(file::NAME);
-    (state_dir.join(HEARD).exists() && !path.exists()).then(|| gone(&path))
-}
-
-fn gone(path: &Path) -> String {
-    format!(
-        "{} is gone, by which a master knew this agent if it had joined by a token: it joins again with one that is made \
-         for its name (`sloth-runner token create --name NAME`)",
-        path.display()
-    )
+    (state_dir.join(HEARD).exists() && !path.exists()).then(|| {
+        format!(
+            "{} is gone, by which a master knew this agent if it had joined by a token: it joins again with one that is \
+             made for its name (`sloth-runner token create --name NAME`)",
+            path.display()
+        )
+    })
 }
 
 /// What an agent with this state directory was given for a token; none: nothing. Blocks.
@@ -151,11 +149,11 @@ impl Credentials {
             (state.identity.clone(), state.stamp, state.looked)
         };
         let Some(file) = self.file.clone().filter(|_| !looked || known.is_some()) else { return Ok(known) };
-        let (first, heard) = (!looked && known.is_none(), file.with_file_name(HEARD));
+        let first = !looked && known.is_none();
         let reading = from_disk("the files of its certificate", move || {
             let read = file::read_new(&file, stamp);
-            if first && matches!(read, Some((Ok(None), _))) && heard.exists() {
-                log::warn!("{}", gone(&file));
+            if let Some(lost) = file.parent().filter(|_| first).and_then(lost) {
+                log::warn!("{lost}");
             }
             read
         });

@@ -47,14 +47,12 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
     let agent_id = state::agent_id_at(&config.state_dir).unwrap_or_default();
     let credentials = Arc::new(Credentials::new(Some(&config.state_dir), agent_id, &config.name));
     let means = Means { tls: config.tls.clone(), token: config.token.clone(), credentials };
+    let own = config.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
+    if let Some(lost) = credentials::lost(&config.state_dir).filter(|_| !own) {
+        notes.note("certificate", Verdict::Warning, lost);
+    }
     match means.standing().await {
-        Ok(Standing::Configured) => {
-            let own = config.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
-            if let Some(lost) = credentials::lost(&config.state_dir).filter(|_| !own) {
-                notes.note("certificate", Verdict::Warning, lost);
-            }
-            configured(config, notes)
-        }
+        Ok(Standing::Configured) => configured(config, notes),
         Ok(Standing::Joined(connector, certificate)) => {
             let given = "given to this agent for a token";
             let (verdict, text) = match (connector.own().and_then(|own| own.ended()), certificate) {
@@ -69,9 +67,6 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
             Some(Way { connector: Some(connector), asks: true })
         }
         Ok(Standing::Token(connector, token)) => {
-            if let Some(lost) = credentials::lost(&config.state_dir) {
-                notes.note("certificate", Verdict::Warning, lost);
-            }
             let text = format!("{} is whole; whether it admits is seen when the agent joins with it", token.id());
             notes.note("token", Verdict::Ok, text);
             Some(Way { connector: Some(connector), asks: false })

@@ -39,8 +39,8 @@ const UNKNOWN_CALLS_MAX: usize = 16;
 const SPEAKS_LATE: &str = "/agent.AgentRegistry/SendOutput";
 
 /// What an agent hears that an operator has deleted.
-pub const REVOKED: &str = "this agent's certificate is revoked: an operator deleted it, or somebody has joined again with its id; to have it \
-     back, start it with a new token";
+pub const REVOKED: &str = "this agent's certificate is revoked: an operator deleted it, or somebody has joined again \
+     with its id; to have it back, start it with a new token";
 
 /// As what somebody calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -178,7 +178,6 @@ pub const GLOBAL: [&str; 7] = ["master", "token", "ca", "cert", "key", "context"
 
 /// The whole command line. Options of the tool that mean nothing to a subcommand don't stand in its help.
 pub fn definition() -> clap::Command {
-    const ALL: [&str; 7] = GLOBAL;
     fn without(options: &'static [&'static str], command: clap::Command) -> clap::Command {
         let hidden = |command: clap::Command, id: &'static str| match id {
             "master" | "token" | "ca" | "cert" | "key" | "context" => {
@@ -193,9 +192,9 @@ pub fn definition() -> clap::Command {
         options.iter().fold(command, |command, id| hidden(command, id))
     }
     Cli::command()
-        .mut_subcommand("demo", |demo| without(&ALL, demo))
-        .mut_subcommand("completions", |completions| without(&ALL, completions))
-        .mut_subcommand("man", |man| without(&ALL, man))
+        .mut_subcommand("demo", |demo| without(&GLOBAL, demo))
+        .mut_subcommand("completions", |completions| without(&GLOBAL, completions))
+        .mut_subcommand("man", |man| without(&GLOBAL, man))
         .mut_subcommand("master", |master| {
             without(&["master", "token", "ca", "cert", "key", "context"], master)
                 .mut_subcommand("start", |start| without(&["output"], start))

@@ -24,7 +24,7 @@ const VERSION: &str = concat!("sloth-runner ", env!("CARGO_PKG_VERSION"));
 pub fn completions(shell: Shell) -> i32 {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut with_agent(cli::definition()), PROGRAM, &mut script);
-    clap_complete::generate(shell, &mut agent::definition(AGENT), AGENT, &mut script);
+    clap_complete::generate(shell, &mut agent::definition(), AGENT, &mut script);
     print(&String::from_utf8(script).expect("the generator writes text"))
 }
 
@@ -75,18 +75,19 @@ fn built() -> clap::Command {
 }
 
 fn built_agent() -> clap::Command {
-    let mut command = agent::definition(AGENT);
+    let mut command = agent::definition();
     command.build();
     command
 }
 
 /// With what the agent's own reader takes, which the tool passes on to it.
 fn with_agent(command: clap::Command) -> clap::Command {
+    let its = agent::subcommands("sloth-runner agent");
     command.mut_subcommand("agent", |agent| {
         agent.mut_subcommands(|command| {
             // `stop` is another thing with the master.
-            let own = Some(command.get_name()).filter(|name| *name != "stop").and_then(agent::subcommand);
-            let Some(own) = own else { return command };
+            let name = Some(command.get_name()).filter(|name| *name != "stop");
+            let Some(own) = its.iter().find(|own| Some(own.get_name()) == name).cloned() else { return command };
             // Of the tool's own those that the agent does not have are no options here.
             let taken: Vec<_> = own.get_arguments().map(|arg| arg.get_id().to_string()).collect();
             let others = cli::GLOBAL.into_iter().filter(|id| !taken.iter().any(|known| known == id));

@@ -29,24 +29,22 @@ fn lasting(text: &str) -> &'static str {
     text.to_owned().leak()
 }
 
-/// `sloth-agent`, or what the words before its commands are, as `sloth-runner agent`.
-pub fn definition(program: &str) -> Command {
-    let help = read(&sloth_agent::cli::help(program));
-    let mut command = Command::new("sloth-agent")
+/// `sloth-agent`.
+pub fn definition() -> Command {
+    const PROGRAM: &str = "sloth-agent";
+    let help = read(&sloth_agent::cli::help(PROGRAM));
+    let command = Command::new(PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
         .about(help.about.clone())
         .disable_help_subcommand(true)
         .subcommand_required(true);
-    for (name, _) in &help.commands {
-        command = command.subcommand(of(&help, name));
-    }
-    command.after_help(help.rest)
+    command.subcommands(help.commands.iter().map(|(name, _)| of(&help, name))).after_help(help.rest.clone())
 }
 
-/// The command with this name, if it is one of the agent's own.
-pub fn subcommand(name: &str) -> Option<Command> {
-    let help = read(&sloth_agent::cli::help("sloth-runner agent"));
-    help.commands.iter().any(|(known, _)| known == name).then(|| of(&help, name))
+/// The commands of the agent, as they are called by these words.
+pub fn subcommands(program: &str) -> Vec<Command> {
+    let help = read(&sloth_agent::cli::help(program));
+    help.commands.iter().map(|(name, _)| of(&help, name)).collect()
 }
 
 fn of(help: &Help, name: &str) -> Command {
@@ -159,13 +157,15 @@ mod tests {
 
     #[test]
     fn an_option_stands_with_the_commands_that_it_is_for() {
+        let known = subcommands("sloth-runner agent");
         let has = |command: &str, flag: &str| {
-            subcommand(command).unwrap().get_arguments().any(|arg| arg.get_long() == Some(flag))
+            let command = known.iter().find(|known| known.get_name() == command).unwrap();
+            command.get_arguments().any(|arg| arg.get_long() == Some(flag))
         };
         assert!(has("start", "daemon") && !has("status", "daemon"));
         assert!(has("status", "output") && has("doctor", "output") && !has("start", "output"));
         assert!(has("start", "state-dir") && has("stop", "state-dir"));
-        assert!(subcommand("run").is_none());
-        definition("sloth-agent").debug_assert();
+        assert!(known.iter().all(|command| command.get_name() != "run"));
+        definition().debug_assert();
     }
 }

@@ -75,8 +75,8 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
             ("agent.joined", by, blocking(&security, admit).await)
         }
     };
-    let done = done.inspect_err(|status| claimed.refused(core, &security, &from, status));
-    let Admitted { issued, record, again } = done?;
+    let Admitted { issued, record, again } =
+        done.inspect_err(|status| claimed.refused(core, &security, &from, status))?;
     if !again {
         core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
         let message = format!("{name} was given a certificate {by}, asked for by {from}");

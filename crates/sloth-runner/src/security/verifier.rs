@@ -21,7 +21,8 @@ pub struct Verifier {
     agents: Arc<dyn ClientCertVerifier>,
     /// None: nobody comes by a certificate.
     people: Option<Arc<dyn ClientCertVerifier>>,
-    /// When the newest authority of ours was made. A clock that is behind it is wrong, and agents' certificates are good from then on.
+    /// When the newest authority of ours was made. A clock that is behind it is wrong, and agents' certificates are good
+    /// from then on.
     earliest: Duration,
 }
 

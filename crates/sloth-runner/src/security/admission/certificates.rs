@@ -160,11 +160,8 @@ impl Certificates {
     /// None of this agent's is good any more but one that is given to it from now on.
     pub fn refuse(&mut self, agent: AgentId, deletion: Deletion) {
         self.deleted.insert(agent, deletion);
-        for hash in self.by_agent.get(&agent).into_iter().flatten() {
-            if let Some(record) = self.known.get_mut(hash) {
-                record.revoked = true;
-            }
-        }
+        let its = self.by_agent.get(&agent).cloned().unwrap_or_default();
+        self.revoke(&its);
     }
 
     pub fn is_deleted(&self, agent: &AgentId) -> bool {
