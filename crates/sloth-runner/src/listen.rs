@@ -4,6 +4,7 @@
 //! stops accepting at the limit of open files, or spins there, takes the fleet down with it.
 
 mod connection;
+pub mod crowd;
 pub mod places;
 
 pub use connection::{Connection, Open, Shown, Why};

@@ -40,6 +40,8 @@ pub enum Why {
     Handshake,
     /// TLS, or the turn for it, took too long.
     HandshakeTimeout,
+    /// Its place, before it had ended TLS, went to one of an address that has far fewer.
+    Crowded,
     /// It has shown nothing for too long, or asked too often without.
     Nobody,
     /// Its session was over, and it stayed.
@@ -49,11 +51,12 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Address,
         Self::Unknown,
         Self::Handshake,
         Self::HandshakeTimeout,
+        Self::Crowded,
         Self::Nobody,
         Self::Lingering,
         Self::Web,
@@ -65,6 +68,7 @@ impl Why {
             Self::Unknown => "unknown",
             Self::Handshake => "handshake",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::Crowded => "crowded",
             Self::Nobody => "nobody",
             Self::Lingering => "lingering",
             Self::Web => "web",

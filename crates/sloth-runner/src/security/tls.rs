@@ -1,10 +1,16 @@
 //! TLS 1.3 on the master's port: handshakes that are bounded in number and time, certificates that are read again when
 //! their files change, and who is at the other end.
 
+mod secured;
+
+pub use secured::{HANDSHAKES_EACH, HANDSHAKES_MAX, Secured};
+
+use secured::Turn;
+
 use super::{TlsFiles, verifier::verifier};
 use crate::{
     clock,
-    listen::{self, Incoming, Open, Shown, Why, places::Source},
+    listen::{self, Shown, Why},
 };
 use rustls::{
     ServerConfig,
@@ -20,37 +26,22 @@ use sloth_agent::{
     transport::tls::{Certificate, not_before},
 };
 use std::{
-    collections::HashMap,
     fs,
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::Path,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Poll, ready},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    sync::Semaphore,
-    task::JoinSet,
     time::{Sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
-use tokio_stream::Stream;
 use tonic::transport::server::Connected;
-
-/// Handshakes under way at once; others wait their turn. Each holds some 40 KiB before it is known who comes.
-pub const HANDSHAKES_MAX: usize = 1_024;
-
-/// … of one address: an eighth, so that one that says nothing leaves the others theirs. Where all of a fleet comes from
-/// one address, so many are more than the processors can do at once.
-pub const HANDSHAKES_EACH: usize = 128;
-
-/// Connections that wait for their turn, or are in their handshake; with more, further ones wait to be accepted. Four
-/// times as many as one address can have at the defaults.
-const PENDING_MAX: usize = 4_096;
 
 /// Of one handshake; and of the wait for its turn.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -193,22 +184,6 @@ impl Acceptor {
             }
         }
         current.config.clone()
-    }
-
-    /// When it is its turn. What waits is small: the rest is made with the handshake.
-    async fn accept_in_turn(self: Arc<Self>, turn: Turn, stream: listen::Connection) -> Option<Connection> {
-        let waiting = timeout(HANDSHAKE_TIMEOUT, async {
-            // Who says nothing is given no place that others wait for.
-            stream.readable().await.ok()?;
-            let each = turn.each.acquire().await.ok()?;
-            Some((each, turn.all.acquire().await.ok()?))
-        });
-        let Ok(Some(_places)) = waiting.await else {
-            turn.open.add_closed(Why::HandshakeTimeout);
-            return None;
-        };
-        let _counted = turn.open.handshake();
-        Box::pin(self.accept(stream, &turn)).await
     }
 
     async fn accept(&self, stream: listen::Connection, turn: &Turn) -> Option<Connection> {
@@ -413,78 +388,6 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         self.peer.clone()
-    }
-}
-
-/// The connections of a listener, after their handshakes where there is TLS. Never ends, and never yields an error.
-pub struct Secured {
-    incoming: Incoming,
-    acceptor: Option<Arc<Acceptor>>,
-    /// Under way, or waiting for their turn.
-    handshakes: JoinSet<Option<Connection>>,
-    all: Arc<Semaphore>,
-    each: HashMap<Source, Weak<Semaphore>>,
-    unknown_timeout: Duration,
-}
-
-/// What a connection needs for its handshake.
-struct Turn {
-    each: Arc<Semaphore>,
-    all: Arc<Semaphore>,
-    open: Open,
-    unknown_timeout: Duration,
-}
-
-impl Secured {
-    /// Without an acceptor: in the clear. Whoever shows nothing within `unknown_timeout` is closed.
-    pub fn new(incoming: Incoming, acceptor: Option<Arc<Acceptor>>, unknown_timeout: Duration) -> Self {
-        let all = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-        Self { incoming, acceptor, handshakes: JoinSet::new(), all, each: HashMap::new(), unknown_timeout }
-    }
-
-    fn turn(&mut self, source: Source) -> Turn {
-        // Of those who wait or are in their handshake there are no more than PENDING_MAX.
-        if self.each.len() >= 2 * PENDING_MAX {
-            self.each.retain(|_, each| each.strong_count() > 0);
-        }
-        let each = self.each.get(&source).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let each = Arc::new(Semaphore::new(HANDSHAKES_EACH));
-            self.each.insert(source, Arc::downgrade(&each));
-            each
-        });
-        let (all, open) = (self.all.clone(), self.incoming.open());
-        Turn { each, all, open, unknown_timeout: self.unknown_timeout }
-    }
-}
-
-impl Stream for Secured {
-    type Item = io::Result<Connection>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        loop {
-            match this.handshakes.poll_join_next(context) {
-                Poll::Ready(Some(Ok(Some(connection)))) => return Poll::Ready(Some(Ok(connection))),
-                Poll::Ready(Some(_)) => continue,
-                Poll::Pending if this.handshakes.len() >= PENDING_MAX => return Poll::Pending,
-                Poll::Ready(None) | Poll::Pending => {}
-            }
-            let Some(Ok(stream)) = ready!(Pin::new(&mut this.incoming).poll_next(context)) else {
-                return Poll::Ready(None);
-            };
-            let (address, shown) = (peer_address(&stream), stream.shown());
-            match this.acceptor.clone() {
-                Some(acceptor) => {
-                    let turn = this.turn(shown.source());
-                    this.handshakes.spawn(acceptor.accept_in_turn(turn, stream));
-                }
-                None => {
-                    let peer = Peer { address, shown, identity: None, exported: None };
-                    let connection = Connection::new(peer, Wire::Plain(stream), this.unknown_timeout);
-                    return Poll::Ready(Some(Ok(connection)));
-                }
-            }
-        }
     }
 }
 

@@ -4,12 +4,7 @@ use crate::{
     security::{pki, testing::files},
 };
 use rustls::{ClientConfig, RootCertStore};
-use std::{
-    fs::Permissions,
-    os::unix::fs::PermissionsExt,
-    sync::atomic::{AtomicUsize, Ordering},
-    task::Wake,
-};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 
@@ -24,12 +19,12 @@ fn a_certificate_names_one_agent_one_operator_or_nobody() {
     }
 }
 
-fn secured(files: TlsFiles) -> (Secured, SocketAddr) {
+pub(super) fn secured(files: TlsFiles) -> (Secured, SocketAddr) {
     let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     (
         Secured::new(
-            Incoming::new(listener, usize::MAX, Limits::NONE),
+            listen::Incoming::new(listener, usize::MAX, Limits::NONE),
             Some(Arc::new(Acceptor::new(files).unwrap())),
             Duration::from_secs(30),
         ),
@@ -85,33 +80,6 @@ async fn a_handshake_that_does_not_end_is_ended() {
     let start = tokio::time::Instant::now();
     assert_eq!(timeout(HANDSHAKE_TIMEOUT * 10, accepted).await.expect("it is closed"), 0);
     assert!(start.elapsed() >= HANDSHAKE_TIMEOUT);
-}
-
-#[derive(Default)]
-struct Woken(AtomicUsize);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-#[tokio::test]
-async fn those_who_wait_for_a_handshake_are_so_many_and_no_more() {
-    let (_folder, files) = files();
-    let (mut secured, address) = secured(files);
-    for _ in 0..PENDING_MAX {
-        secured.handshakes.spawn(std::future::pending());
-    }
-    let _waiting = TcpStream::connect(address).await.unwrap();
-    let woken = Arc::new(Woken::default());
-    let waker = woken.clone().into();
-    assert!(Pin::new(&mut secured).poll_next(&mut Context::from_waker(&waker)).is_pending());
-    assert_eq!(secured.handshakes.len(), PENDING_MAX);
-    secured.handshakes.abort_all();
-    while woken.0.load(Ordering::Relaxed) == 0 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[test]
