@@ -23,7 +23,7 @@ pub use self::{
     layers::describe,
     load::{Loaded, Sources, Surroundings, Whereabouts, host_name, load, temporary_folder, whereabouts},
     reader::{Problems, Shown},
-    secret::readable_by_others,
+    secret::exposed,
     settings::{check_label, log as read_log},
 };
 

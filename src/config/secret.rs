@@ -1,6 +1,11 @@
 //! Files that hold secrets.
 
-use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs::{File, Metadata},
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use super::{Secret, layers::describe};
 use crate::token::{Malformed, Token};
@@ -8,10 +13,20 @@ use crate::token::{Malformed, Token};
 /// Longest token, in bytes: the ones that masters make have some hundred.
 const TOKEN_MAX: usize = 4096;
 
-/// Why a file of this mode is no place for a secret, and the remedy. None: only its owner can read it.
-pub fn readable_by_others(mode: u32, path: &Path) -> Option<String> {
-    let mode = mode & 0o777;
-    (mode & 0o077 != 0).then(|| format!("others can read (mode {mode:04o}): run chmod 600 {}", path.display()))
+/// Why a file is no place for a secret, and the remedy: others can read it, or could put another in its place. None: it
+/// is this user's, or root's, alone. Reads after "which ".
+pub fn exposed(file: &Metadata, path: &Path) -> Option<String> {
+    // SAFETY: it has no preconditions, and cannot fail.
+    exposed_to(unsafe { libc::geteuid() }, file.uid(), file.mode() & 0o777, path)
+}
+
+fn exposed_to(us: u32, owner: u32, mode: u32, path: &Path) -> Option<String> {
+    let path = path.display();
+    if mode & 0o077 != 0 {
+        return Some(format!("others can read (mode {mode:04o}): run chmod 600 {path}"));
+    }
+    (owner != us && owner != 0)
+        .then(|| format!("another user (uid {owner}) could replace, as its owner: run chown {us} {path}"))
 }
 
 /// Checks a token as it stands in a flag, a variable or a file.
@@ -39,7 +54,7 @@ pub(super) fn read_token_file(path: &Path) -> Result<Secret, String> {
     if metadata.is_dir() {
         return Err("a directory: name the file in it".into());
     }
-    if let Some(problem) = readable_by_others(metadata.permissions().mode(), path) {
+    if let Some(problem) = exposed(&metadata, path) {
         return Err(format!("which {problem}"));
     }
     let mut text = String::new();
@@ -47,4 +62,20 @@ pub(super) fn read_token_file(path: &Path) -> Result<Secret, String> {
         .read_to_string(&mut text)
         .map_err(|error| format!("which cannot be read ({}): check it", describe(&error)))?;
     check_token(&text).map_err(|rule| format!("whose token {rule}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_its_user_s_alone_or_root_s() {
+        let of = |us, owner, mode| exposed_to(us, owner, mode, Path::new("a.token"));
+        assert_eq!([of(7, 7, 0o600), of(7, 7, 0o400), of(7, 0, 0o600), of(0, 0, 0o600)], [None, None, None, None]);
+        assert_eq!(of(7, 7, 0o640).unwrap(), "others can read (mode 0640): run chmod 600 a.token");
+        for us in [7, 0] {
+            let why = of(us, 8, 0o600).unwrap();
+            assert_eq!(why, format!("another user (uid 8) could replace, as its owner: run chown {us} a.token"));
+        }
+    }
 }

@@ -11,14 +11,13 @@ use crate::{
     webhook::{KINDS, KINDS_DEFAULT, Target},
 };
 use sloth_agent::config::{
-    Log, Secret, Surroundings, describe, read_log, readable_by_others,
+    Log, Secret, Surroundings, describe, exposed, read_log,
     reader::{Layers, Problems, Reader, Setting, Shown},
 };
 use std::{
     fs::File,
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -249,7 +248,7 @@ fn read_secret(path: &Path) -> Result<Secret, String> {
     if !metadata.is_file() {
         return Err("which is no file: name one".to_owned());
     }
-    if let Some(problem) = readable_by_others(metadata.permissions().mode(), path) {
+    if let Some(problem) = exposed(&metadata, path) {
         return Err(format!("which {problem}"));
     }
     let mut text = String::new();

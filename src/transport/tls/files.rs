@@ -1,6 +1,6 @@
 //! The files that `tls` names: each is read whole, checked, and refused with the remedy.
 
-use crate::config::{Tls, describe, readable_by_others};
+use crate::config::{Tls, describe, exposed};
 use rustls::{
     InconsistentKeys, RootCertStore,
     crypto::CryptoProvider,
@@ -8,9 +8,9 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
-    fs::OpenOptions,
+    fs::{Metadata, OpenOptions},
     io::Read,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -82,8 +82,8 @@ pub(super) fn own_certificate(tls: &Tls) -> Option<CertificateDer<'static>> {
 }
 
 fn private_key(file: &File, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, Unusable> {
-    let (text, mode) = file.read()?;
-    if let Some(problem) = readable_by_others(mode, &file.path) {
+    let (text, metadata) = file.read()?;
+    if let Some(problem) = exposed(&metadata, &file.path) {
         return Err(file.unusable(&problem));
     }
     let key = PrivateKeyDer::from_pem_slice(&text)
@@ -130,8 +130,8 @@ impl File {
         }
     }
 
-    /// Content and mode.
-    fn read(&self) -> Result<(Vec<u8>, u32), Unusable> {
+    /// Content and whose it is.
+    fn read(&self) -> Result<(Vec<u8>, Metadata), Unusable> {
         let unreadable =
             |error| self.unusable(&format!("cannot be read: {}: mend that, or name another", describe(&error)));
         // Opening a pipe would wait for its writer.
@@ -145,6 +145,6 @@ impl File {
         if content.len() as u64 > SIZE_MAX {
             return Err(self.unusable(&format!("is larger than {SIZE_MAX} bytes: is it the right one?")));
         }
-        Ok((content, metadata.mode() & 0o777))
+        Ok((content, metadata))
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use std::os::unix::fs::PermissionsExt;
 use std::{collections::BTreeSet, path::Path};
 
 fn surroundings() -> Surroundings {

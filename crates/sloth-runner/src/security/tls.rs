@@ -20,7 +20,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use sloth_agent::{
-    config::{describe, readable_by_others},
+    config::{describe, exposed},
     joining::{EXPORTER_LABEL, Exported},
     token::sha256,
     transport::tls::{Certificate, not_before},
@@ -330,20 +330,20 @@ pub(super) fn read_public(path: &Path) -> Result<Vec<u8>, String> {
 /// # Errors
 /// As [`read_public`].
 pub(super) fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
-    let (content, mode) = read(path)?;
-    match readable_by_others(mode, path) {
+    let (content, metadata) = read(path)?;
+    match exposed(&metadata, path) {
         Some(problem) => Err(format!("which {problem}")),
         None => Ok(content),
     }
 }
 
-fn read(path: &Path) -> Result<(Vec<u8>, u32), String> {
+fn read(path: &Path) -> Result<(Vec<u8>, fs::Metadata), String> {
     let failed = |error: io::Error| format!("which cannot be read: {}", describe(&error));
     let file = fs::File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    let metadata = file.metadata().map_err(failed)?;
     let mut content = Vec::new();
     file.take(SIZE_MAX).read_to_end(&mut content).map_err(failed)?;
-    Ok((content, mode))
+    Ok((content, metadata))
 }
 
 /// A connection that may carry calls, and is closed if nobody shows in time who he is.
