@@ -2,6 +2,7 @@
 //! waits for a restart, and the log says so.
 
 use crate::master_config::{Loaded, Sources, load};
+use log::{LevelFilter, Record};
 use sloth_agent::{
     config::{Log, Surroundings, reader::Shown},
     logging::{self, Rolling},
@@ -50,8 +51,11 @@ impl Reload {
             let read = tokio::task::spawn_blocking(move || load(&sources, &Surroundings::of_process())).await;
             match read {
                 Ok(Ok(loaded)) => self.take(loaded),
-                Ok(Err(problems)) => write(refused(&problems.0.iter().map(ToString::to_string).collect::<Vec<_>>())),
-                Err(error) => write(refused(&[format!("reading it failed: {error}")])),
+                Ok(Err(problems)) => {
+                    let problems = problems.0.iter().map(ToString::to_string).collect::<Vec<_>>();
+                    write(refused(&problems), log::max_level());
+                }
+                Err(error) => write(refused(&[format!("reading it failed: {error}")]), log::max_level()),
             }
         }
     }
@@ -62,10 +66,10 @@ impl Reload {
         if let Some(log) = &self.log {
             log.set_limits(max_size, max_files);
         }
-        // Neither the old level nor the new one hides what is said of the change.
-        logging::set_level(level.max(log::max_level()));
-        write(told(&self.replace(loaded.shown)));
+        // Neither the old level nor the new one hides what is said of the change; who reads that finds the new one.
+        let shown = level.max(log::max_level());
         logging::set_level(level);
+        write(told(&self.replace(loaded.shown)), shown);
     }
 
     /// What has changed, from now on to be told against this. What waits is told each time, for as long as it waits.
@@ -78,10 +82,16 @@ impl Reload {
     }
 }
 
-fn write(lines: Vec<Line>) {
+/// What is of one of the levels up to this.
+fn write(lines: Vec<Line>, shown: LevelFilter) {
     for line in lines {
-        if let Line::Log(level, text) = line {
-            log::log!(level, "{text}");
+        if let Line::Log(level, text) = line
+            && level <= shown
+        {
+            // Past the level that holds by now.
+            let mut record = Record::builder();
+            record.level(level).target(module_path!());
+            log::logger().log(&record.args(format_args!("{text}")).build());
         }
     }
 }
