@@ -32,6 +32,15 @@ pub struct Given {
 }
 
 impl Given {
+    /// The options by which other commands find this agent.
+    pub fn finds(&self, config: &Config) -> String {
+        if config.state_dir == self.surroundings.default_state_dir(&config.name) {
+            format!("--name {}", config.name)
+        } else {
+            format!("--state-dir {}", config.state_dir.display())
+        }
+    }
+
     /// Paths are kept as they are meant in the working directory of now. A file that was found counts from now on, as
     /// if it had been named: when it is gone later, that is an error and not a reason to fall back to defaults.
     pub fn new(mut sources: Sources, mut surroundings: Surroundings, found: Option<&Path>) -> Self {

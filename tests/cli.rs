@@ -214,7 +214,14 @@ fn in_the_background_it_starts_once_and_stops_as_a_whole() {
     let started = place.agent("start", "node1", &["--daemon"]).expect(0);
     let pid = place.pid("node1");
     let log = place.path().canonicalize().unwrap().join("agent.log");
-    assert_eq!(started.out, format!("Agent node1 runs in the background (pid {pid}), log: {}\n", log.display()));
+    let (first, second) = started.out.split_once('\n').unwrap();
+    assert_eq!(first, format!("Agent node1 runs in the background (pid {pid}), log: {}", log.display()));
+    let shown = second
+        .strip_prefix("Whether it has reached its master: `sloth-agent ")
+        .and_then(|rest| rest.strip_suffix("`\n"));
+    let status: Vec<_> = shown.unwrap_or_else(|| panic!("{second}")).split(' ').collect();
+    let status = place.run(&status).expect(1);
+    assert!(status.out.starts_with("agent node1"), "{}", status.out);
     eventually("a worker", || children(pid).len() == 1);
     let worker = children(pid)[0];
     // SAFETY: plain integers are passed.

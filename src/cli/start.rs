@@ -64,10 +64,13 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
     match log {
         Some(log) if in_background => {
             let (name, path) = (config.name.clone(), log.path());
+            let which = given.finds(&config);
             match daemon::run(Background { config, state, log, port, given, shown, again: false }) {
-                Ok(pid) => {
-                    print(&format!("Agent {name} runs in the background (pid {pid}), log: {}\n", path.display()))
-                }
+                Ok(pid) => print(&format!(
+                    "Agent {name} runs in the background (pid {pid}), log: {}\nWhether it has reached its master: \
+                     `{program} status {which}`\n",
+                    path.display()
+                )),
                 Err(text) => {
                     guard.leave();
                     fail(text)

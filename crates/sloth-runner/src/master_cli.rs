@@ -1,7 +1,7 @@
 //! `sloth-runner master …`: parses, wires, and turns errors into exit codes.
 
 mod answers;
-mod control;
+pub mod control;
 mod daemon;
 mod init;
 mod operator_cert;
@@ -180,7 +180,8 @@ fn start(args: StartArgs) -> Result<(), i32> {
         FAILED
     };
     if args.daemon && !daemon::is_child() {
-        return match daemon::start_child() {
+        let log = log_file(&loaded.config.log, true).unwrap_or_default();
+        return match daemon::start_child(&std::path::absolute(&log).unwrap_or(log)) {
             Ok(0) => Ok(()),
             Ok(code) => Err(code),
             Err(error) => Err(failed(format!("cannot go to the background: {}", describe(&error)))),
@@ -371,10 +372,13 @@ fn say_started(address: SocketAddr, state_dir: &Path) {
 }
 
 /// The file that the configuration names; in the background there always is one.
+fn log_file(log: &Log, background: bool) -> Option<PathBuf> {
+    log.file.clone().or_else(|| background.then(|| PathBuf::from("master.log")))
+}
+
 fn open_log(log: &Log, background: bool) -> Result<Option<Rolling>, String> {
-    let file = log.file.clone().or_else(|| background.then(|| PathBuf::from("master.log")));
     let open = |path: PathBuf| Rolling::open(&path, log.max_size, log.max_files).map_err(|error| error.to_string());
-    file.map(open).transpose()
+    log_file(log, background).map(open).transpose()
 }
 
 /// SIGTERM and SIGINT.

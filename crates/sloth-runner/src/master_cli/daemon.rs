@@ -8,6 +8,7 @@ use std::{
     env,
     io::{self, BufRead, BufReader, Write},
     os::unix::process::CommandExt,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -27,11 +28,12 @@ pub fn detach(log: &Rolling) {
     log.capture_stdio();
 }
 
-/// Starts the child, waits until it listens or has ended, and returns the exit code for this process.
+/// Starts the child, waits until it listens or has ended, and returns the exit code for this process. The child's log is
+/// named where it listens.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn start_child() -> io::Result<i32> {
+pub fn start_child(log: &Path) -> io::Result<i32> {
     let mut command = Command::new(env::current_exe()?);
     command.args(env::args_os().skip(1)).env(CHILD, "1").stdin(Stdio::null()).stdout(Stdio::piped());
     // SAFETY: between fork and exec only system calls are made.
@@ -51,7 +53,7 @@ pub fn start_child() -> io::Result<i32> {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
         if line.starts_with(super::STARTED) {
-            let _ = writeln!(stdout, "In the background as process {}", child.id());
+            let _ = writeln!(stdout, "Log: {}\nIn the background as process {}", log.display(), child.id());
             return Ok(0);
         }
     }

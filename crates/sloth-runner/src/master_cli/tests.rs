@@ -253,7 +253,9 @@ fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     let line = text.lines().find(|line| line.starts_with("Master ")).unwrap();
-    let pid: u32 = text.split("In the background as process ").nth(1).unwrap().trim().parse().unwrap();
+    let (log, pid) = text.split("Log: ").nth(1).unwrap().split_once("\nIn the background as process ").unwrap();
+    let pid: u32 = pid.trim().parse().unwrap();
+    assert_eq!(log, world.directory.path().canonicalize().unwrap().join("master.log").to_str().unwrap());
     TcpStream::connect(("127.0.0.1", port(line))).unwrap();
     // SAFETY: getsid takes a number.
     assert_eq!(unsafe { libc::getsid(pid as i32) }, pid as i32, "it has a session of its own");

@@ -17,9 +17,13 @@ struct Background {
 impl Background {
     /// The agent `name` of this folder, its log and its state there.
     fn agent(folder: &Path, name: &str, master: &Master) -> (Self, Done) {
+        Self::agent_of(folder, name, &master.address.to_string())
+    }
+
+    fn agent_of(folder: &Path, name: &str, master: &str) -> (Self, Done) {
         let mut command = program(folder);
         command.args(["agent", "start", "--daemon", "--name", name, "--state-dir", name]);
-        command.args(["--master", &master.address.to_string(), "--set", "reconnect.initial_delay=\"100ms\""]);
+        command.args(["--master", master, "--set", "reconnect.initial_delay=\"100ms\""]);
         let done = Running::start(command, Stdio::null()).done().expect(0);
         let pid = fs::read_to_string(folder.join(name).join("agent.pid")).unwrap();
         (Self { pid: pid.split(' ').next().unwrap().parse().unwrap(), folder: folder.to_owned() }, done)
@@ -76,7 +80,7 @@ fn two_agents_of_one_folder_have_logs_of_their_own_that_can_be_grepped() {
         said.text()
     );
     let (second, said) = Background::agent(folder.path(), "lady", &master);
-    assert!(said.text().trim_end().ends_with("/agent-lady.log"), "{}", said.text());
+    assert!(said.text().contains("/agent-lady.log\n"), "{}", said.text());
     for name in ["kei", "lady"] {
         master.until_status(name, "Active");
     }
@@ -137,18 +141,10 @@ fn an_agent_that_is_stopped_from_afar_leaves_no_parent_that_starts_it_again() {
 #[test]
 fn a_master_in_the_background_serves_and_ends_when_it_is_asked_to() {
     let folder = TempDir::new().unwrap();
+    let config = "listen = \"127.0.0.1:0\"\nstate_dir = \"state\"\nhttp.listen = \"\"\n";
+    fs::write(folder.path().join("master.toml"), config).unwrap();
     let mut command = program(folder.path());
-    command.args([
-        "master",
-        "start",
-        "--daemon",
-        "--set",
-        "http.listen=\"\"",
-        "--listen",
-        "127.0.0.1:0",
-        "--state-dir",
-        "state",
-    ]);
+    command.args(["master", "start", "--daemon"]);
     let said = Running::start(command, Stdio::null()).done().expect(0).text();
     let word_after = |text: &str| said.split(text).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let pid = word_after("In the background as process ").parse().unwrap();
@@ -157,6 +153,22 @@ fn a_master_in_the_background_serves_and_ends_when_it_is_asked_to() {
     let mut list = program(folder.path());
     list.args(["--master", &address, "-o", "json", "agent", "list"]);
     assert_eq!(Running::start(list, Stdio::null()).done().expect(0).json(), serde_json::json!([]));
+
+    let (agent, _) = Background::agent_of(folder.path(), "kei", &address);
+    agent.has_logged("agent.log", "✓ Agent registered with master");
+    let mut bundle = program(folder.path());
+    bundle.args(["--master", &address, "support-bundle", "kei", "--with-agent", "--file", "kei.tar.gz"]);
+    let said = Running::start(bundle, Stdio::null()).done().expect(0);
+    let archive = flate2::read::GzDecoder::new(fs::File::open(folder.path().join("kei.tar.gz")).unwrap());
+    let texts: Vec<String> = tar::Archive::new(archive)
+        .entries()
+        .unwrap()
+        .map(|entry| std::io::read_to_string(entry.unwrap()).unwrap())
+        .collect();
+    for logged in ["INFO  Agent registered with master at", "INFO  Master started: sloth-runner"] {
+        assert!(texts.iter().any(|text| text.contains(logged)), "no {logged:?}: {} {texts:#?}", said.text());
+    }
+
     master.signal(libc::SIGTERM);
     master.is_gone();
     master.has_logged("master.log", "Shutting down");

@@ -56,6 +56,7 @@ async fn a_support_bundle_holds_what_is_known_and_no_secret() {
         ("agent/report.txt", "agent lady: Active"),
         ("agent/report.txt", "registered with "),
         ("agent/report.txt", "auth.token = ***"),
+        ("agent/report.txt", "its standard error is pipe:["),
         ("tool.json", "\"version\": "),
         ("master/config.json", "http://127.0.0.1:1/***"),
         ("master/log.txt", "the end"),
@@ -99,6 +100,11 @@ async fn what_cannot_be_had_is_named_and_the_rest_is_there() {
     assert!(parts["problems.txt"].contains("agent/report.txt: a viewer may only look"), "{}", parts["problems.txt"]);
     assert!(parts["problems.txt"].contains("file /nowhere/master.toml: no such file"), "{}", parts["problems.txt"]);
     assert!(parts.contains_key("explain.json") && parts.contains_key("commands.json"));
+
+    let elsewhere = state.path().join("3.tar.gz");
+    assert_eq!(bundle(&master, &viewer, "", &elsewhere).await.code, 0);
+    let problems = contents(&elsewhere)["problems.txt"].clone();
+    assert!(problems.starts_with("master/config.json: no master is configured on this machine"), "{problems}");
 
     let mistyped = master.tool_with(&viewer, "support-bundle lday").await;
     assert_eq!(

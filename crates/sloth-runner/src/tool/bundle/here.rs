@@ -1,7 +1,10 @@
 //! What this machine knows: the tool's own settings, and those of a master that is configured here.
 
 use crate::{
-    master_config::{Loaded, Sources, load},
+    cli::Format,
+    master_cli::control::look,
+    master_config::{Loaded, MasterConfig, Sources, load},
+    store::Holder,
     tool::{
         Tool,
         address::VARIABLE,
@@ -13,7 +16,7 @@ use crate::{
 use serde::Serialize;
 use sloth_agent::config::{Surroundings, describe};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
@@ -74,17 +77,48 @@ pub(super) fn master(file: Option<PathBuf>) -> Vec<(&'static str, Result<String,
     // Whether it may listen there is not asked here.
     let sources = Sources { file, flags: Vec::new(), assignments: Vec::new(), insecure: true };
     match load(&sources, &Surroundings::of_process()) {
-        Ok(loaded) if loaded.file.is_none() && !named => Vec::new(),
+        Ok(loaded) if loaded.file.is_none() && !named && pid(&loaded.config.state_dir).is_none() => {
+            let here = "no master is configured on this machine, nor named with --master-config: make the bundle where \
+                        the master is, and it holds that, too";
+            vec![(CONFIG, Err(here.to_owned()))]
+        }
         Ok(loaded) => {
-            let log =
-                match &loaded.config.log.file {
-                    Some(file) => end_of(file).map_err(|error| format!("{}: {}", file.display(), describe(&error))),
-                    None => Err("the master's log is on its standard error: with systemd `journalctl -u sloth-master`"
-                        .to_owned()),
-                };
+            let log = log_file(&loaded.config)
+                .and_then(|file| end_of(&file).map_err(|error| format!("{}: {}", file.display(), describe(&error))));
             vec![(CONFIG, Ok(json::document(&configured(&loaded)))), (LOG, log)]
         }
         Err(problems) => vec![(CONFIG, Err(problems.to_string()))],
+    }
+}
+
+/// The file that the configuration names, or the one that the running master's standard error goes to.
+///
+/// # Errors
+/// Where its log is.
+fn log_file(config: &MasterConfig) -> Result<PathBuf, String> {
+    if let Some(file) = &config.log.file {
+        return Ok(file.clone());
+    }
+    let journal = "with systemd `journalctl -u sloth-master` shows it";
+    let Some(pid) = pid(&config.state_dir) else {
+        return Err(format!(
+            "no master runs on {}, and its log was on its standard error: {journal}",
+            config.state_dir.display()
+        ));
+    };
+    let link = format!("/proc/{pid}/fd/2");
+    let target = fs::read_link(&link).map_err(|error| format!("{link}: {}", describe(&error)))?;
+    if target.is_file() {
+        return Ok(target);
+    }
+    Err(format!("the master's log is on its standard error, which is {}: {journal}", target.display()))
+}
+
+/// Of the master that runs on this state directory.
+fn pid(state_dir: &Path) -> Option<u32> {
+    match look(state_dir, Format::Table).ok()? {
+        Holder::Running(pid) => pid,
+        Holder::Nobody => None,
     }
 }
 

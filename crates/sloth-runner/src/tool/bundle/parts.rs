@@ -24,7 +24,7 @@ const OUTPUT_MAX: usize = 1 << 20;
 const REPORT_TIMEOUT_MS: u64 = 30_000;
 
 /// Run on the agent, as the child of its process: that one's own program says how it stands, given the words that it was
-/// started with, where it was started. Its log's end, where that is a file.
+/// started with, where it was started. Its log's end, wherever that goes.
 const REPORT: &str = r#"
 parent=$PPID
 cd "/proc/$parent/cwd" || exit
@@ -48,7 +48,20 @@ say 'status --history' "$program" agent status --history "$@"
 say check "$program" agent check "$@"
 say uname uname -a
 log=$("$program" agent check "$@" 2>/dev/null | sed -n 's/^  log  *\(.*\)$/\1/p')
-[ ! -f "$log" ] || say "the end of $log" tail -c 262144 "$log"
+# In the background, or with its output redirected, the log is where its standard error goes.
+[ -f "$log" ] || log=$(readlink "/proc/$parent/fd/2")
+case $log in
+    socket:*)
+        if command -v journalctl >/dev/null 2>&1
+        then say 'the end of its journal' journalctl --no-pager --lines=2000 "_PID=$parent"
+        else say 'the log' echo "its standard error is a socket: whoever started it has it"
+        fi ;;
+    *)
+        if [ -f "$log" ]
+        then say "the end of $log" tail -c 262144 "$log"
+        else say 'the log' echo "its standard error is ${log:-closed}: whoever started it has it"
+        fi ;;
+esac
 "#;
 
 pub(super) async fn explain(tool: &Tool, name: &str) -> Result<String, Trouble> {
