@@ -443,6 +443,17 @@ fn in_the_background_a_reload_finds_its_file_and_a_new_worker_keeps_what_it_said
         place.log("agent.log").matches("config: reconnect.max_delay changed from 70s to 80s\n").count() == 2
     });
     place.agent("reconnect", "other", &[]).expect(3);
+
+    let worker = children(pid)[0];
+    kill(worker, libc::SIGSTOP);
+    let told = place.run(&["reconnect"]).expect(1);
+    assert!(
+        told.err.contains(&format!("process {worker} is stopped and does nothing; `kill -CONT {worker}`")),
+        "{}",
+        told.err
+    );
+    kill(worker, libc::SIGCONT);
+    place.run(&["reconnect"]).expect(0);
 }
 
 #[test]

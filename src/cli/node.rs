@@ -93,7 +93,14 @@ impl Node {
         let agent = self.called();
         match self.process(FAILED, "end it") {
             Ok(process) => match self.signal(process, libc::SIGTERM, "end") {
-                DONE => self.wait_for_end(&agent, process),
+                DONE => {
+                    if let Some(pid) = stopped(&self.fields(), Some(process.pid)) {
+                        complain(&format!(
+                            "process {pid} of {agent} is stopped and does nothing: `kill -CONT {pid}` lets it end"
+                        ));
+                    }
+                    self.wait_for_end(&agent, process)
+                }
                 failed => failed,
             },
             Err(code) => code,
@@ -108,6 +115,13 @@ impl Node {
         };
         let (agent, pid, fields) = (self.called(), process.pid, self.fields());
         let field = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+        if let Some(stopped) = stopped(&fields, Some(pid)) {
+            complain(&format!(
+                "{agent} (pid {pid}) cannot be told anything: process {stopped} is stopped and does nothing; `kill -CONT \
+                 {stopped}` lets it go on"
+            ));
+            return FAILED;
+        }
         let done = match field("state") {
             Some("Active") => {
                 let master = field("master").unwrap_or("its master");
@@ -232,7 +246,7 @@ impl Node {
         let pid = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
         let fields = live::fresh(&self.path, self.fields(), holder);
         let value = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
-        let stopped = value("pid").and_then(|pid| pid.parse().ok()).filter(|pid| is_stopped(*pid));
+        let stopped = stopped(&fields, None);
         let is_refusal = |word: String| {
             use LossReason::{DuplicateId, NameTaken, Protocol, Unauthorized};
             matches!(LossReason::from_word(&word), Some(DuplicateId | NameTaken | Protocol | Unauthorized))
@@ -300,4 +314,10 @@ impl Node {
             None => format!("{agent} is not running (state directory {})", self.path.display()),
         }
     }
+}
+
+/// Of what the agent wrote of itself: the process that has its connection, or this one, if it was stopped.
+fn stopped(fields: &[(String, String)], or: Option<u32>) -> Option<u32> {
+    let worker = fields.iter().find(|(key, _)| key == "pid").and_then(|(_, pid)| pid.parse().ok());
+    worker.or(or).filter(|pid| is_stopped(*pid))
 }

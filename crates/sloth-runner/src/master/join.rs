@@ -79,7 +79,12 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
         done.inspect_err(|status| claimed.refused(core, &security, &from, status))?;
     if !again {
         core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
-        let message = format!("{name} was given a certificate {by}, asked for by {from}");
+        // Who joins has no credential yet but the token that is named.
+        let address = caller.as_ref().and_then(|caller| caller.address);
+        let message = match address {
+            Some(address) => format!("{name} was given a certificate {by}, from {address}"),
+            None => format!("{name} was given a certificate {by}"),
+        };
         core.decide(|fleet, now| fleet.note(now, what, &name, agent_id, message));
     }
     Ok(JoinReply {

@@ -43,7 +43,7 @@ pub fn status(state_dir: &Path, format: Format) -> Result<(), i32> {
     let shown = state_dir.display().to_string();
     let text = match (format, running, pid) {
         (Format::Json, ..) => json::document(&Status { running, pid, state_dir: &shown }),
-        (_, false, _) => format!("no master is running (state directory {shown})\n"),
+        (_, false, _) => format!("{}\n", nobody(&shown)),
         (_, true, None) => format!("the master is running (state directory {shown})\n"),
         (_, true, Some(pid)) => format!("the master is running (pid {pid}, state directory {shown})\n"),
     };
@@ -59,7 +59,7 @@ pub fn stop(state_dir: &Path, format: Format) -> Result<(), i32> {
     let shown = state_dir.display();
     let failed = |text: String| failed(format, &text);
     let pid = match look(state_dir, format)? {
-        Holder::Nobody => return Err(failed(format!("no master is running (state directory {shown})"))),
+        Holder::Nobody => return Err(failed(nobody(&shown.to_string()))),
         Holder::Running(None) => {
             let text = format!("a master holds {shown}, but its pid does not stand there: end it by hand");
             return Err(failed(text));
@@ -92,6 +92,14 @@ pub fn stop(state_dir: &Path, format: Format) -> Result<(), i32> {
     }
     let limit = ENDS_WITHIN.as_secs();
     Err(failed(format!("the master (pid {pid}) still runs after {limit}s: `kill -KILL {pid}` ends it at once")))
+}
+
+/// There may be one with another state directory.
+pub fn nobody(state_dir: &str) -> String {
+    format!(
+        "no master is running (state directory {state_dir}): one that was started with --config or --state-dir is found \
+         with the same option"
+    )
 }
 
 pub fn look(state_dir: &Path, format: Format) -> Result<Holder, i32> {

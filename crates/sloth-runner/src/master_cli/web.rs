@@ -80,7 +80,7 @@ pub fn link(state_dir: &Path, format: Format) -> Result<(), i32> {
     let failed = |text: String| control::failed(format, &text);
     // What has its port now may be anybody's.
     if control::look(state_dir, format)? == Holder::Nobody {
-        return Err(failed(format!("no master is running (state directory {shown})")));
+        return Err(failed(control::nobody(&shown.to_string())));
     }
     let (address, code) = code::make(state_dir, unix_ms()).map_err(|error| {
         failed(match error.kind() {

@@ -109,12 +109,12 @@ impl fmt::Display for Trouble {
         match self {
             Self::Unreachable { address, why } if why.starts_with(NO_ADDRESS) => write!(
                 f,
-                "cannot reach the master at {address}: {why}; check the name (--master, {})",
+                "cannot reach the master at {address}: {why}; check the name (--master, {}, or the context in use)",
                 super::address::VARIABLE
             ),
             Self::Unreachable { address, why } => write!(
                 f,
-                "cannot reach the master at {address}: {why}; is it running there? (--master, {})",
+                "cannot reach the master at {address}: {why}; is it running there? (--master, {}, or the context in use)",
                 super::address::VARIABLE
             ),
             Self::Lost { address, why, met: true } => write!(f, "lost the master at {address}: {why}; try again"),
@@ -441,7 +441,10 @@ mod tests {
         let master = Master::new(Address::parse("nohost.invalid").unwrap(), Waits::default());
         let said = master.client().await.unwrap_err().to_string();
         assert!(said.starts_with("cannot reach the master at nohost.invalid:50050: failed to lookup"), "{said}");
-        assert!(said.ends_with("; check the name (--master, SLOTH_RUNNER_MASTER_ADDR)"), "{said}");
+        assert!(
+            said.ends_with("; check the name (--master, SLOTH_RUNNER_MASTER_ADDR, or the context in use)"),
+            "{said}"
+        );
     }
 
     #[tokio::test]
@@ -455,7 +458,7 @@ mod tests {
             master.client().await.unwrap_err().to_string(),
             format!(
                 "cannot reach the master at 127.0.0.1:{port}: connection refused; is it running there? (--master, \
-                 SLOTH_RUNNER_MASTER_ADDR)"
+                 SLOTH_RUNNER_MASTER_ADDR, or the context in use)"
             )
         );
     }

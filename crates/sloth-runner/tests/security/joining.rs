@@ -30,7 +30,7 @@ async fn an_agent_joins_by_the_printed_command_and_needs_the_token_no_more() {
     let events = master.tool("agent events").await.out;
     let id =
         sloth_agent::token::Token::parse(fs::read_to_string(master.file("join.token")).unwrap().trim()).unwrap().id();
-    assert!(events.contains("agent.joined") && events.contains(&format!("by token {id}, asked for by ")), "{events}");
+    assert!(events.contains("agent.joined") && events.contains(&format!("by token {id}, from 127.0.0.1:")), "{events}");
     assert!(events.contains("by operator with token "), "{events}");
 
     // Of all that was written nothing holds a secret, but for the files that are there to hold it.
