@@ -7,6 +7,7 @@ mod connection;
 pub mod crowd;
 pub mod places;
 
+use crate::{bucket::Lines, clock::boottime};
 pub use connection::{Connection, Open, Shown, Why};
 use places::{Full, Limits, Source};
 
@@ -118,26 +119,7 @@ pub struct Incoming<A = TcpListener> {
     limits: Limits,
     pause: Option<Pin<Box<Sleep>>>,
     complained: Option<Instant>,
-    refused: Refused,
-}
-
-/// Connections closed at once, of which a line in the log speaks now and then.
-#[derive(Default)]
-struct Refused {
-    told: Option<Instant>,
-    since: u64,
-}
-
-impl Refused {
-    /// One more; how many there were since the last line, where it is time for another.
-    fn add(&mut self, now: Instant) -> Option<u64> {
-        self.since += 1;
-        if self.told.is_some_and(|last| now.duration_since(last) < COMPLAIN_EVERY) {
-            return None;
-        }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.since))
-    }
+    refusals: Lines,
 }
 
 impl<A> Incoming<A> {
@@ -149,7 +131,8 @@ impl<A> Incoming<A> {
 
     /// … and counted there.
     pub fn counted(listener: A, open_max: usize, limits: Limits, open: Open) -> Self {
-        Self { listener, open, open_max, limits, pause: None, complained: None, refused: Refused::default() }
+        let refusals = Lines::new(boottime(), 1, COMPLAIN_EVERY);
+        Self { listener, open, open_max, limits, pause: None, complained: None, refusals }
     }
 
     /// How many are open.
@@ -177,10 +160,10 @@ impl<A> Incoming<A> {
             ),
         };
         self.open.add_closed(why);
-        if let Some(count) = self.refused.add(Instant::now()) {
+        if let Some(before) = self.refusals.written(boottime()) {
             log::warn!(
                 "{source} has as many connections as one address may have ({most}: {what}): another one was closed at \
-                 once ({count} since the last such line)"
+                 once{before}"
             );
         }
         None
@@ -344,17 +327,6 @@ mod tests {
         assert_eq!(incoming.open().closed()[0], ("address", 1));
         drop(open);
         assert_eq!(incoming.open().count(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_that_is_closed_is_one_line_in_ten_seconds() {
-        let mut refused = Refused::default();
-        let start = Instant::now();
-        assert_eq!(refused.add(start), Some(1));
-        for n in 1..10_000 {
-            assert_eq!(refused.add(start + Duration::from_millis(n)), None);
-        }
-        assert_eq!(refused.add(start + Duration::from_secs(10)), Some(10_000));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Each may hold what one call may send until its time is over, so what they take together is a few times that.
 
-use crate::listen::places::Source;
+use crate::{bucket::Lines, clock::boottime, listen::places::Source};
 use std::{
     future::Future,
     net::SocketAddr,
@@ -31,15 +31,25 @@ const SURE: Duration = Duration::from_secs(1);
 /// … and for how long a call may take where nobody needs its place.
 pub const CALL_MAX: Duration = Duration::from_secs(10);
 
+/// One line of the log in so long says that some were turned away.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
 /// Clones share the places.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Strangers(Arc<Mutex<Calls>>);
 
-#[derive(Default)]
 struct Calls {
     last: u64,
     /// Oldest first.
     open: Vec<Call>,
+    complaints: Lines,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        let complaints = Lines::new(boottime(), 1, COMPLAIN_EVERY);
+        Self(Arc::new(Mutex::new(Calls { last: 0, open: Vec::new(), complaints })))
+    }
 }
 
 struct Call {
@@ -66,7 +76,7 @@ impl Strangers {
         let now = Instant::now();
         let mut calls = self.calls();
         if calls.open.iter().filter(|call| call.from == from).count() >= CONNECTION_MAX {
-            return Err(full());
+            return Err(calls.full(from));
         }
         let source = |address: Option<SocketAddr>| address.map(|address| Source::of(address.ip()));
         let its = calls.open.iter().filter(|call| source(call.from) == source(from)).count();
@@ -74,7 +84,7 @@ impl Strangers {
             // An address with many gives up one of its own, and nobody else's.
             let oldest = calls.open.iter().position(|call| its < SOURCE_MAX || source(call.from) == source(from));
             let Some(oldest) = oldest.filter(|at| now.duration_since(calls.open[*at].since) >= SURE) else {
-                return Err(full());
+                return Err(calls.full(from));
             };
             calls.open.remove(oldest);
         }
@@ -87,6 +97,21 @@ impl Strangers {
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls {
+    /// What to answer, and a line in the log now and then.
+    fn full(&mut self, from: Option<SocketAddr>) -> Status {
+        if let Some(before) = self.complaints.written(boottime()) {
+            let from = from.map_or_else(String::new, |from| format!(" from {}", Source::of(from.ip())));
+            let open = self.open.len();
+            log::warn!(
+                "A call{from} that shows no credential was turned away: {open} such calls are open (at most {CALLS_MAX}, \
+                 {SOURCE_MAX} of an address, {CONNECTION_MAX} of a connection){before}"
+            );
+        }
+        full()
     }
 }
 
