@@ -37,8 +37,8 @@ impl Status {
     }
 }
 
-/// An agent, as the store keeps it. Heartbeats are not written: a loaded agent that was Active is Inactive until it
-/// registers.
+/// An agent, as the store keeps it. Heartbeats are not written one by one (see [`Change::PutHeard`]): a loaded agent that
+/// was Active is Inactive until it registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentRecord {
     pub id: AgentId,
@@ -62,6 +62,9 @@ pub struct AgentRecord {
 /// The reason of an agent that was Active when the master ended, until it registers.
 pub const REASON_MASTER_RESTARTED: &str = "master_restarted";
 
+/// How the master was restarted, where no more is known of it.
+pub const MASTER_RESTARTED: &str = "the master was restarted";
+
 /// Heartbeats come, and nothing that the agent is sent arrives there: its session lives, and is of no use.
 pub const REASON_DOWNLINK_DEAD: &str = "downlink_dead";
 /// The agent says that it takes no commands.
@@ -72,13 +75,14 @@ pub const REASON_MASTER_SHUTDOWN: &str = "master_shutdown";
 
 impl AgentRecord {
     /// As a master that has just started sees it: nobody is Active before it registers. True if that changes anything.
-    pub fn after_restart(&mut self, unix_ms: u64) -> bool {
+    /// `how`: what is known of the restart, for people.
+    pub fn after_restart(&mut self, unix_ms: u64, how: &str) -> bool {
         if self.status != Status::Active {
             return false;
         }
         self.status = Status::Inactive;
         self.reason = REASON_MASTER_RESTARTED.to_owned();
-        self.detail = "the master was restarted, and it has not registered since".to_owned();
+        self.detail = format!("{how}, and it has not registered since");
         self.since_unix_ms = unix_ms;
         true
     }
@@ -267,10 +271,25 @@ impl ClosedBy {
     }
 }
 
+/// A run of the master, as the store keeps the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub started_unix_ms: u64,
+    /// When it last wrote that it goes on, or that it ends.
+    pub written_unix_ms: u64,
+    /// It was told to end, and did.
+    pub ended: bool,
+}
+
 /// One write. The store takes them in order; a group of them is one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change<S> {
     PutAgent(AgentRecord),
+    /// When each of these agents was last heard of, in Unix milliseconds: later than its record says, until the next
+    /// [`PutAgent`](Self::PutAgent) of it.
+    PutHeard(Vec<(AgentId, u64)>),
+    /// In place of what was on record of a run.
+    PutRun(Run),
     /// The agent is forgotten, and its sessions with it.
     DeleteAgent(AgentId),
     /// It is open: an earlier one of this agent that still is has lost its end, and ends here.

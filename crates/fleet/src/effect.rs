@@ -117,6 +117,8 @@ pub struct Token(pub(crate) Then);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     Nothing,
+    /// When agents were last heard of.
+    Heard,
     /// `replaced` had the name before, and has it again if this fails.
     Registered {
         session: SessionId,

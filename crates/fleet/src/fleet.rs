@@ -2,7 +2,7 @@
 
 use crate::{
     AgentId, AgentRecord, Beat, Cancelled, Change, ClosedBy, CommandRecord, ConnId, DeleteRefused, Down, Effect,
-    Finish, Heard, Held, Now, Out, Refusal, Register, SessionId, Submit, Submitted, Ticket, Token, Turned,
+    Finish, Heard, Held, Now, Out, Refusal, Register, Run, SessionId, Submit, Submitted, Ticket, Token, Turned,
     dispatch::Dispatch, effect::Then, pace::Stretch, registry::Registry,
 };
 use link::LossReason;
@@ -19,8 +19,22 @@ pub struct Fleet<S> {
     dispatch: Dispatch<S>,
     /// What registering agents hold, until they are registered.
     held: HashMap<ConnId, Vec<Held<S>>>,
+    /// None before it was said to have started, and once it goes.
+    run: Option<Running>,
     out: Out<S>,
 }
+
+/// The master's own run, which is on record with who was heard of.
+#[derive(Debug)]
+struct Running {
+    run: Run,
+    /// When that is written next.
+    write_at: Duration,
+}
+
+/// Between two writes of who was heard of, in one transaction for all: after a crash no figure is older than this. Ten
+/// thousand agents at their default interval would otherwise be 2,000 writes a second.
+pub const RECORD_EVERY: Duration = Duration::from_secs(60);
 
 impl<S: Clone + Eq> Fleet<S> {
     /// The fleet as the store knew it. Commands whose agent it does not know, because the master ended right after that
@@ -38,7 +52,7 @@ impl<S: Clone + Eq> Fleet<S> {
         for owner in owners.into_iter().filter(|owner| registry.view(*owner).is_none()) {
             dispatch.forget_agent(now, owner, "its agent was deleted, or lost its name to another", &mut out);
         }
-        Self { registry, dispatch, held: HashMap::new(), out }
+        Self { registry, dispatch, held: HashMap::new(), run: None, out }
     }
 
     /// See [`Registry::stretch`].
@@ -61,13 +75,30 @@ impl<S: Clone + Eq> Fleet<S> {
 
     /// When to call [`timeout`](Self::timeout); perhaps earlier than necessary.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        [self.registry.poll_timeout(), self.dispatch.poll_timeout()].into_iter().flatten().min()
+        let write_at = self.run.as_ref().map(|running| running.write_at);
+        [self.registry.poll_timeout(), self.dispatch.poll_timeout(), write_at].into_iter().flatten().min()
     }
 
     /// Judges everything that is due.
     pub fn timeout(&mut self, now: Now) {
         self.registry.timeout(now, &mut self.out);
         self.dispatch.timeout(now, &mut self.out);
+        if let Some(running) = self.run.as_mut().filter(|running| running.write_at <= now.monotonic) {
+            running.write_at = now.monotonic + RECORD_EVERY;
+            running.run.written_unix_ms = now.unix_ms;
+            let changes = vec![Change::PutHeard(self.registry.heard_since_recorded()), Change::PutRun(running.run)];
+            self.out.store(changes, Then::Heard);
+        }
+    }
+
+    /// The master begins to serve: an event that says so, and from now on its run is on record, with who was heard of.
+    /// `reason`: a fixed word, may be empty; `message`: for people.
+    pub fn begin_run(&mut self, now: Now, reason: &str, message: String) {
+        let run = Run { started_unix_ms: now.unix_ms, written_unix_ms: now.unix_ms, ended: false };
+        self.run = Some(Running { run, write_at: now.monotonic + RECORD_EVERY });
+        let nobody = crate::effect::Whom { agent: "", agent_id: AgentId::default(), epoch: 0 };
+        let event = self.out.event_about(now, "master.started", nobody, reason, message);
+        self.out.store(vec![event, Change::PutRun(run)], Then::Nothing);
     }
 
     /// See [`Registry::register`].
@@ -232,9 +263,14 @@ impl<S: Clone + Eq> Fleet<S> {
         self.out.store(vec![event], Then::Nothing);
     }
 
-    /// See [`Registry::retire`].
+    /// See [`Registry::retire`]. What is on record of the run and of who was heard of is the last.
     pub fn retire(&mut self, now: Now) {
-        self.registry.retire(now, &mut self.out);
+        let mut last = Vec::new();
+        if let Some(Running { run, .. }) = self.run.take() {
+            last.push(Change::PutHeard(self.registry.heard_since_recorded()));
+            last.push(Change::PutRun(Run { written_unix_ms: now.unix_ms, ended: true, ..run }));
+        }
+        self.registry.retire(now, last, &mut self.out);
     }
 
     /// A registration was sent away before it came here: see [`Registry::sent_away`].
@@ -253,7 +289,7 @@ impl<S: Clone + Eq> Fleet<S> {
     fn go_on(&mut self, now: Now, then: Then) {
         let out = &mut self.out;
         match then {
-            Then::Nothing => {}
+            Then::Nothing | Then::Heard => {}
             Then::Registered { session, conn, replaced } => {
                 if let Some(replaced) = replaced.filter(|replaced| !self.registry.knows(replaced.id)) {
                     self.dispatch.forget_agent(now, replaced.id, "another agent took the name of its agent", out);
@@ -291,6 +327,7 @@ impl<S: Clone + Eq> Fleet<S> {
         let out = &mut self.out;
         match then {
             Then::Nothing => {}
+            Then::Heard => self.registry.heard_not_recorded(),
             Then::Registered { session, conn, replaced } => {
                 self.held.remove(&conn);
                 self.registry.not_registered(now, session, conn, &error, out);

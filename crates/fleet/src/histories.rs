@@ -224,7 +224,9 @@ impl History {
                 Change::DeleteAgent(id) => drop(agents.remove(id)),
                 Change::PutCommand(record) => drop(commands.insert(record.id.clone(), record.clone())),
                 Change::AddEvent(event) => seq = event.seq,
-                Change::PutMark { .. }
+                Change::PutHeard(_)
+                | Change::PutRun(_)
+                | Change::PutMark { .. }
                 | Change::AddTold(_)
                 | Change::BeginSession(_)
                 | Change::EndSession(..)

@@ -14,7 +14,8 @@ mod sessions;
 mod tests;
 
 use crate::{
-    AgentId, AgentRecord, ConnId, Now, REASON_DOWNLINK_DEAD, REASON_NOT_READY, SessionId, Status, pace::Stretch,
+    AgentId, AgentRecord, ConnId, MASTER_RESTARTED, Now, REASON_DOWNLINK_DEAD, REASON_NOT_READY, SessionId, Status,
+    pace::Stretch,
 };
 use attempts::Attempts;
 use deadlines::Deadlines;
@@ -92,6 +93,8 @@ struct Agent {
     newcomer: Option<Box<Newcomer>>,
     node: Option<Box<NodeStatus>>,
     clock_skew_ms: Option<i64>,
+    /// What was last written of when it was heard of, beside its record.
+    heard_recorded_unix_ms: u64,
     /// Its deletions that are being stored: each may fail for itself.
     deleting: Vec<crate::Ticket>,
     /// Had the name before, and the store may still have it: until a registration is durable.
@@ -137,7 +140,7 @@ impl Registry {
         records.sort_by_key(|record| record.since_unix_ms);
         let mut forgotten = Vec::new();
         for mut record in records {
-            record.after_restart(now.unix_ms);
+            record.after_restart(now.unix_ms, MASTER_RESTARTED);
             if let Some(earlier) = self.names.insert(record.name.clone(), record.id) {
                 self.agents.remove(&earlier);
                 forgotten.push(earlier);
@@ -260,6 +263,7 @@ impl Agent {
             newcomer: None,
             node: None,
             clock_skew_ms: None,
+            heard_recorded_unix_ms: 0,
             deleting: Vec::new(),
             replaces: None,
             pending: 0,

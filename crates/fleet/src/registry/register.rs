@@ -202,6 +202,7 @@ impl Registry {
             newcomer: None,
             node: None,
             clock_skew_ms: None,
+            heard_recorded_unix_ms: 0,
             deleting: Vec::new(),
             replaces: None,
             pending: 0,

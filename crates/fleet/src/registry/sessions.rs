@@ -229,8 +229,8 @@ impl Registry {
         }
     }
 
-    /// The master itself ends all sessions: the end of each is no news from now on.
-    pub fn retire<S>(&mut self, now: Now, out: &mut Out<S>) {
+    /// The master itself ends all sessions: the end of each is no news from now on. `last`: written together with that.
+    pub(crate) fn retire<S>(&mut self, now: Now, mut last: Vec<Change<S>>, out: &mut Out<S>) {
         self.retired = true;
         let end = SessionEnd {
             unix_ms: now.unix_ms,
@@ -238,7 +238,30 @@ impl Registry {
             detail: "the master was told to end".to_owned(),
             closed_by: ClosedBy::Master,
         };
-        out.store(vec![Change::EndSessions(end)], Then::Nothing);
+        last.push(Change::EndSessions(end));
+        out.store(last, Then::Nothing);
+    }
+
+    /// When each agent was heard of, of those that were since that was last recorded, by id. The record of one without
+    /// a session says it.
+    pub(crate) fn heard_since_recorded(&mut self) -> Vec<(AgentId, u64)> {
+        let mut heard = Vec::new();
+        for (id, agent) in &mut self.agents {
+            let there = agent.stored && agent.deleting.is_empty() && agent.session.as_ref().is_some_and(|one| one.live);
+            let at = agent.record.last_heartbeat_unix_ms;
+            if there && agent.heard_recorded_unix_ms != at {
+                agent.heard_recorded_unix_ms = at;
+                heard.push((*id, at));
+            }
+        }
+        // The order of the store's keys: neighbours are written together.
+        heard.sort_unstable();
+        heard
+    }
+
+    /// Of none it is known to be on record: the next time all of them are recorded.
+    pub(crate) fn heard_not_recorded(&mut self) {
+        self.agents.values_mut().for_each(|agent| agent.heard_recorded_unix_ms = 0);
     }
 
     /// Every live session.

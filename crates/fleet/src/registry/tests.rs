@@ -2,6 +2,8 @@ use super::*;
 use crate::{testing::*, *};
 use link::LossReason;
 
+mod heard;
+
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
 fn closed(effects: &[Effect<u32>]) -> Vec<(SessionId, LossReason)> {

@@ -114,6 +114,8 @@ impl Check {
             Change::PutCommand(record) => return self.command_recorded(record),
             Change::PutAgent(_)
             | Change::AddEvent(_)
+            | Change::PutHeard(_)
+            | Change::PutRun(_)
             | Change::PutMark { .. }
             | Change::AddTold(_)
             | Change::BeginSession(_)

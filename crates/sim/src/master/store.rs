@@ -24,7 +24,9 @@ impl Store {
                 Change::PutAgent(record) => drop(self.agents.insert(record.id, record)),
                 Change::DeleteAgent(id) => drop(self.agents.remove(&id)),
                 Change::PutCommand(record) => self.put(record)?,
-                Change::PutMark { .. }
+                Change::PutHeard(_)
+                | Change::PutRun(_)
+                | Change::PutMark { .. }
                 | Change::AddTold(_)
                 | Change::BeginSession(_)
                 | Change::EndSession(..)

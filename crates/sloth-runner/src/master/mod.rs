@@ -14,6 +14,7 @@ mod output;
 pub mod ports;
 pub(crate) mod rows;
 mod session;
+mod start;
 mod stdin;
 #[cfg(test)]
 mod tests;
@@ -228,11 +229,13 @@ fn start(
     stdin_grace: Duration,
 ) -> Arc<Core> {
     let clock = Box::new(BootClock);
-    let Snapshot { agents, commands, next_event_seq } = snapshot;
+    let Snapshot { agents, commands, next_event_seq, last_run } = snapshot;
     let unfinished: Vec<String> = commands.iter().map(|record| record.id.clone()).collect();
     let mut fleet = fleet::Fleet::new(clock.now(), agents, commands, next_event_seq);
     fleet.stretch(fleet::pace::Stretch::new(options.heartbeats_per_second));
     let core = Arc::new(Core::new(fleet, next_event_seq, store, outputs, clock, options, stdin_grace));
+    let (reason, message) = start::told(last_run);
+    core.decide(|fleet, now| fleet.begin_run(now, reason, message));
     if !unfinished.is_empty() {
         let core = core.clone();
         // How much of their output is here.

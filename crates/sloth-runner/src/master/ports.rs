@@ -21,6 +21,8 @@ pub struct Snapshot {
     /// Unfinished ones only.
     pub commands: Vec<Record>,
     pub next_event_seq: u64,
+    /// None: none is on record, as before the first start.
+    pub last_run: Option<fleet::Run>,
 }
 
 /// Which commands: those that fit all that is said.

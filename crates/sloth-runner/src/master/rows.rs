@@ -157,12 +157,16 @@ pub fn event(event: Event) -> EventRow {
 /// An event in the log. What agents say of themselves stays on its line.
 pub fn log_line(event: &Event) -> (log::Level, String) {
     let level = match event.kind.as_str() {
+        "master.started" if !event.reason.is_empty() => log::Level::Warn,
         "command.output_failed" => log::Level::Error,
         "agent.lost" | "agent.replaced" | "agent.rejected" | "command.not_adopted" => log::Level::Warn,
         _ => log::Level::Info,
     };
     let reason = if event.reason.is_empty() { String::new() } else { format!(" ({})", event.reason) };
-    (level, printable(&format!("{} {}{reason}: {}", event.kind, event.agent, event.message)))
+    // Not all that happens is about an agent.
+    let about = format!("{}{reason}", event.agent);
+    let between = if about.is_empty() { "" } else { " " };
+    (level, printable(&format!("{}{between}{}: {}", event.kind, about.trim_start(), event.message)))
 }
 
 /// The piece as a reply, and the offset after it.
@@ -221,6 +225,23 @@ mod tests {
         assert_eq!(lost, (log::Level::Warn, "agent.lost lady (stream_closed): closed\\n\\u{1b}[2J".to_owned()));
         let connected = log_line(&event("agent.connected", "", "lady on host x"));
         assert_eq!(connected, (log::Level::Info, "agent.connected lady: lady on host x".to_owned()));
+    }
+
+    #[test]
+    fn an_event_about_no_agent_has_no_empty_place_for_one_in_the_log() {
+        let event = |reason: &str| Event {
+            seq: 1,
+            time_unix_ms: 1,
+            kind: "master.started".to_owned(),
+            agent: String::new(),
+            agent_id: [0; 16],
+            epoch: 0,
+            reason: reason.to_owned(),
+            message: "up".to_owned(),
+        };
+        assert_eq!(log_line(&event("")), (log::Level::Info, "master.started: up".to_owned()));
+        let died = (log::Level::Warn, "master.started (master_died): up".to_owned());
+        assert_eq!(log_line(&event("master_died")), died);
     }
 
     #[test]

@@ -69,6 +69,11 @@ fn copy(source: &Path, part: &Path) -> Result<(), String> {
         _ => return Err(format!("{} is locked by another program: try again", source.display())),
     }
     drop(copying);
+    // The run goes on at the source, and who starts on the copy is not to say that it was cut off.
+    let known = "SELECT count(*) FROM sqlite_schema WHERE name = 'run'";
+    if to.query_row(known, [], |row| row.get::<_, i64>(0)).map_err(|error| writes(&error))? > 0 {
+        to.execute_batch("DELETE FROM run").map_err(|error| writes(&error))?;
+    }
     // One file, without a WAL beside it.
     to.pragma_update(None, "journal_mode", "DELETE").map_err(|error| writes(&error))
 }

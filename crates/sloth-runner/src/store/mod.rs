@@ -22,12 +22,14 @@ pub use schema::VERSION as SCHEMA_VERSION;
 
 use crate::master::ports::{Change, Done, Snapshot, Spec, Store, Wanted};
 use fleet::{
-    AgentId, ClosedBy, CommandRecord, CommandState, Event, REASON_MASTER_RESTARTED, SessionEnd, SessionRecord, Told,
+    AgentId, ClosedBy, CommandRecord, CommandState, Event, MASTER_RESTARTED, REASON_MASTER_RESTARTED, SessionEnd,
+    SessionRecord, Told,
 };
 use queue::{Call, Queue};
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension, TransactionBehavior, config::DbConfig, params_from_iter, types::Value,
 };
+use sloth_agent::logging::utc::Utc;
 use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
@@ -292,15 +294,21 @@ fn prepare(mut connection: Connection, now_ms: u64) -> rusqlite::Result<(Connect
     let mut snapshot = load(&connection)?;
     // Recorded, so that the next restart does not take them for lost only then.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let died = snapshot.last_run.filter(|run| !run.ended).map(|run| Utc(Duration::from_millis(run.written_unix_ms)));
+    let how = died.as_ref().map_or(MASTER_RESTARTED.to_owned(), |last| {
+        format!("the master was not stopped cleanly (last written at {last}) and was started again")
+    });
     for agent in &mut snapshot.agents {
-        if agent.after_restart(now_ms) {
+        if agent.after_restart(now_ms, &how) {
             rows::apply(&transaction, &Change::PutAgent(agent.clone()), now_ms)?;
         }
     }
     let end = SessionEnd {
         unix_ms: now_ms,
         reason: REASON_MASTER_RESTARTED.to_owned(),
-        detail: "it was open when the master died, at this time or before".to_owned(),
+        detail: died.map_or("it was open when the master died, at this time or before".to_owned(), |last| {
+            format!("it was open when the master died, at this time or before, and not before {last}")
+        }),
         closed_by: ClosedBy::Master,
     };
     rows::apply(&transaction, &Change::EndSessions(end), now_ms)?;
@@ -309,7 +317,7 @@ fn prepare(mut connection: Connection, now_ms: u64) -> rusqlite::Result<(Connect
 }
 
 fn load(connection: &Connection) -> rusqlite::Result<Snapshot> {
-    let agents = format!("SELECT {} FROM agents ORDER BY name", rows::AGENT);
+    let agents = format!("SELECT {} FROM agents LEFT JOIN heard ON agent_id = id ORDER BY name", rows::AGENT);
     let agents = connection.prepare(&agents)?.query_map([], rows::agent)?.collect::<Result<_, _>>()?;
     let commands = format!("SELECT {} FROM commands WHERE state <> 'finished' ORDER BY seq", rows::COMMAND);
     let commands = connection.prepare(&commands)?.query_map([], rows::command)?.collect::<Result<_, _>>()?;
@@ -317,5 +325,6 @@ fn load(connection: &Connection) -> rusqlite::Result<Snapshot> {
     let last = "SELECT max((SELECT coalesce(max(seq), 0) FROM events), \
                 coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0))";
     let last: i64 = connection.query_row(last, [], |row| row.get(0))?;
-    Ok(Snapshot { agents, commands, next_event_seq: last as u64 + 1 })
+    let last_run = rows::last_run(connection)?;
+    Ok(Snapshot { agents, commands, next_event_seq: last as u64 + 1, last_run })
 }

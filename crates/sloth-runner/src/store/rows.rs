@@ -4,14 +4,15 @@
 
 use crate::master::ports::{Change, Spec};
 use fleet::{
-    AgentId, AgentRecord, ClosedBy, CommandRecord, CommandState, Event, SessionEnd, SessionId, SessionRecord, Status,
-    Told, ToldKind,
+    AgentId, AgentRecord, ClosedBy, CommandRecord, CommandState, Event, Run, SessionEnd, SessionId, SessionRecord,
+    Status, Told, ToldKind,
 };
 use prost::Message;
-use rusqlite::{Connection, Row, named_params, params, types::Type};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params, types::Type};
 
+/// Of `agents LEFT JOIN heard`.
 pub const AGENT: &str = "id, name, host, version, address, labels, spool_id, epoch, status, reason, detail, since_ms, \
-                         last_heartbeat_ms";
+                         coalesce(heard.unix_ms, last_heartbeat_ms)";
 pub const COMMAND: &str = "id, agent_id, agent, spec, state, spool_id, outcome, cancel_asked, created_ms, started_ms, \
                            finished_ms, output_bytes, gaps, stdin_end, expires_ms";
 pub const EVENT: &str = "seq, time_ms, kind, agent, agent_id, epoch, reason, message";
@@ -25,9 +26,15 @@ pub fn apply(connection: &Connection, change: &Change, now_ms: u64) -> rusqlite:
         Change::PutAgent(agent) => put_agent(connection, agent),
         Change::DeleteAgent(id) => {
             connection.prepare_cached("DELETE FROM sessions WHERE agent_id = ?1")?.execute([&id[..]])?;
+            forget_heard(connection, id)?;
             connection.prepare_cached("DELETE FROM told WHERE agent_id = ?1")?.execute([&id[..]])?;
             connection.prepare_cached("DELETE FROM agents WHERE id = ?1")?.execute([&id[..]]).map(drop)
         }
+        Change::PutHeard(heard) => put_heard(connection, heard),
+        Change::PutRun(run) => connection
+            .prepare_cached("INSERT OR REPLACE INTO run (one, started_ms, written_ms, ended) VALUES (1, ?1, ?2, ?3)")?
+            .execute(params![run.started_unix_ms as i64, run.written_unix_ms as i64, run.ended])
+            .map(drop),
         Change::BeginSession(record) => begin_session(connection, record),
         Change::EndSession(session, end) => end_session(connection, *session, end),
         Change::AddTold(told) => add_told(connection, told),
@@ -41,7 +48,18 @@ pub fn apply(connection: &Connection, change: &Change, now_ms: u64) -> rusqlite:
     }
 }
 
+fn put_heard(connection: &Connection, heard: &[(AgentId, u64)]) -> rusqlite::Result<()> {
+    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO heard (agent_id, unix_ms) VALUES (?1, ?2)")?;
+    heard.iter().try_for_each(|(id, at)| put.execute(params![&id[..], *at as i64]).map(drop))
+}
+
+fn forget_heard(connection: &Connection, id: &AgentId) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM heard WHERE agent_id = ?1")?.execute([&id[..]]).map(drop)
+}
+
+/// From now on its own row says when it was last heard of.
 fn put_agent(connection: &Connection, agent: &AgentRecord) -> rusqlite::Result<()> {
+    forget_heard(connection, &agent.id)?;
     let labels = serde_json::to_string(&agent.labels).expect("a map of strings is JSON");
     connection
         .prepare_cached(
@@ -242,6 +260,17 @@ pub fn agent(row: &Row<'_>) -> rusqlite::Result<AgentRecord> {
         since_unix_ms: unsigned(row, 11)?,
         last_heartbeat_unix_ms: unsigned(row, 12)?,
     })
+}
+
+/// The latest run of a master, if one is on record. With its events, so that `written_unix_ms` is when it was last seen
+/// to write.
+pub fn last_run(connection: &Connection) -> rusqlite::Result<Option<Run>> {
+    let last = "SELECT started_ms, max(written_ms, coalesce((SELECT time_ms FROM events ORDER BY seq DESC LIMIT 1), 0)), \
+                ended FROM run";
+    let run = |row: &Row<'_>| {
+        Ok(Run { started_unix_ms: unsigned(row, 0)?, written_unix_ms: unsigned(row, 1)?, ended: row.get(2)? })
+    };
+    connection.query_row(last, [], run).optional()
 }
 
 /// A row of [`COMMAND`].

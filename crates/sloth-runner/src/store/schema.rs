@@ -142,6 +142,21 @@ const STEPS: &[&str] = &["
     CREATE INDEX commands_ended_by_agent ON commands (agent_id, ended_ms, seq) WHERE ended_ms IS NOT NULL;
 ", "
     ALTER TABLE deleted_agents ADD COLUMN name TEXT NOT NULL DEFAULT '';
+", "
+    -- When an agent was last heard of, where that is later than its own row says. Narrow, as a whole fleet is written at
+    -- once: of 10,000 agents 330 kB a minute, and not the 1.6 MB of their rows.
+    CREATE TABLE heard (
+        agent_id BLOB NOT NULL PRIMARY KEY,
+        unix_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- The latest run of a master.
+    CREATE TABLE run (
+        one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+        started_ms INTEGER NOT NULL,
+        written_ms INTEGER NOT NULL,     -- when it last said here that it goes on
+        ended INTEGER NOT NULL           -- 1: it was told to end, and did
+    ) STRICT;
 "];
 
 /// The version that this program writes.

@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+mod heard;
 mod lists;
 mod sessions;
 

@@ -40,8 +40,8 @@ const UNMARKED_MAX: u64 = 1_000;
 pub const KINDS_DEFAULT: [&str; 5] =
     ["agent.connected", "agent.lost", "agent.stopped", "agent.replaced", "command.finished"];
 
-/// Every kind there is.
-pub const KINDS: [&str; 9] = [
+/// Every kind that can be posted.
+pub const KINDS: [&str; 10] = [
     "agent.connected",
     "agent.lost",
     "agent.stopped",
@@ -51,6 +51,7 @@ pub const KINDS: [&str; 9] = [
     "command.finished",
     "command.output_failed",
     "command.not_adopted",
+    "master.started",
 ];
 
 /// How patient the sender is.

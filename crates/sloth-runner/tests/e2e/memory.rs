@@ -83,3 +83,39 @@ fn who_follows_events_over_the_masters_death_misses_none_and_sees_none_twice() {
     let all = master.json(&["agent", "events"]);
     assert_eq!(seen[..], all.as_array().unwrap()[..seen.len()]);
 }
+
+#[test]
+fn a_master_says_when_it_heard_its_agents_last_also_after_a_restart_and_how_the_run_before_ended() {
+    let mut master = Master::start();
+    let agent = master.agent("lady");
+    // RFC 3339 in UTC: the order of the text is that of the times.
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let row = until("a heartbeat came", || {
+        let row = master.json(&["agent", "get", "lady"]);
+        (text(&row, "last_heartbeat") > text(&row, "since")).then_some(row)
+    });
+    master.running.signal(libc::SIGTERM);
+    assert_eq!(master.running.wait(), 0);
+    // Held still, so that it is not back before the list is looked at.
+    agent.running.signal(libc::SIGSTOP);
+    master.again();
+    let after = master.json(&["agent", "get", "lady"]);
+    assert_eq!(after["reason"], "master_restarted");
+    assert!(text(&after, "last_heartbeat") >= text(&row, "last_heartbeat"), "{row} {after}");
+
+    master.kill();
+    master.again();
+    let again = master.json(&["agent", "get", "lady"]);
+    assert_eq!(again["last_heartbeat"], after["last_heartbeat"], "also where nothing of it was heard since");
+    let events = master.json(&["agent", "events"]);
+    let starts: Vec<_> = events.as_array().unwrap().iter().filter(|event| event["kind"] == "master.started").collect();
+    let told: Vec<_> = starts.iter().map(|event| (event["reason"].as_str(), text(event, "message"))).collect();
+    let [(None, first), (None, stopped), (Some("master_died"), died)] = &told[..] else { panic!("{told:?}") };
+    assert!(first.ends_with(" started"), "{first}");
+    assert!(stopped.contains(" started; it was stopped at 20"), "{stopped}");
+    assert!(died.contains("; the master was not stopped cleanly; last written at 20"), "{died}");
+    let shown = master.tool(&["agent", "events"]).expect(0).text();
+    assert!(shown.lines().any(|line| line.contains("  master.started    (master_died): sloth-runner")), "{shown}");
+    agent.running.signal(libc::SIGCONT);
+    master.until_status("lady", "Active");
+}

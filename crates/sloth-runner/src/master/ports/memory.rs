@@ -29,6 +29,7 @@ struct Tables {
     sessions: BTreeMap<(fleet::AgentId, u64), fleet::SessionRecord>,
     told: Vec<fleet::Told>,
     marks: BTreeMap<&'static str, u64>,
+    run: Option<fleet::Run>,
     failure: Option<String>,
 }
 
@@ -46,6 +47,7 @@ impl MemoryStore {
             agents: tables.agents.values().cloned().collect(),
             commands: tables.commands.values().filter(unfinished).cloned().collect(),
             next_event_seq: tables.events.last().map_or(0, |event| event.seq) + 1,
+            last_run: tables.run,
         }
     }
 }
@@ -62,6 +64,14 @@ impl Store for MemoryStore {
                         tables.agents.remove(&id);
                         tables.sessions.retain(|(agent, _), _| *agent != id);
                     }
+                    Change::PutHeard(heard) => {
+                        for (id, at) in heard {
+                            if let Some(record) = tables.agents.get_mut(&id) {
+                                record.last_heartbeat_unix_ms = at;
+                            }
+                        }
+                    }
+                    Change::PutRun(run) => tables.run = Some(run),
                     Change::BeginSession(record) => {
                         let key = (record.session.agent, record.session.epoch);
                         tables.sessions.insert(key, record);

@@ -267,8 +267,8 @@ async fn events_are_given_in_order_and_the_newest_where_only_some_are_wanted() {
         }
         seqs
     };
-    assert_eq!(seqs(EventsRequest::default()).await, [1, 2, 3, 4, 5, 6]);
-    assert_eq!(seqs(EventsRequest { last: 2, ..Default::default() }).await, [5, 6]);
-    assert_eq!(seqs(EventsRequest { after_seq: 4, ..Default::default() }).await, [5, 6]);
-    assert_eq!(seqs(EventsRequest { name: "a2".to_owned(), ..Default::default() }).await, [3, 4]);
+    assert_eq!(seqs(EventsRequest::default()).await, [1, 2, 3, 4, 5, 6, 7], "the first is the master's start");
+    assert_eq!(seqs(EventsRequest { last: 2, ..Default::default() }).await, [6, 7]);
+    assert_eq!(seqs(EventsRequest { after_seq: 5, ..Default::default() }).await, [6, 7]);
+    assert_eq!(seqs(EventsRequest { name: "a2".to_owned(), ..Default::default() }).await, [4, 5]);
 }

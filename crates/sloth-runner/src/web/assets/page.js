@@ -463,7 +463,7 @@ $("older").addEventListener("click", async () => {
 
 // ----------------------------------------------------------------------------------------------------------- live events
 
-const LIKE = { "agent.connected": "Active", "agent.lost": "Inactive", "agent.replaced": "Inactive", "agent.rejected": "Inactive", "command.output_failed": "Inactive", "agent.stopped": "Stopped", "agent.deleted": "Stopped" };
+const LIKE = { "agent.connected": "Active", "agent.lost": "Inactive", "agent.replaced": "Inactive", "agent.rejected": "Inactive", "command.output_failed": "Inactive", "master.started": "Stopped", "agent.stopped": "Stopped", "agent.deleted": "Stopped" };
 
 function connection(live, text) {
   const node = $("link");
