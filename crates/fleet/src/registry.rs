@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-pub use attempts::{Attempt, Turned};
+pub use attempts::{Attempt, Turned, with_recorded};
 pub use forecast::Forecast;
 pub use register::{Register, Timing};
 pub use sessions::{Beat, DeleteRefused, Heard};

@@ -1,8 +1,8 @@
 //! Who asked for a session and was turned away. In memory: refusals are events, too, but not each of a hundred a minute,
-//! and those who are asked to come back later are none.
+//! and those who are asked to come back later are none. After a restart the events are what is left.
 
 use super::Register;
-use crate::{AgentId, AgentRecord, Now};
+use crate::{AgentId, AgentRecord, Event, Now};
 use link::LossReason;
 use std::{collections::HashMap, time::Duration};
 
@@ -30,6 +30,12 @@ impl Turned {
             Self::RetryLater => "retry_later",
         }
     }
+
+    /// As an event tells it. It does not tell who showed a token of this master's: nobody is taken to have.
+    fn from_word(word: &str) -> Option<Self> {
+        let others = [Self::Stranger, Self::RetryLater].into_iter().find(|turned| turned.word() == word);
+        others.or_else(|| LossReason::from_word(word).map(Self::Rejected))
+    }
 }
 
 /// Registrations of one agent that were turned away for one reason.
@@ -41,7 +47,7 @@ pub struct Attempt {
     pub count: u64,
     pub first_unix_ms: u64,
     pub last_unix_ms: u64,
-    /// As the last of them said.
+    /// As the last of them said. Both empty where it is known from events only, which need not count each of them.
     pub host: String,
     pub address: String,
     /// What the last of them was told.
@@ -94,6 +100,52 @@ impl Attempts {
     }
 }
 
+/// What is remembered, and what `refusals` (events of that kind, in any order) tell beside it; latest first.
+pub fn with_recorded(remembered: Vec<Attempt>, refusals: &[Event]) -> Vec<Attempt> {
+    let mut all = remembered;
+    let known = all.len();
+    for event in refusals {
+        let Some(turned) = Turned::from_word(&event.reason) else { continue };
+        let nobody = event.agent_id == AgentId::default();
+        // Of who has proven nothing the event has no id.
+        let same = |one: &Attempt| {
+            one.name == event.agent && one.turned.word() == turned.word() && (nobody || one.id == event.agent_id)
+        };
+        match all.iter().position(same) {
+            Some(at) if at < known => {}
+            Some(at) => all[at].count_in(event),
+            None => all.push(Attempt::recorded(turned, event)),
+        }
+    }
+    all.sort_by_key(|attempt| std::cmp::Reverse(attempt.last_unix_ms));
+    all
+}
+
+impl Attempt {
+    fn recorded(turned: Turned, event: &Event) -> Self {
+        Self {
+            name: event.agent.clone(),
+            id: event.agent_id,
+            turned,
+            count: 1,
+            first_unix_ms: event.time_unix_ms,
+            last_unix_ms: event.time_unix_ms,
+            host: String::new(),
+            address: String::new(),
+            message: event.message.clone(),
+        }
+    }
+
+    fn count_in(&mut self, event: &Event) {
+        self.count += 1;
+        self.first_unix_ms = self.first_unix_ms.min(event.time_unix_ms);
+        if event.time_unix_ms >= self.last_unix_ms {
+            self.last_unix_ms = event.time_unix_ms;
+            self.message.clone_from(&event.message);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +178,45 @@ mod tests {
         assert_eq!(told(attempts.of("x", None)), []);
         let first = &attempts.of("a", None)[0];
         assert_eq!((first.first_unix_ms, first.last_unix_ms), (1_000, 5_000));
+    }
+
+    #[test]
+    fn events_tell_what_is_not_remembered() {
+        let mut attempts = Attempts::default();
+        attempts.note(at(50), &of("a", 1), Turned::Rejected(LossReason::NameTaken), "now");
+        attempts.note(at(40), &of("a", 3), Turned::NotJoined, "a token");
+        let event = |seconds, agent: &str, id, reason: &str, message: &str| Event {
+            seq: seconds,
+            time_unix_ms: seconds * 1_000,
+            kind: "agent.rejected".to_owned(),
+            agent: agent.to_owned(),
+            agent_id: [id; 16],
+            epoch: 0,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+        let events = [
+            event(9, "a", 1, "name_taken", "remembered, with those after it"),
+            event(8, "a", 0, "not_joined", "remembered, with its id"),
+            event(7, "a", 2, "name_taken", "late"),
+            event(5, "a", 2, "name_taken", "early"),
+            event(6, "b", 0, "not_joined", "somebody"),
+            event(10, "b", 1, "of_a_later_version", "?"),
+        ];
+        let told: Vec<_> = with_recorded(attempts.of("a", None), &events)
+            .into_iter()
+            .map(|one| (one.name, one.id[0], one.turned, one.count, one.first_unix_ms, one.last_unix_ms, one.message))
+            .collect();
+        let taken = Turned::Rejected(LossReason::NameTaken);
+        assert_eq!(
+            told,
+            [
+                ("a".to_owned(), 1, taken, 1, 50_000, 50_000, "now".to_owned()),
+                ("a".to_owned(), 3, Turned::NotJoined, 1, 40_000, 40_000, "a token".to_owned()),
+                ("a".to_owned(), 2, taken, 2, 5_000, 7_000, "late".to_owned()),
+                ("b".to_owned(), 0, Turned::Stranger, 1, 6_000, 6_000, "somebody".to_owned()),
+            ]
+        );
     }
 
     #[test]

@@ -61,6 +61,18 @@ pub trait Store: Send + Sync + 'static {
     /// For people: why the store could not be read.
     fn events_from(&self, after_seq: u64, limit: usize) -> Result<Vec<fleet::Event>, String>;
 
+    /// The newest refusals of agents (`agent.rejected`) since `since_unix_ms` that concern either, newest first.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn refusals(
+        &self,
+        agent: Option<fleet::AgentId>,
+        name: &str,
+        since_unix_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<fleet::Event>, String>;
+
     /// The newest sessions of an agent, newest first.
     ///
     /// # Errors

@@ -176,6 +176,29 @@ impl Store for SqliteStore {
         self.explained(read())
     }
 
+    fn refusals(
+        &self,
+        agent: Option<AgentId>,
+        name: &str,
+        since_unix_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<Event>, String> {
+        let sql = format!(
+            "SELECT {} FROM events WHERE (agent = ?1 OR agent_id = ?2) AND kind = 'agent.rejected' AND time_ms >= ?3 \
+             ORDER BY seq DESC LIMIT ?4",
+            rows::EVENT
+        );
+        let since = Value::from(i64::try_from(since_unix_ms).unwrap_or(i64::MAX));
+        // Nothing equals NULL.
+        let agent = agent.map_or(Value::Null, |id| Value::Blob(id.to_vec()));
+        let parameters = [Value::from(name.to_owned()), agent, since, limit_value(limit)];
+        let reader = self.reader();
+        let read = || {
+            reader.prepare_cached(&sql)?.query_map(params_from_iter(parameters), rows::event)?.collect::<Result<_, _>>()
+        };
+        self.explained(read())
+    }
+
     fn sessions(&self, agent: AgentId, limit: usize) -> Result<Vec<SessionRecord>, String> {
         let sql = format!("SELECT {} FROM sessions WHERE agent_id = ?1 ORDER BY epoch DESC LIMIT ?2", rows::SESSION);
         let parameters = [Value::Blob(agent.to_vec()), limit_value(limit)];

@@ -188,7 +188,11 @@ fn text(reply: &ExplainReply, now_unix_ms: u64, colours: bool) -> String {
             // Of who joins nothing is proven.
             let claims = if row.reason == "not_joined" { "somebody who calls himself " } else { "" };
             let whom = format!("{claims}{} (id {id}…){on} at {}", row.name, row.address);
-            let line = format!("{last}, {} in all: {whom}: {}: {}", row.count, row.reason, row.message);
+            let line = match row.host.is_empty() && row.address.is_empty() {
+                false => format!("{last}, {} in all: {whom}: {}: {}", row.count, row.reason, row.message),
+                // Events tell of it, one a minute at most, and have the rest in their text.
+                true => format!("{last}, at least {} in all: {}: {}: {}", row.count, row.name, row.reason, row.message),
+            };
             let _ = writeln!(text, "{}", printable(&line));
         }
     }
@@ -372,6 +376,23 @@ mod tests {
              As the agent saw it:\n\
              2s ago: 4 attempts at m:1 failed over 30s: dns\n"
         );
+    }
+
+    #[test]
+    fn what_only_events_tell_of_a_refusal_has_no_empty_places() {
+        let row = AttemptRow {
+            name: "mari".into(),
+            agent_id: "00".repeat(16),
+            reason: "not_joined".into(),
+            count: 2,
+            last_unix_ms: 60_000,
+            message: "somebody at 10.0.0.2 who calls himself mari asked to join: no".into(),
+            ..AttemptRow::default()
+        };
+        let shown = text(&ExplainReply { attempts: vec![row], ..reply() }, 62_000, false);
+        let line = "Turned away:\n2s ago, at least 2 in all: mari: not_joined: somebody at 10.0.0.2 who calls himself mari \
+                    asked to join: no\n";
+        assert!(shown.contains(line), "{shown}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{no_agent, unreadable};
 use crate::master::{core::Core, rows};
-use fleet::{AgentId, AgentView, Attempt, Now, advice::Why};
+use fleet::{AgentId, AgentRecord, AgentView, Attempt, Now, advice::Why};
 use proto::{AgentRow, ExplainReply};
 use std::sync::Arc;
 use tonic::Status;
@@ -11,6 +11,12 @@ use tonic::Status;
 const SESSIONS_MAX: usize = 500;
 const TOLD_MAX: usize = 100;
 const COMMANDS_MAX: usize = 100;
+
+/// Events about refusals that are looked at: one a minute for each reason, so of most of a day.
+const REFUSALS_MAX: usize = 1_000;
+/// Of an agent that is on record older ones are told only if they are younger than its status: what it was refused for
+/// three weeks ago, and is not, says nothing of it.
+const REFUSALS_AGE_MS: u64 = 24 * 3_600_000;
 
 /// What is said of a name that somebody was turned away under, and that no agent has.
 const UNKNOWN: &str = "Unknown";
@@ -29,12 +35,12 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
         };
         (fleet.registry().attempts(&known_as, id), view, commands, commands_in_all)
     });
-    let (attempts, view, commands, commands_in_all) = seen;
+    let (remembered, view, commands, commands_in_all) = seen;
+    let attempts = attempts(core, name, view.as_ref().map(|view| &view.record), remembered, now).await?;
     let Some(view) = view else {
         return never_registered(attempts, now).ok_or_else(|| no_agent(core, name));
     };
-    let id = view.record.id;
-    let (sessions, told) = history(core, id).await?;
+    let (sessions, told) = history(core, view.record.id).await?;
     let closed_by = sessions.iter().find_map(|session| session.end.as_ref()).map(|end| end.closed_by);
     let why = Why::of(&view.record, &attempts, closed_by, now.unix_ms);
     let (next_beat_unix_ms, lost_at_unix_ms) = expected(&view, now);
@@ -48,7 +54,7 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
         lost_at_unix_ms,
         commands,
         commands_in_all: u32::try_from(commands_in_all).unwrap_or(u32::MAX),
-        certificate_expires_unix_ms: certificate_ends(core, &id),
+        certificate_expires_unix_ms: certificate_ends(core, &view.record.id),
         time_unix_ms: now.unix_ms,
         told: told.into_iter().map(rows::told).collect(),
         agent: Some(rows::agent(view)),
@@ -63,6 +69,31 @@ fn certificate_ends(core: &Core, id: &AgentId) -> u64 {
 async fn history(core: &Arc<Core>, id: AgentId) -> Result<(Vec<fleet::SessionRecord>, Vec<fleet::Told>), Status> {
     let read = move |core: &Core| Ok((core.store.sessions(id, SESSIONS_MAX)?, core.store.told(id, TOLD_MAX)?));
     core.blocking(read).await.map_err(|error| unreadable(&error))
+}
+
+/// Who was turned away: as it is remembered, and as events tell it, since memory does not outlive the master.
+async fn attempts(
+    core: &Arc<Core>,
+    name: &str,
+    known: Option<&AgentRecord>,
+    remembered: Vec<Attempt>,
+    now: Now,
+) -> Result<Vec<Attempt>, Status> {
+    let id = known.map(|record| record.id).or_else(|| fleet::id_from_hex(name));
+    let since = known.map_or(0, |record| refusals_since(record.status, record.since_unix_ms, now.unix_ms));
+    let name = known.map_or(name, |record| &record.name).to_owned();
+    let read = move |core: &Core| core.store.refusals(id, &name, since, REFUSALS_MAX);
+    let refusals = core.blocking(read).await.map_err(|error| unreadable(&error))?;
+    Ok(fleet::registry::with_recorded(remembered, &refusals))
+}
+
+/// From when on refusals of an agent that is on record are told.
+fn refusals_since(status: fleet::Status, since_unix_ms: u64, now_unix_ms: u64) -> u64 {
+    let lately = now_unix_ms.saturating_sub(REFUSALS_AGE_MS);
+    match status {
+        fleet::Status::Active => lately,
+        fleet::Status::Inactive | fleet::Status::Stopped => lately.min(since_unix_ms),
+    }
 }
 
 /// When the next beat is due, and when the agent is lost without one. 0 without a session.
@@ -94,4 +125,19 @@ fn never_registered(attempts: Vec<Attempt>, now: Now) -> Option<ExplainReply> {
         time_unix_ms: now.unix_ms,
         ..ExplainReply::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_refusals_count_only_for_who_has_been_away_since() {
+        let (day, now) = (REFUSALS_AGE_MS, 30 * REFUSALS_AGE_MS);
+        let since = |status, since| refusals_since(status, since, now);
+        assert_eq!(since(fleet::Status::Active, 2 * day), 29 * day);
+        assert_eq!(since(fleet::Status::Inactive, 2 * day), 2 * day);
+        assert_eq!(since(fleet::Status::Stopped, now - 1), 29 * day);
+        assert_eq!(refusals_since(fleet::Status::Active, 5, 9), 0);
+    }
 }

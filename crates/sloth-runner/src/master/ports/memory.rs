@@ -120,6 +120,19 @@ impl Store for MemoryStore {
         Ok(events)
     }
 
+    fn refusals(
+        &self,
+        agent: Option<fleet::AgentId>,
+        name: &str,
+        since_unix_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<fleet::Event>, String> {
+        let tables = self.tables.lock().unwrap();
+        let concerns = |event: &&fleet::Event| agent == Some(event.agent_id) || event.agent == name;
+        let refusal = |event: &&fleet::Event| event.kind == "agent.rejected" && event.time_unix_ms >= since_unix_ms;
+        Ok(tables.events.iter().rev().filter(refusal).filter(concerns).take(limit).cloned().collect())
+    }
+
     fn sessions(&self, agent: fleet::AgentId, limit: usize) -> Result<Vec<fleet::SessionRecord>, String> {
         let tables = self.tables.lock().unwrap();
         let range = tables.sessions.range((agent, 0)..=(agent, u64::MAX)).rev();

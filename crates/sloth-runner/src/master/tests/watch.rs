@@ -78,6 +78,49 @@ async fn who_was_turned_away_is_named_also_where_nobody_has_the_name() {
     assert_eq!(missing.code(), Code::NotFound);
 }
 
+#[tokio::test]
+async fn who_was_turned_away_is_known_from_the_events_after_a_restart() {
+    let master = Master::start().await;
+    let first = master.agent(register(1, "a")).await;
+    master.connect(register(2, "a")).await.rejected().await;
+    master.connect(register(3, "b a d")).await.rejected().await;
+    let before = explain(&master, "b a d").await;
+    // One that was here, and is not let in any more.
+    drop(master.agent(register(4, "gone")).await);
+    explained(&master, "gone", 1).await;
+    let labels = (0..65).map(|n| (n.to_string(), String::new())).collect();
+    master.connect(proto::Register { labels, ..register(4, "gone") }).await.rejected().await;
+    let gone = explain(&master, "gone").await;
+    drop(first);
+    explained(&master, "a", 1).await;
+    let (store, outputs) = (master.store.clone(), master.outputs.clone());
+    master.stop().await;
+    let master = Master::restart(store, outputs).await;
+
+    assert!(gone.advice.contains("break the protocol's rules"), "{}", gone.advice);
+    assert_eq!(explain(&master, "gone").await.advice, gone.advice);
+    let reply = explain(&master, "b a d").await;
+    assert_eq!(reply.advice, before.advice);
+    let [one] = &reply.attempts[..] else { panic!("{:?}", reply.attempts) };
+    assert_eq!((one.reason.as_str(), one.count, one.host.as_str()), ("protocol", 1, ""));
+    assert_eq!(one.message, before.attempts[0].message);
+    assert_eq!(reply.agent.unwrap().status, "Unknown");
+    let by_id = explain(&master, &"03".repeat(16)).await;
+    assert_eq!(by_id.agent.unwrap().name, "b a d");
+
+    let reply = explain(&master, "a").await;
+    let told: Vec<_> = reply.attempts.iter().map(|one| (one.reason.as_str(), one.agent_id.as_str())).collect();
+    assert_eq!(told, [("name_taken", "02".repeat(16).as_str())]);
+    // Of those who come after it memory knows more.
+    let _agent = master.agent(register(1, "a")).await;
+    master.connect(register(2, "a")).await.rejected().await;
+    let reply = explain(&master, "a").await;
+    let told: Vec<_> = reply.attempts.iter().map(|one| (one.reason.as_str(), one.host.as_str(), one.count)).collect();
+    assert_eq!(told, [("name_taken", "host2", 1)]);
+    let missing = master.fleet().await.explain(GetRequest { name: "c".to_owned() }).await.unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+}
+
 /// Status and body of one request.
 async fn get(address: SocketAddr, path: &str, host: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -1,4 +1,4 @@
-//! When agents were last heard of, and the master's own run.
+//! When agents were last heard of, who was turned away, and the master's own run.
 
 use super::*;
 use fleet::Run;
@@ -78,4 +78,32 @@ fn a_backup_does_not_say_that_its_master_was_cut_off() {
     backup(&world.path(), &copy.path(), false).unwrap();
     let (_store, snapshot) = copy.open();
     assert_eq!((heard(&snapshot), snapshot.last_run), (vec![(1, 9)], None));
+}
+
+#[test]
+fn refusals_are_found_by_name_and_by_id_newest_first() {
+    let world = World::new();
+    let (store, _) = world.open();
+    let refusal = |seq, number, agent: &str, time| {
+        let (kind, agent) = ("agent.rejected".to_owned(), agent.to_owned());
+        Change::AddEvent(Event { kind, agent, ..event(seq, number, 100 * DAY_MS + time) })
+    };
+    let changes = vec![
+        refusal(1, 1, "a", 1),
+        Change::AddEvent(event(2, 1, 100 * DAY_MS)),
+        refusal(3, 2, "a", 2),
+        refusal(4, 1, "b", 3),
+        refusal(5, 0, "c", 4),
+    ];
+    write(&store, changes).unwrap();
+    let found = |agent, name, since, limit| -> Vec<u64> {
+        let found = store.refusals(agent, name, 100 * DAY_MS + since, limit).unwrap();
+        found.into_iter().map(|event| event.seq).collect()
+    };
+    assert_eq!(found(Some([1; 16]), "a", 0, 9), [4, 3, 1]);
+    assert_eq!(found(Some([1; 16]), "a", 2, 9), [4, 3]);
+    assert_eq!(found(Some([1; 16]), "a", 0, 1), [4]);
+    assert_eq!(found(None, "a", 0, 9), [3, 1]);
+    assert_eq!(found(None, "c", 0, 9), [5]);
+    assert!(found(None, "nobody", 0, 9).is_empty());
 }

@@ -321,8 +321,10 @@ function toldLine(told) {
   return el("li", {}, clock(told.time), " ", theirs(text));
 }
 function awayLine(away) {
-  const text = away.name + " (id " + away.agent_id.slice(0, 8) + "…) on host " + away.host + " at " + away.address + ": " + away.reason + ": " + away.message;
-  return el("li", {}, when(away.last), ", " + count(away.count) + " in all: ", theirs(text));
+  const known = away.host || away.address; // not where events alone tell of it, one a minute at most
+  const whom = known ? away.name + " (id " + away.agent_id.slice(0, 8) + "…) on host " + away.host + " at " + away.address : away.name;
+  const text = whom + ": " + away.reason + ": " + away.message;
+  return el("li", {}, when(away.last), (known ? ", " : ", at least ") + count(away.count) + " in all: ", theirs(text));
 }
 function facts(one) {
   const { agent, explain } = one, node = agent.node;
