@@ -22,7 +22,7 @@ use deadlines::Deadlines;
 use rejections::Rejections;
 use rhythm::Rhythm;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
     time::Duration,
 };
@@ -234,6 +234,25 @@ impl Registry {
     /// Who was turned away under this name, or with this id, since the master started; latest first.
     pub fn attempts(&self, name: &str, id: Option<AgentId>) -> Vec<Attempt> {
         self.attempts.of(name, id)
+    }
+
+    /// Nodes that were refused within so long and have not come in since, by the names that they gave; latest first.
+    pub fn shut_out(&self, now: Duration, within: Duration) -> Vec<&str> {
+        let mut refused = self.attempts.refused_since(now.saturating_sub(within));
+        let mut told = HashSet::new();
+        refused.retain(|attempt| !self.came_in_after(attempt) && told.insert((attempt.name.as_str(), attempt.id)));
+        refused.into_iter().map(|attempt| attempt.name.as_str()).collect()
+    }
+
+    fn came_in_after(&self, attempt: &Attempt) -> bool {
+        // Of who has proven nothing the name is all there is.
+        let id = match attempt.id == AgentId::default() {
+            true => self.names.get(&attempt.name),
+            false => Some(&attempt.id),
+        };
+        id.and_then(|id| self.agents.get(id)).is_some_and(|agent| {
+            agent.record.status == Status::Active && agent.record.since_unix_ms >= attempt.last_unix_ms
+        })
     }
 
     /// A registration was sent away for a while before it came here.

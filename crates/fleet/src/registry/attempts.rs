@@ -91,6 +91,14 @@ impl Attempts {
         message.clone_into(&mut attempt.message);
     }
 
+    /// All that were refused since then, latest first; not those who were asked to come back.
+    pub(super) fn refused_since(&self, since: Duration) -> Vec<&Attempt> {
+        let refused = |(last, one): &&(Duration, Attempt)| *last >= since && one.turned != Turned::RetryLater;
+        let mut found: Vec<_> = self.known.values().filter(refused).collect();
+        found.sort_by_key(|(last, attempt)| (std::cmp::Reverse(*last), &attempt.name, attempt.id));
+        found.into_iter().map(|(_, attempt)| attempt).collect()
+    }
+
     /// Under this name, or with this id; latest first.
     pub(super) fn of(&self, name: &str, id: Option<AgentId>) -> Vec<Attempt> {
         let theirs = |attempt: &&(Duration, Attempt)| attempt.1.name == name || Some(attempt.1.id) == id;

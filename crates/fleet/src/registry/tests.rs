@@ -3,6 +3,7 @@ use crate::{testing::*, *};
 use link::LossReason;
 
 mod heard;
+mod refused;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 

@@ -733,6 +733,12 @@ pub struct ListRequest {
 pub struct ListReply {
     #[prost(message, repeated, tag = "1")]
     pub agents: ::prost::alloc::vec::Vec<AgentRow>,
+    /// Nodes that were refused within the last ten minutes and have not come in since, whatever was asked for: how many, and
+    /// the names that the latest few of them gave. Only in the last message, which may have no agents.
+    #[prost(uint32, tag = "2")]
+    pub refused_lately: u32,
+    #[prost(string, repeated, tag = "3")]
+    pub refused_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {

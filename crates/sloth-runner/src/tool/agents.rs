@@ -3,12 +3,12 @@
 use super::{
     Tool,
     connect::{Master, Trouble},
-    json, show_answer,
+    json, quote, say, show_answer,
     table::{Cell, Colour, Table, printable},
     time::{ago, now_unix_ms, rfc3339},
 };
 use crate::cli::{Format, Status};
-use proto::{AgentRow, DeleteRequest, GetRequest, ListRequest, StopRequest};
+use proto::{AgentRow, DeleteRequest, GetRequest, ListReply, ListRequest, StopRequest};
 use std::fmt::Write;
 
 /// All agents that match, ordered by name.
@@ -16,12 +16,18 @@ use std::fmt::Write;
 /// # Errors
 /// As [`Master::call`]; also when the list breaks off.
 pub async fn list(master: &Master, request: ListRequest) -> Result<Vec<AgentRow>, Trouble> {
+    whole_list(master, request).await.map(|list| list.agents)
+}
+
+/// The same, as one message, with who was refused lately.
+async fn whole_list(master: &Master, request: ListRequest) -> Result<ListReply, Trouble> {
     let mut stream = master.call(async move |mut client| client.list(request).await).await?;
-    let mut rows = Vec::new();
+    let mut whole = ListReply::default();
     while let Some(reply) = stream.message().await.map_err(|status| master.trouble(&status))? {
-        rows.extend(reply.agents);
+        whole.agents.extend(reply.agents);
+        (whole.refused_lately, whole.refused_names) = (reply.refused_lately, reply.refused_names);
     }
-    Ok(rows)
+    Ok(whole)
 }
 
 /// What to list.
@@ -31,11 +37,29 @@ pub fn wanted(labels: Vec<(String, String)>, status: Option<Status>) -> ListRequ
 }
 
 pub async fn show_list(tool: &Tool, labels: Vec<(String, String)>, status: Option<Status>) -> i32 {
-    let rows = list(&tool.master, wanted(labels, status)).await;
-    show_answer(tool.format, rows, |rows| match tool.format {
-        Format::Json => json::document(&rows.iter().map(json::agent).collect::<Vec<_>>()),
-        Format::Table => table(&rows, now_unix_ms()).render(tool.colours),
-    })
+    let list = whole_list(&tool.master, wanted(labels, status)).await;
+    let note = list.as_ref().ok().and_then(refused).filter(|_| tool.format == Format::Table);
+    let code = show_answer(tool.format, list, |list| match tool.format {
+        Format::Json => json::document(&list.agents.iter().map(json::agent).collect::<Vec<_>>()),
+        Format::Table => table(&list.agents, now_unix_ms()).render(tool.colours),
+    });
+    if let Some(note) = note {
+        say(&note);
+    }
+    code
+}
+
+/// What is to be said of who was refused lately, below the table: in it nobody sees who is not let in.
+fn refused(list: &ListReply) -> Option<String> {
+    let first = list.refused_names.first()?;
+    let names = list.refused_names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+    let more = if list.refused_lately as usize > list.refused_names.len() { ", …" } else { "" };
+    let nodes = if list.refused_lately == 1 { "1 node was" } else { &format!("{} nodes were", list.refused_lately) };
+    Some(format!(
+        "{nodes} turned away in the last 10 min ({names}{more}): `sloth-runner agent explain {}` says why and what to do, \
+         `sloth-runner agent events` shows all (agent.rejected)",
+        quote(&printable(first)),
+    ))
 }
 
 pub async fn show(tool: &Tool, name: String) -> i32 {
@@ -157,6 +181,25 @@ mod tests {
             "NAME        STATUS    ADDRESS         VERSION  LAST HEARTBEAT  REASON\n\
              keiteguica  Active    10.0.0.1:50051  0.1.0    3s ago\n\
              mari        Inactive                  0.1.0    never           heartbeat_timeout\n"
+        );
+    }
+
+    #[test]
+    fn who_was_turned_away_is_named_with_the_way_to_know_more() {
+        let list = |refused_lately, names: &[&str]| {
+            let refused_names = names.iter().map(|name| (*name).to_owned()).collect();
+            refused(&ListReply { refused_lately, refused_names, ..ListReply::default() })
+        };
+        assert_eq!(list(0, &[]), None);
+        assert_eq!(
+            list(1, &["kei"]).unwrap(),
+            "1 node was turned away in the last 10 min (kei): `sloth-runner agent explain kei` says why and what to do, \
+             `sloth-runner agent events` shows all (agent.rejected)"
+        );
+        assert_eq!(
+            list(4, &["b a\n", "kei", "mari"]).unwrap(),
+            "4 nodes were turned away in the last 10 min (b a\\n, kei, mari, …): `sloth-runner agent explain 'b a\\n'` \
+             says why and what to do, `sloth-runner agent events` shows all (agent.rejected)"
         );
     }
 

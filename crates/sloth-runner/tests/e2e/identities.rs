@@ -36,12 +36,18 @@ fn a_second_agent_of_the_same_name_is_refused_and_the_first_one_stays() {
     let rejected = event(&master, "agent.rejected");
     assert_eq!((&rejected["reason"], &rejected["agent_id"]), (&"name_taken".into(), &ids[1].as_str().into()));
     is_untouched(&master, &first);
+    // Below the list, where it disturbs no program.
+    let list = master.tool(&["agent", "list"]).expect(0);
+    let note = "1 node was turned away in the last 10 min (lady): `sloth-runner agent explain lady` says why";
+    assert!(list.stderr.starts_with(note) && !list.text().contains("turned away"), "{} {}", list.text(), list.stderr);
+    assert_eq!(master.tool(&["agent", "list", "-o", "json"]).expect(0).stderr, "");
 
     // Once the holder has left, the name is free.
     first.running.kill();
     second.line("Agent registered with master");
     until("the second one has the name", || (master.until_status("lady", "Active")["id"] == ids[1]).then_some(()));
     assert_eq!(event(&master, "agent.replaced")["agent_id"], ids[0]);
+    assert_eq!(master.tool(&["agent", "list"]).expect(0).stderr, "", "it is in now");
     assert_eq!(master.statuses().len(), 1);
     for kind in ["agent.rejected", "agent.replaced"] {
         assert_eq!(master.events("lady", kind).len(), 1, "what concerns the name is asked for by the name: {kind}");

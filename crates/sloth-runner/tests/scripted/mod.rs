@@ -220,7 +220,7 @@ impl Fleet for Master {
             };
             script.agents.iter().filter(fits).cloned().collect()
         });
-        let messages = rows.into_iter().map(|row| Ok(ListReply { agents: vec![row] }));
+        let messages = rows.into_iter().map(|row| Ok(ListReply { agents: vec![row], ..ListReply::default() }));
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.collect::<Vec<_>>()))))
     }
 

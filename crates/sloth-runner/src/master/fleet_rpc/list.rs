@@ -13,6 +13,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -31,6 +32,24 @@ pub struct List {
     status: Option<AgentStatus>,
     after: Option<String>,
     done: bool,
+    /// Who was refused, too.
+    told: bool,
+}
+
+/// How long ago is lately: who is refused tries again every minute or so.
+const LATELY: Duration = Duration::from_secs(600);
+/// Names of those who were refused.
+const NAMES: usize = 3;
+
+/// Who was refused lately; none if nobody was.
+fn refused(core: &Core) -> Option<ListReply> {
+    let now = core.now().monotonic;
+    core.read(|fleet| {
+        let refused = fleet.registry().shut_out(now, LATELY);
+        let names = refused.iter().take(NAMES).map(|name| (*name).to_owned()).collect();
+        let refused_lately = u32::try_from(refused.len()).unwrap_or(u32::MAX);
+        (refused_lately > 0).then(|| ListReply { refused_lately, refused_names: names, ..ListReply::default() })
+    })
 }
 
 impl List {
@@ -43,7 +62,7 @@ impl List {
                 Status::invalid_argument(format!("no status {word:?}: use Active, Inactive or Stopped"))
             })?),
         };
-        Ok(Self { core, labels: request.labels, status, after: None, done: false })
+        Ok(Self { core, labels: request.labels, status, after: None, done: false, told: false })
     }
 
     fn matches(&self, record: &AgentRecord) -> bool {
@@ -64,10 +83,10 @@ impl Stream for List {
             self.after = after;
             if !views.is_empty() {
                 let agents = views.into_iter().map(rows::agent).collect();
-                return Poll::Ready(Some(Ok(ListReply { agents })));
+                return Poll::Ready(Some(Ok(ListReply { agents, ..ListReply::default() })));
             }
         }
-        Poll::Ready(None)
+        Poll::Ready(if std::mem::replace(&mut self.told, true) { None } else { refused(&self.core).map(Ok) })
     }
 }
 
