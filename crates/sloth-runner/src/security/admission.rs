@@ -548,8 +548,7 @@ impl Admission {
         labels: BTreeMap<String, String>,
         issued: &Issued,
     ) -> CertificateRecord {
-        let issued_ms = self.known(|known| known.certificates.next_issued_ms(&agent_id, self.now_ms()));
-        let (expires_ms, authority) = (issued.expires_ms, issued.authority);
+        let (issued_ms, expires_ms, authority) = (self.now_ms(), issued.expires_ms, issued.authority);
         CertificateRecord { agent_id, name, labels, issued_ms, expires_ms, revoked: false, authority }
     }
 
@@ -605,7 +604,7 @@ fn prepare(connection: &Connection, now_ms: u64) -> rusqlite::Result<Known> {
     let tokens = "SELECT id, hash, role, name, labels, created_ms, expires_ms, uses_left, revoked_ms FROM tokens";
     let tokens = connection.prepare(tokens)?.query_map([], token)?.collect::<rusqlite::Result<Vec<_>>>()?;
     let certificates = "SELECT fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms, authority
-        FROM certificates ORDER BY issued_ms, expires_ms";
+        FROM certificates ORDER BY number, issued_ms, expires_ms";
     let certificates = connection.prepare(certificates)?.query_map([], certificate)?.collect::<Result<_, _>>()?;
     let deleted = "SELECT agent_id, deleted_ms, name FROM deleted_agents";
     let deletion =
@@ -655,8 +654,8 @@ fn certificate(row: &Row<'_>) -> rusqlite::Result<(Hash, CertificateRecord)> {
 fn insert(connection: &Connection, fingerprint: &Hash, record: &CertificateRecord) -> rusqlite::Result<usize> {
     connection.execute(
         "INSERT OR IGNORE INTO certificates
-         (fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms, authority)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7)",
+         (fingerprint, agent_id, name, labels, issued_ms, expires_ms, revoked_ms, authority, number)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, coalesce(max(number), 0) + 1 FROM certificates WHERE agent_id = ?2",
         params![
             fingerprint,
             record.agent_id,

@@ -157,6 +157,10 @@ const STEPS: &[&str] = &["
         written_ms INTEGER NOT NULL,     -- when it last said here that it goes on
         ended INTEGER NOT NULL           -- 1: it was told to end, and did
     ) STRICT;
+", "
+    -- Counts those of one agent in the order in which they were given: the clock may have been set back in between.
+    ALTER TABLE certificates ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    UPDATE certificates SET number = issued_ms;
 "];
 
 /// The version that this program writes.

@@ -70,7 +70,7 @@ impl CertificateRecord {
 #[derive(Debug, Default)]
 pub struct Certificates {
     known: HashMap<Hash, CertificateRecord>,
-    /// Oldest first.
+    /// In the order in which they were given, whatever the clock said then.
     by_agent: HashMap<AgentId, Vec<Hash>>,
     /// Given for a token, and not for the certificate before.
     joined: HashSet<Hash>,
@@ -90,7 +90,7 @@ pub struct Deletion {
 }
 
 impl Certificates {
-    /// From what was kept, oldest first.
+    /// From what was kept, in the order in which they were given.
     pub fn new(known: Vec<(Hash, CertificateRecord)>, deleted: HashMap<AgentId, Deletion>) -> Self {
         let mut all = Self { deleted, ..Self::default() };
         for (hash, record) in known {
@@ -193,13 +193,6 @@ impl Certificates {
         self.joined.insert(hash);
     }
 
-    /// When one that is given to this agent now counts as given: after all that it was given before, whatever the clock
-    /// says.
-    pub fn next_issued_ms(&self, agent: &AgentId, now_ms: u64) -> u64 {
-        let its = self.by_agent.get(agent).into_iter().flatten().filter_map(|hash| self.known.get(hash));
-        its.map(|record| record.issued_ms + 1).fold(now_ms, u64::max)
-    }
-
     /// An agent registers with it.
     pub fn set_in_use(&mut self, agent: AgentId, hash: Hash) {
         self.in_use.insert(agent, hash);
@@ -212,10 +205,10 @@ impl Certificates {
     /// What an agent had before it joined again with this one, as far as it was given here. What came after it follows
     /// from it, or from a join that is newer: one before it is renewed only over a session, at two thirds of its life.
     pub fn superseded(&self, in_use: &Hash) -> Vec<Hash> {
-        let Some(present) = self.known.get(in_use).filter(|_| self.joined.contains(in_use)) else { return Vec::new() };
-        let before = |record: &CertificateRecord| record.issued_ms > 0 && record.issued_ms <= present.issued_ms;
-        let live = self.live(&present.agent_id);
-        live.filter(|(hash, record)| *hash != in_use && before(record)).map(|(hash, _)| *hash).collect()
+        let present = self.known.get(in_use).filter(|present| !present.revoked && self.joined.contains(in_use));
+        let Some(present) = present else { return Vec::new() };
+        let before = self.live(&present.agent_id).take_while(|(hash, _)| *hash != in_use);
+        before.filter(|(_, record)| record.issued_ms > 0).map(|(hash, _)| *hash).collect()
     }
 
     /// Those are good no more.
@@ -336,12 +329,17 @@ mod tests {
     }
 
     #[test]
-    fn each_is_newer_than_those_before_it_whatever_the_clock_says() {
+    fn what_was_given_before_a_join_ends_with_it_whatever_the_clock_said() {
         let mut all = Certificates::default();
-        assert_eq!(all.next_issued_ms(&LADY, 7), 7);
-        all.insert([1; 32], record(100));
-        assert_eq!([7, 100, 500].map(|now| all.next_issued_ms(&LADY, now)), [101, 101, 500]);
-        assert_eq!(all.next_issued_ms(&[2; 16], 7), 7);
+        all.insert([1; 32], record(2_100));
+        // The clock was set back.
+        all.insert([2; 32], record(100));
+        assert_eq!(all.superseded(&[2; 32]), [[0; 32]; 0], "that follows from the one before");
+        all.set_joined([2; 32]);
+        all.insert([3; 32], record(50));
+        assert_eq!(all.superseded(&[2; 32]), [[1; 32]]);
+        all.revoke(&[[2; 32]]);
+        assert_eq!(all.superseded(&[2; 32]), [[0; 32]; 0], "who is out ends nobody");
     }
 
     #[test]

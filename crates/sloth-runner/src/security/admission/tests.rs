@@ -218,6 +218,23 @@ fn what_is_revoked_or_the_newest_is_remembered_whatever_the_clock_says() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_neither_ends_renewal_nor_turns_the_order_round() {
+    let (_folder, path) = database();
+    let ahead = Admission::open(&path, || NOW + 74 * 365 * 86_400_000).unwrap();
+    let (token, _) = ahead.create([1; 32], new(Role::Agent)).unwrap();
+    ahead.admit(&token, &applicant(1), || issued(1)).unwrap();
+    drop(ahead);
+    let admission = Admission::open(&path, now).unwrap();
+    let again = Applicant { key_hash: [2; 32], ..applicant(1) };
+    let given = admission.admit(&token, &again, || issued(2)).unwrap().record;
+    assert_eq!((given.issued_ms, given.renew_in_ms(NOW)), (NOW, (issued(2).unwrap().expires_ms - NOW) / 3 * 2));
+    drop(admission);
+    let admission = Admission::open(&path, now).unwrap();
+    assert_eq!(admission.supersede(&[1; 16], &hash(1)), [[0; 32]; 0], "it was given first");
+    assert_eq!(admission.supersede(&[1; 16], &hash(2)), [hash(1)]);
+}
+
+#[test]
 fn few_certificates_of_one_agent_are_kept() {
     let (_folder, path) = database();
     let admission = Admission::open(&path, now).unwrap();

@@ -41,7 +41,8 @@ fn commands_are_found_by_outcome_and_by_the_time_they_were_asked_for() {
 }
 
 /// What undoes each step after the first, the newest first.
-const UNDONE: [(i64, &str); 8] = [
+const UNDONE: [(i64, &str); 9] = [
+    (10, "ALTER TABLE certificates DROP COLUMN number"),
     (9, "DROP TABLE heard; DROP TABLE run"),
     (8, "ALTER TABLE deleted_agents DROP COLUMN name"),
     (7, "DROP INDEX commands_ended_by_agent"),
