@@ -255,7 +255,8 @@ impl Connection {
     /// # Cancel safety
     /// Safe.
     pub async fn readable(&self) -> io::Result<()> {
-        self.stream.readable().await
+        // A socket that was just accepted is taken for readable until something has found that it is not.
+        self.stream.peek(&mut [0]).await.map(drop)
     }
 }
 

@@ -47,7 +47,8 @@ async fn who_says_nothing_holds_up_nobody() {
     let (_folder, files) = files();
     let (mut secured, address) = secured(files.clone());
     let mut silent = Vec::new();
-    for _ in 0..50 {
+    // More than have their handshakes at once.
+    for _ in 0..HANDSHAKES_EACH + 50 {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
     let (connection, mut client) = tokio::join!(secured.next(), client(address, &files));
