@@ -126,8 +126,9 @@ fn does_not_admit(refused: &Refused, token: &Token) -> Status {
 /// What somebody says of himself who wants a certificate.
 struct Claimed {
     register: fleet::Register,
-    /// None: he renews the one that he has.
+    /// None: he renews the one that he has, or shows nothing at all.
     token: Option<String>,
+    has_certificate: bool,
 }
 
 impl Claimed {
@@ -135,15 +136,20 @@ impl Claimed {
         let address = caller.and_then(|caller| caller.address).map(|address| address.ip().to_string());
         let (name, address) = (request.name.clone(), address.unwrap_or_default());
         let token = (!request.token.is_empty()).then(|| request.token.clone());
-        Self { register: fleet::Register { id, name, address, ..fleet::Register::default() }, token }
+        let has_certificate = caller.is_some_and(|caller| caller.agent.is_some());
+        Self { register: fleet::Register { id, name, address, ..fleet::Register::default() }, token, has_certificate }
     }
 
-    /// He was not let in. Anybody can cause it, so of many such lines only some are written: of those who show a token that
-    /// was made here, and apart of all others. These say nothing of the agent with that id, and are not counted.
+    /// He was not let in. Anybody can cause it, so of many such lines only some are written: of those who show something
+    /// that was made here, and apart of all others. These say nothing of the agent with that id, are not counted, and make
+    /// no event without a line; of the former each is one, as far as the fleet bounds them.
     fn refused(&self, core: &Arc<Core>, security: &Security, from: &str, why: &Status) {
         let now = core.now().monotonic;
         let name = &self.register.name;
-        let genuine = self.token.as_ref().is_none_or(|token| genuine(security, token).is_some());
+        let genuine = match &self.token {
+            Some(token) => genuine(security, token).is_some(),
+            None => self.has_certificate,
+        };
         let allowance = if genuine { &core.refusals_of_known } else { &core.refusals };
         let written = allowance.lock().unwrap_or_else(PoisonError::into_inner).written(now);
         if let Some(before) = &written {
@@ -155,7 +161,7 @@ impl Claimed {
         if genuine {
             core.meters.rejected(link::LossReason::Unauthorized);
         }
-        if written.is_some() {
+        if genuine || written.is_some() {
             let claimed =
                 if genuine { self.register.clone() } else { fleet::Register { id: [0; 16], ..self.register.clone() } };
             let turned = if genuine { fleet::Turned::NotJoined } else { fleet::Turned::Stranger };
