@@ -14,7 +14,7 @@ use crate::token::{Malformed, Token};
 const TOKEN_MAX: usize = 4096;
 
 /// Why a file is no place for a secret, and the remedy: others can read it, or could put another in its place. None: it
-/// is this user's, or root's, alone. Reads after "which ".
+/// is this user's, or root's, alone. Root may look at what is a service's. Reads after "which ".
 pub fn exposed(file: &Metadata, path: &Path) -> Option<String> {
     // SAFETY: it has no preconditions, and cannot fail.
     exposed_to(unsafe { libc::geteuid() }, file.uid(), file.mode() & 0o777, path)
@@ -25,7 +25,7 @@ fn exposed_to(us: u32, owner: u32, mode: u32, path: &Path) -> Option<String> {
     if mode & 0o077 != 0 {
         return Some(format!("others can read (mode {mode:04o}): run chmod 600 {path}"));
     }
-    (owner != us && owner != 0)
+    (owner != us && owner != 0 && us != 0)
         .then(|| format!("another user (uid {owner}) could replace, as its owner: run chown {us} {path}"))
 }
 
@@ -73,9 +73,7 @@ mod tests {
         let of = |us, owner, mode| exposed_to(us, owner, mode, Path::new("a.token"));
         assert_eq!([of(7, 7, 0o600), of(7, 7, 0o400), of(7, 0, 0o600), of(0, 0, 0o600)], [None, None, None, None]);
         assert_eq!(of(7, 7, 0o640).unwrap(), "others can read (mode 0640): run chmod 600 a.token");
-        for us in [7, 0] {
-            let why = of(us, 8, 0o600).unwrap();
-            assert_eq!(why, format!("another user (uid 8) could replace, as its owner: run chown {us} a.token"));
-        }
+        assert_eq!(of(7, 8, 0o600).unwrap(), "another user (uid 8) could replace, as its owner: run chown 7 a.token");
+        assert_eq!(of(0, 8, 0o600), None, "`sudo sloth-agent check` of a service that is not root");
     }
 }

@@ -124,7 +124,15 @@ pub(super) fn read_secret(path: &Path) -> Result<Option<Result<String, String>>,
     let metadata = file.metadata().map_err(|error| describe(&error))?;
     // SAFETY: it has no preconditions.
     let us = unsafe { libc::geteuid() };
-    if metadata.uid() != us && metadata.uid() != 0 {
+    // Root may look at what is a service's: its state directory is, then.
+    let is_service_s = || {
+        us == 0
+            && path
+                .parent()
+                .and_then(|folder| folder.metadata().ok())
+                .is_some_and(|folder| folder.uid() == metadata.uid())
+    };
+    if metadata.uid() != us && metadata.uid() != 0 && !is_service_s() {
         return Err(format!(
             "{shown} is of another user (uid {}), who would decide whom this agent obeys: remove it and join with a new \
              token",
