@@ -34,11 +34,7 @@ pub struct Given {
 impl Given {
     /// The options by which other commands find this agent.
     pub fn finds(&self, config: &Config) -> String {
-        if config.state_dir == self.surroundings.default_state_dir(&config.name) {
-            format!("--name {}", config.name)
-        } else {
-            format!("--state-dir {}", config.state_dir.display())
-        }
+        self.surroundings.finds(&config.name, &config.state_dir)
     }
 
     /// Paths are kept as they are meant in the working directory of now. A file that was found counts from now on, as

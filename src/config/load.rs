@@ -1,6 +1,9 @@
 //! Finding the configuration and putting its layers together.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Config,
@@ -65,6 +68,15 @@ impl Surroundings {
 
     pub(super) fn default_name(&self) -> String {
         name_from_host(&self.host_name)
+    }
+
+    /// The options by which commands find the agent of this name whose state is there.
+    pub fn finds(&self, name: &str, state_dir: &Path) -> String {
+        if state_dir == self.default_state_dir(name) {
+            format!("--name {name}")
+        } else {
+            format!("--state-dir {}", state_dir.display())
+        }
     }
 
     /// Where the state of a program of that name lives unless it is told otherwise.

@@ -3,7 +3,7 @@
 use super::{Notes, Running, Verdict};
 use crate::{
     agent,
-    config::{Loaded, describe, units::ShowSize},
+    config::{Loaded, Surroundings, describe, units::ShowSize},
     node::Disk,
     state,
 };
@@ -32,9 +32,9 @@ pub(super) fn examine(loaded: &Loaded, running: &Running, notes: &mut Notes<'_>)
     }
     if let Some(refused) = &running.refused {
         let text = format!(
-            "{refused}; when that is mended `sloth-agent reconnect --name {}` lets it try at once. With another token \
-             stop it first, or name the token's file in auth.token_file",
-            config.name
+            "{refused}; when that is mended `sloth-agent reconnect {}` lets it try at once. With another token stop it \
+             first, or name the token's file in auth.token_file",
+            Surroundings::of_process().finds(&config.name, &config.state_dir)
         );
         notes.note("running agent", Verdict::Failed, text);
     }

@@ -1,10 +1,9 @@
 //! What this machine knows: the tool's own settings, and those of a master that is configured here.
 
 use crate::{
-    cli::Format,
-    master_cli::control::look,
+    master_cli::control::lock_file,
     master_config::{Loaded, MasterConfig, Sources, load},
-    store::Holder,
+    store::{FileLock, Holder},
     tool::{
         Tool,
         address::VARIABLE,
@@ -77,7 +76,7 @@ pub(super) fn master(file: Option<PathBuf>) -> Vec<(&'static str, Result<String,
     // Whether it may listen there is not asked here.
     let sources = Sources { file, flags: Vec::new(), assignments: Vec::new(), insecure: true };
     match load(&sources, &Surroundings::of_process()) {
-        Ok(loaded) if loaded.file.is_none() && !named && pid(&loaded.config.state_dir).is_none() => {
+        Ok(loaded) if loaded.file.is_none() && !named && is_nobody_s(&loaded.config.state_dir) => {
             let here = "no master is configured on this machine, nor named with --master-config: make the bundle where \
                         the master is, and it holds that, too";
             vec![(CONFIG, Err(here.to_owned()))]
@@ -100,11 +99,19 @@ fn log_file(config: &MasterConfig) -> Result<PathBuf, String> {
         return Ok(file.clone());
     }
     let journal = "with systemd `journalctl -u sloth-master` shows it";
-    let Some(pid) = pid(&config.state_dir) else {
-        return Err(format!(
-            "no master runs on {}, and its log was on its standard error: {journal}",
-            config.state_dir.display()
-        ));
+    let shown = config.state_dir.display();
+    let pid = match FileLock::holder(&lock_file(&config.state_dir)) {
+        Ok(Holder::Running(Some(pid))) => pid,
+        Ok(Holder::Running(None)) => {
+            return Err(format!("which process the master on {shown} is, is not known: {journal}"));
+        }
+        Ok(Holder::Nobody) => {
+            return Err(format!("no master runs on {shown}, and its log was on its standard error: {journal}"));
+        }
+        Err(error) => {
+            let why = describe(&error);
+            return Err(format!("cannot look into {shown}: {why}; make the bundle as the user of the master"));
+        }
     };
     let link = format!("/proc/{pid}/fd/2");
     let target = fs::read_link(&link).map_err(|error| format!("{link}: {}", describe(&error)))?;
@@ -114,12 +121,9 @@ fn log_file(config: &MasterConfig) -> Result<PathBuf, String> {
     Err(format!("the master's log is on its standard error, which is {}: {journal}", target.display()))
 }
 
-/// Of the master that runs on this state directory.
-fn pid(state_dir: &Path) -> Option<u32> {
-    match look(state_dir, Format::Table).ok()? {
-        Holder::Running(pid) => pid,
-        Holder::Nobody => None,
-    }
+/// Whether no master runs with this state directory, as far as can be seen.
+fn is_nobody_s(state_dir: &Path) -> bool {
+    matches!(FileLock::holder(&lock_file(state_dir)), Ok(Holder::Nobody))
 }
 
 fn configured(loaded: &Loaded) -> Configured {
