@@ -216,7 +216,10 @@ mod tests {
             message: "closed\nby peer".into(),
             ..EventRow::default()
         };
-        assert_eq!(line(&row), "1970-01-01T00:00:01.000Z  agent.lost             mari (stream_closed): closed\\nby peer\n");
+        assert_eq!(
+            line(&row),
+            "1970-01-01T00:00:01.000Z  agent.lost             mari (stream_closed): closed\\nby peer\n"
+        );
     }
 
     #[test]
