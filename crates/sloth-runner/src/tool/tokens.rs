@@ -223,12 +223,12 @@ mod tests {
             expires_unix_ms,
             ..TokenRow::default()
         };
-        let rows = [row("a", "valid", 7_300_000), row("b", "expired", 40_000), row("c", "valid", 0)];
+        let rows = [row("a", "valid", 7_310_000), row("b", "expired", 40_000), row("c", "valid", 0)];
         assert_eq!(
             table(&rows, 100_000).render(false),
             "ID  ROLE   STATE    NAME  USES LEFT  EXPIRES  LABELS\n\
              a   agent  valid          any        in 2h\n\
-             b   agent  expired        any        60s ago\n\
+             b   agent  expired        any        1m ago\n\
              c   agent  valid          any        never\n"
         );
     }
