@@ -22,7 +22,7 @@ const ALL: u32 = 0;
 
 /// Every kind that a master of this version writes. A listing follows, so that it cannot wait for the longest one to know
 /// how wide the column is.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 20] = [
     "agent.connected",
     "agent.deleted",
     "agent.joined",
@@ -42,6 +42,7 @@ const KINDS: [&str; 19] = [
     "command.finished",
     "command.not_adopted",
     "command.output_failed",
+    "master.started",
 ];
 
 /// As wide as the longest of them.
@@ -258,7 +259,7 @@ mod tests {
             for word in text.split('"').filter(|word| word.len() < 40) {
                 let Some((of, what)) = word.split_once('.') else { continue };
                 let fits = what.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-                if ["agent", "audit", "command"].contains(&of) && fits && !what.is_empty() {
+                if ["agent", "audit", "command", "master"].contains(&of) && fits && !what.is_empty() {
                     written.insert(word.to_owned());
                 }
             }
