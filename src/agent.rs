@@ -41,8 +41,17 @@ pub struct StartContext {
     pub log: Option<Rolling>,
     /// Reads the configuration again.
     pub reload: Reload,
-    /// Its pid, if there is one: it starts this process again when it dies, and owns the pid file.
-    pub supervisor: Option<u32>,
+    /// By whom, if somebody does.
+    pub supervised: Option<Supervised>,
+}
+
+/// Who starts this process again when it dies, and owns the pid file.
+#[derive(Debug)]
+pub struct Supervised {
+    /// The pid.
+    pub supervisor: u32,
+    /// What became of the process before this one, as in "was killed by signal 9"; none: it is the first.
+    pub before: Option<String>,
 }
 
 /// Open files of an agent with a session that keeps an epoch: 17 descriptors, the spool's journal among them, and 3 for a
@@ -127,7 +136,9 @@ pub fn open_files_max() -> u64 {
 }
 
 async fn serve(config: Config, context: StartContext) -> io::Result<()> {
-    let StartContext { state, console, port, log, reload, supervisor } = context;
+    let StartContext { state, console, port, log, reload, supervised } = context;
+    let supervisor = supervised.as_ref().map(|supervised| supervised.supervisor);
+    let before = supervised.and_then(|supervised| supervised.before);
     let (signals_in, signals) = mpsc::channel(4);
     watch_signals(&signals_in)?;
     let (active, is_active) = watch::channel(false);
@@ -146,7 +157,8 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
     let directory = (!state.is_memory()).then(|| state.path().to_path_buf());
     let credentials = Credentials::new(directory.as_deref(), state.agent_id(), &config.name);
     let boot_ms = boottime().as_millis().try_into().unwrap_or(u64::MAX);
-    let history = History::start(&state.read_history(), &identity.boot_id, Moment { unix_ms: unix_ms(), boot_ms });
+    let now = Moment { unix_ms: unix_ms(), boot_ms };
+    let history = History::start(&state.read_history(), &identity.boot_id, now, before.as_deref());
     let (keeper, writer) = Files::new(&config.name, state, console);
     let orphaned = tokio::spawn(outlive(supervisor, signal(SignalKind::from_raw(ORPHANED))?, keeper.kept.clone()));
     let keeper = Box::new(Files { log, instance: state::hex(&identity.instance_id), ..keeper });

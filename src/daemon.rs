@@ -42,8 +42,9 @@ pub trait Daemon {
     fn leave(&mut self);
 
     /// In the worker: the work itself. What it returns is its exit code; 0 and 2 end the supervisor, too, any other one
-    /// is a reason to start it again. It gets [`ORPHANED`] when the supervisor has died, unless that was before.
-    fn work(self, supervisor: u32) -> i32;
+    /// is a reason to start it again. It gets [`ORPHANED`] when the supervisor has died, unless that was before. `before`
+    /// says what became of the worker before this one, as in "was killed by signal 9".
+    fn work(self, supervisor: u32, before: Option<String>) -> i32;
 }
 
 /// Goes into the background. Returns in the launcher only: the supervisor's pid, once [`Daemon::settle`] was done.
@@ -85,13 +86,14 @@ fn supervise(mut daemon: impl Daemon, mut to_launcher: File) -> i32 {
     let _ = to_launcher.write_all(READY.as_bytes());
     drop(to_launcher);
     let supervisor = std::process::id();
+    let mut before = None;
     loop {
         let started = uptime();
         let ended = match fork() {
             Ok(Fork::Child) => {
                 signals.release();
                 hear_of_orphaning();
-                std::process::exit(daemon.work(supervisor));
+                std::process::exit(daemon.work(supervisor, before));
             }
             Ok(Fork::Parent(worker)) => signals.wait_for(worker),
             Err(error) => Ended { cause: Cause::NotStarted(error), stopping: false },
@@ -111,6 +113,10 @@ fn supervise(mut daemon: impl Daemon, mut to_launcher: File) -> i32 {
             info!("Stopped while the worker process was down");
             daemon.leave();
             return 0;
+        }
+        // A worker that never was has told nothing, so it is the one before that its successor tells of.
+        if !matches!(ended.cause, Cause::NotStarted(_)) {
+            before = Some(ended.cause.to_string());
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }

@@ -201,7 +201,7 @@ impl<C: Clock> Driver<C> {
         Self {
             phase_since: clock.now(),
             board: Arc::new(Board::new(commands.meter())),
-            history: History::start(&[], &identity.boot_id, tell::moment()),
+            history: History::start(&[], &identity.boot_id, tell::moment(), None),
             beat: (0, Duration::ZERO),
             http: watch::Sender::new(config.http_listen),
             link: Link::new(params(&config), seed),

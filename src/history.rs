@@ -83,18 +83,23 @@ pub struct History {
 }
 
 impl History {
-    /// Goes on from what was kept. A session that has no end in it ended with the process that had it.
-    pub fn start(kept: &[u8], boot_id: &str, now: Moment) -> Self {
+    /// Goes on from what was kept. A session that has no end in it ended with the process that had it; `before` says what
+    /// became of that, if it is known.
+    pub fn start(kept: &[u8], boot_id: &str, now: Moment, before: Option<&str>) -> Self {
         let mut history = read(kept);
         history.boot = boot_id.chars().filter(|c| c.is_ascii_alphanumeric()).take(8).collect();
         let rebooted = history.entries.back().is_some_and(|last| last.boot != history.boot);
         if let Some(open) = history.open() {
             let lasted_ms = history.since(open, now);
             let (master, epoch) = (open.master.clone(), open.epoch);
-            let detail = if rebooted { "the machine was started again" } else { "its process ended without a word" };
+            let detail = match before {
+                _ if rebooted => "the machine was started again".to_owned(),
+                Some(before) => plain(&format!("its process {before}")),
+                None => "its process ended without a word".to_owned(),
+            };
             history.push(Kind::Ended, now, |entry| {
                 entry.reason = AGENT_DIED.to_owned();
-                entry.detail = detail.to_owned();
+                entry.detail = detail;
                 (entry.master, entry.epoch, entry.lasted_ms) = (master, epoch, lasted_ms);
             });
         }

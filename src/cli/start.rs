@@ -4,7 +4,7 @@ use std::{net::TcpListener, path::Path};
 
 use super::{FAILED, complain, print};
 use crate::{
-    agent::{self, StartContext},
+    agent::{self, StartContext, Supervised},
     config::{Config, Loaded, Shown},
     daemon::{self, Daemon},
     descriptors,
@@ -82,7 +82,7 @@ pub(super) fn start(loaded: Loaded, given: Given, in_background: bool, program: 
             let reload = Reload::new(given, shown);
             let code = agent::run(
                 config,
-                StartContext { state, console: Console::Stdout, port, log, reload, supervisor: None },
+                StartContext { state, console: Console::Stdout, port, log, reload, supervised: None },
             );
             guard.leave();
             code
@@ -155,7 +155,7 @@ impl Daemon for Background {
         self.state.guard().leave();
     }
 
-    fn work(mut self, supervisor: u32) -> i32 {
+    fn work(mut self, supervisor: u32, before: Option<String>) -> i32 {
         let mut reload = Reload::new(self.given.clone(), self.shown.clone());
         if self.again {
             self.read_again(&mut reload);
@@ -163,7 +163,8 @@ impl Daemon for Background {
         }
         let guard = self.state.guard();
         let (state, console, log) = (self.state, Console::File(self.log.clone()), Some(self.log));
-        let context = StartContext { state, console, port: self.port, log, reload, supervisor: Some(supervisor) };
+        let supervised = Some(Supervised { supervisor, before });
+        let context = StartContext { state, console, port: self.port, log, reload, supervised };
         let code = agent::run(self.config, context);
         if agent::is_orphan_of(supervisor) {
             guard.leave();

@@ -40,6 +40,8 @@ struct Way {
     connector: Option<tls::Connector>,
     /// There is something to show, so that a master answers; a token is not shown, for that would use it up.
     asks: bool,
+    /// What there was to show is gone.
+    lost: bool,
 }
 
 /// None: what there is cannot be used.
@@ -48,11 +50,12 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
     let credentials = Arc::new(Credentials::new(Some(&config.state_dir), agent_id, &config.name));
     let means = Means { tls: config.tls.clone(), token: config.token.clone(), credentials };
     let own = config.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
-    if let Some(lost) = credentials::lost(&config.state_dir).filter(|_| !own) {
-        notes.note("certificate", Verdict::Warning, lost);
+    let lost = credentials::lost(&config.state_dir).filter(|_| !own);
+    if let Some(lost) = &lost {
+        notes.note("certificate", Verdict::Warning, lost.replace("NAME", &config.name));
     }
     match means.standing().await {
-        Ok(Standing::Configured) => configured(config, notes),
+        Ok(Standing::Configured) => configured(config, lost.is_some(), notes),
         Ok(Standing::Joined(connector, certificate)) => {
             let given = "given to this agent for a token";
             let (verdict, text) = match (connector.own().and_then(|own| own.ended()), certificate) {
@@ -64,12 +67,12 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
                 (None, None) => (Verdict::Ok, given.to_owned()),
             };
             notes.note("certificate", verdict, text);
-            Some(Way { connector: Some(connector), asks: true })
+            Some(Way { connector: Some(connector), asks: true, lost: false })
         }
         Ok(Standing::Token(connector, token)) => {
             let text = format!("{} is whole; whether it admits is seen when the agent joins with it", token.id());
             notes.note("token", Verdict::Ok, text);
-            Some(Way { connector: Some(connector), asks: false })
+            Some(Way { connector: Some(connector), asks: false, lost: lost.is_some() })
         }
         Err(failure) => {
             notes.note("certificate", Verdict::Failed, failure.detail);
@@ -78,14 +81,14 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
     }
 }
 
-fn configured(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
-    let Some(settings) = &config.tls else { return Some(Way { connector: None, asks: true }) };
+fn configured(config: &Config, lost: bool, notes: &mut Notes<'_>) -> Option<Way> {
+    let Some(settings) = &config.tls else { return Some(Way { connector: None, asks: true, lost }) };
     if let Some(own) = tls::own_certificate(settings) {
         let (verdict, note) = dates(&own);
         notes.note("certificate", verdict, format!("this agent's own: {own}{note}"));
     }
     match tls::Connector::load(settings) {
-        Ok(connector) => Some(Way { connector: Some(connector), asks: true }),
+        Ok(connector) => Some(Way { connector: Some(connector), asks: true, lost }),
         Err(unusable) => {
             let all: Vec<_> = unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect();
             notes.note("certificate", Verdict::Failed, all.join("; "));
@@ -114,7 +117,7 @@ async fn visit(config: &Config, running: &Running, master: &MasterAddress, way: 
         notes.note("TCP", verdict, tcp_failure(address, &failure));
     }
     let Some(tcp) = connected else { return };
-    let Some(mut dialled) = open(config, master, way.connector.as_ref(), tcp, notes).await else { return };
+    let Some(mut dialled) = open(config, master, way, tcp, notes).await else { return };
     if !way.asks {
         notes.note(
             REGISTRATION,
@@ -124,7 +127,7 @@ async fn visit(config: &Config, running: &Running, master: &MasterAddress, way: 
         return dialled.close_gracefully().await;
     }
     // A connection that has failed is over: dropping it is all.
-    if ask(config, running, &mut dialled, notes).await {
+    if ask(config, running, way, &mut dialled, notes).await {
         dialled.close_gracefully().await;
     }
 }
@@ -155,10 +158,11 @@ async fn resolve(master: &MasterAddress, notes: &mut Notes<'_>) -> Option<Vec<So
 async fn open(
     config: &Config,
     master: &MasterAddress,
-    connector: Option<&tls::Connector>,
+    way: &Way,
     tcp: TcpStream,
     notes: &mut Notes<'_>,
 ) -> Option<transport::Dialled> {
+    let connector = way.connector.as_ref();
     let mut shown = None;
     let opening = transport::open(tcp, master, connector, |chain| {
         shown = chain.first().and_then(|certificate| tls::Certificate::read(certificate));
@@ -179,14 +183,31 @@ async fn open(
         }
         Err(failure) => {
             let name = if connector.is_some() { "TLS" } else { "HTTP/2" };
-            notes.note(name, Verdict::Failed, failure.detail);
+            notes.note(name, Verdict::Failed, consequence(config, way, &failure).unwrap_or(failure.detail));
             None
         }
     }
 }
 
+/// What follows from it that the certificate is gone, of which the failure itself would say that it was never there.
+fn consequence(config: &Config, way: &Way, failure: &Failure) -> Option<String> {
+    (way.lost && way.connector.is_none() && failure.reason == LossReason::Tls).then(|| {
+        format!(
+            "the master speaks TLS, and so did this agent by the certificate that is gone: put it back, or give it a \
+             token for its name (`sloth-runner token create --name {}`)",
+            config.name
+        )
+    })
+}
+
 /// What the master would say, and what its clock says. `false`: the connection may be over.
-async fn ask(config: &Config, running: &Running, dialled: &mut transport::Dialled, notes: &mut Notes<'_>) -> bool {
+async fn ask(
+    config: &Config,
+    running: &Running,
+    way: &Way,
+    dialled: &mut transport::Dialled,
+    notes: &mut Notes<'_>,
+) -> bool {
     notes.begin();
     let id = state::agent_id_at(&config.state_dir);
     let random = || state::random().unwrap_or_default();
@@ -211,7 +232,8 @@ async fn ask(config: &Config, running: &Running, dialled: &mut transport::Dialle
             // says.
             let beneath = timeout(VERDICT_GRACE, dialled.ended()).await.ok().flatten();
             let failure = beneath.unwrap_or_else(|| transport::classify_status(&status));
-            let text = format!("{}: {}{}", failure.reason, failure.detail, remedy(failure.reason));
+            let text = consequence(config, way, &failure)
+                .unwrap_or_else(|| format!("{}: {}{}", failure.reason, failure.detail, remedy(failure.reason)));
             notes.note(REGISTRATION, Verdict::Failed, text);
             return false;
         }

@@ -8,7 +8,7 @@ fn at(seconds: u64) -> Moment {
 }
 
 fn fresh() -> History {
-    History::start(b"", BOOT, at(0))
+    History::start(b"", BOOT, at(0), None)
 }
 
 fn shown(history: &History) -> Vec<String> {
@@ -81,7 +81,7 @@ fn the_last_64_are_kept_and_16_of_them_told() {
     let text = history.take_changed().unwrap();
     assert_eq!(history.entries().len(), KEPT);
     assert_eq!(text.lines().count(), KEPT + 1);
-    let mut after = History::start(text.as_bytes(), BOOT, at(200));
+    let mut after = History::start(text.as_bytes(), BOOT, at(200), None);
     assert_eq!(after.entries().len(), KEPT);
     let told = after.tell();
     // Everything before the last registration's own message was told.
@@ -93,11 +93,22 @@ fn a_process_that_died_leaves_a_session_without_an_end_which_the_next_start_ends
     let mut history = fresh();
     history.registered(at(10), "m:1", 3, 1, None);
     let text = history.take_changed().unwrap();
-    let again = History::start(text.as_bytes(), BOOT, at(25));
+    let again = History::start(text.as_bytes(), BOOT, at(25), None);
     assert_eq!(shown(&again)[2..], ["ended agent_died 15000 0", "started started 0 0"]);
+    // Why, where whoever started it knows, and the machine did not end with it.
+    let killed = History::start(text.as_bytes(), BOOT, at(25), Some("was killed by signal 9"));
+    let detail = |history: &History| history.entries().nth(2).unwrap().detail.clone();
+    assert_eq!(detail(&killed), "its process was killed by signal 9");
+    assert_eq!(detail(&again), "its process ended without a word");
     // Of another run of the machine only the wall clock says how long ago something was.
-    let rebooted = History::start(text.as_bytes(), "ffffffff", Moment { boot_ms: 5_000, ..at(40) });
+    let rebooted = History::start(
+        text.as_bytes(),
+        "ffffffff",
+        Moment { boot_ms: 5_000, ..at(40) },
+        Some("was killed by signal 9"),
+    );
     assert_eq!(shown(&rebooted)[2..], ["ended agent_died 30000 0", "started rebooted 0 0"]);
+    assert_eq!(detail(&rebooted), "the machine was started again");
 }
 
 #[test]
@@ -130,18 +141,18 @@ fn a_damaged_file_is_no_harm() {
     }
     let whole = history.take_changed().unwrap().into_bytes();
     for end in 0..whole.len() {
-        let cut = History::start(&whole[..end], BOOT, at(30));
+        let cut = History::start(&whole[..end], BOOT, at(30), None);
         assert!(cut.entries().len() <= KEPT);
     }
     for place in 0..whole.len() {
         let mut bad = whole.clone();
         bad[place] ^= 0x55;
-        let mut damaged = History::start(&bad, BOOT, at(30));
+        let mut damaged = History::start(&bad, BOOT, at(30), None);
         damaged.registered(at(31), "m:1", 99, 1, None);
         damaged.ended(at(32), "dns", "");
         assert_eq!(damaged.entries().last().unwrap().epoch, 99);
         assert!(damaged.tell().len() <= TOLD_MAX);
     }
-    assert_eq!(History::start(&[0; 4096], BOOT, at(0)), fresh());
-    assert_eq!(History::start(&[0xff; 64], BOOT, at(0)), fresh());
+    assert_eq!(History::start(&[0; 4096], BOOT, at(0), None), fresh());
+    assert_eq!(History::start(&[0xff; 64], BOOT, at(0), None), fresh());
 }

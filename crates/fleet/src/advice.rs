@@ -2,6 +2,7 @@
 
 use crate::{
     AgentRecord, Attempt, ClosedBy, REASON_DOWNLINK_DEAD, REASON_MASTER_RESTARTED, REASON_NOT_READY, Status, Turned,
+    registry::is_name,
 };
 use link::LossReason;
 
@@ -28,6 +29,9 @@ pub enum Why {
     /// A reason that this version does not know.
     Other,
 }
+
+/// Stands for the agent's name in a sentence.
+const PLACE: &str = "NAME";
 
 /// An Active agent that was claimed longer ago is well: who is refused tries again every minute or so.
 const CLAIMED_MS: u64 = 10 * 60_000;
@@ -76,8 +80,14 @@ impl Why {
         }
     }
 
-    /// One sentence.
-    pub fn advice(self) -> &'static str {
+    /// One sentence, about the agent of this name. What can be typed from it has the name in its place.
+    pub fn advice(self, name: &str) -> String {
+        // Who was only turned away calls himself as he likes, and nobody should type that.
+        let name = if is_name(name) { name } else { PLACE };
+        self.sentence().replace(PLACE, name)
+    }
+
+    fn sentence(self) -> &'static str {
         match self {
             Self::Active => "Nothing is to be done: a command would get through.",
             Self::Claimed(LossReason::NameTaken) => {
@@ -111,10 +121,10 @@ impl Why {
                  read-only disk): its log says which."
             }
             Self::Left => {
-                "It was shut down on its node: start it there again (`systemctl start sloth-agent`) when it is wanted."
+                "It was shut down on its node: start it there again (`systemctl start sloth-agent`, or as it was started before) when it is wanted."
             }
             Self::Stopped => {
-                "An operator had it shut down: start it on its node (`systemctl start sloth-agent`) when it is wanted."
+                "An operator had it shut down: start it on its node (`systemctl start sloth-agent`, or as it was started before) when it is wanted."
             }
             Self::Other => {
                 "The reason is one that this version of the tool does not know: look at `sloth-runner agent events` \
@@ -154,7 +164,7 @@ fn lost(reason: LossReason) -> &'static str {
              its dates, its name, or the clock."
         }
         LossReason::Unauthorized => {
-            "The master refuses what it proves itself with: give the node a new token (`sloth-runner token create`), or \
+            "The master refuses what it proves itself with: give the node a new token (`sloth-runner token create --name NAME`), or \
              see whether it was deleted here on purpose."
         }
         LossReason::UnknownAgent => {
@@ -317,10 +327,28 @@ mod tests {
         let mut sentences = BTreeSet::new();
         for (record, attempts, closed_by, why, part) in examples {
             assert_eq!(Why::of(&record, &attempts, closed_by, 200), why, "{record:?}");
-            let advice = why.advice();
+            let advice = why.advice("mari");
             assert!(advice.contains(part) && advice.ends_with('.'), "{why:?}: {advice}");
             assert!(!advice.trim_end_matches('.').contains(". "), "one sentence: {advice}");
-            assert!(sentences.insert(advice), "twice: {advice}");
+            assert!(!advice.contains(PLACE), "{advice}");
+            assert!(sentences.insert(advice.clone()), "twice: {advice}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_typed_has_the_agents_name_if_that_can_be_one() {
+        for why in [Why::NotJoined, Why::Lost(LossReason::Unauthorized)] {
+            assert!(why.advice("mari").contains("`sloth-runner token create --name mari`"), "{why:?}");
+            for claimed in ["$(reboot)", "-a b", "", "a`b"] {
+                assert!(why.advice(claimed).contains("`sloth-runner token create --name NAME`"), "{why:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_does_not_use_systemd_is_told_how_it_is_started_too() {
+        for why in [Why::Left, Why::Stopped] {
+            assert!(why.advice("mari").contains("(`systemctl start sloth-agent`, or as it was started before)"));
         }
     }
 

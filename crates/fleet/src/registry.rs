@@ -29,7 +29,7 @@ use std::{
 
 pub use attempts::{Attempt, Turned, with_recorded};
 pub use forecast::Forecast;
-pub use register::{Register, Timing};
+pub use register::{Register, Timing, is_name};
 pub use sessions::{Beat, DeleteRefused, Heard};
 
 /// What an agent last said of its node.

@@ -30,10 +30,7 @@ const CONNECTION: &str = "Connection";
 #[command(
     name = "sloth-runner",
     version,
-    after_help = "\
-Exit codes: 0 done, 1 failed, 2 usage, 3 not running (`master status`, `agent status`,
-`agent reconnect`), 130 after Ctrl-C. `agent run` on one agent ends with the command's own code,
-128+n for signal n, 255 where there is no code."
+    after_help = crate::manual::codes_of_help()
 )]
 pub struct Cli {
     /// Where the master is [default: $SLOTH_RUNNER_MASTER_ADDR, else that of the context in use, else localhost:50050]

@@ -2,6 +2,9 @@
 //! that neither can say anything else than `--help`.
 
 mod agent;
+mod sections;
+
+pub use sections::codes_of_help;
 
 use crate::{
     cli,
@@ -18,7 +21,7 @@ use std::{
 
 const PROGRAM: &str = "sloth-runner";
 const AGENT: &str = "sloth-agent";
-const VERSION: &str = concat!("sloth-runner ", env!("CARGO_PKG_VERSION"));
+const VERSION: &str = concat!("Version ", env!("CARGO_PKG_VERSION"));
 
 /// Prints the script for a shell, for both programs; the exit code.
 pub fn completions(shell: Shell) -> i32 {
@@ -120,9 +123,17 @@ fn write_page(command: &clap::Command, directory: &Path) -> io::Result<usize> {
 /// Returns the page's file name.
 fn render(command: clap::Command, page: &mut impl Write) -> io::Result<String> {
     // As the program is called in `--help`; the page of `agent run` is called sloth-runner-agent-run.
-    let display = command.get_display_name().unwrap_or(PROGRAM).to_owned();
-    // No date: pages of one version are the same, whenever they are made.
-    let man = Man::new(command).title(display).section("1").date(" ").source(VERSION).manual("Sloth Runner");
-    man.render(page)?;
+    let display = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let sections = display.strip_prefix(PROGRAM).and_then(|words| sections::of(words.trim_start_matches('-')));
+    // Exit codes have a section of their own there.
+    let command = if sections.is_some() { command.after_help(None).after_long_help(None) } else { command };
+    // The version in place of a date: pages of one version are the same, whenever they are made.
+    let man = Man::new(command).title(display).section("1").date(VERSION).source(PROGRAM).manual("Sloth Runner");
+    let mut text = Vec::new();
+    man.render(&mut text)?;
+    let sections = sections.unwrap_or_default();
+    let text = String::from_utf8(text).expect("the generator writes text");
+    let (before, after) = text.split_at(text.find(".SH VERSION").unwrap_or(text.len()));
+    write!(page, "{before}{sections}{after}")?;
     Ok(man.get_filename())
 }

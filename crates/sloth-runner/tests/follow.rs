@@ -285,6 +285,48 @@ async fn who_waits_for_a_command_is_told_when_its_agent_is_away_and_when_it_is_b
     }
 }
 
+/// What is said of waiting while the agent holds these, with their starts: until it was looked at three times.
+async fn told_while_it_waits(held: &[(&str, u64)]) -> Vec<String> {
+    let row = |(id, started_unix_ms): &(&str, u64)| proto::CommandRow {
+        id: (*id).to_owned(),
+        agent: "lady".to_owned(),
+        state: "accepted".to_owned(),
+        started_unix_ms: *started_unix_ms,
+        ..proto::CommandRow::default()
+    };
+    let lady = proto::AgentRow { name: "lady".into(), status: "Active".into(), ..proto::AgentRow::default() };
+    let output = vec![(OutputStream::Stdout, b"one".to_vec())];
+    let held = held.iter().map(row).collect();
+    let master =
+        Master::start(Script { output, held, stall_at: Some(0), agents: vec![lady], ..Script::default() }).await;
+    let mut probe = Probe::new(&master, []);
+    let goes_on = async {
+        while master.seen(|script| script.looked_at_held) < 3 {
+            tokio::task::yield_now().await;
+        }
+        let mut script = master.script.lock().unwrap();
+        (script.stall_at, script.outcome) = (None, Some(link::Outcome::Exited(0)));
+        drop(script);
+        master.proxy.cut();
+    };
+    let (ending, ()) = tokio::join!(followed(&master, call(0, false), None, &mut probe), goes_on);
+    assert!(matches!(ending, Ending::Finished(_)) && probe.stdout == b"one", "{ending:?}");
+    probe.notices.into_iter().filter(|line| line.starts_with("waiting")).collect()
+}
+
+#[tokio::test]
+async fn who_waits_for_a_command_is_told_once_that_others_run_first() {
+    assert_eq!(
+        told_while_it_waits(&[("c1", 0), ("c0", 5)]).await,
+        ["waiting for its turn on lady, where another command runs"]
+    );
+    let two = [("c1", 0), ("c0", 5), ("b", 4), ("a", 0)];
+    assert_eq!(told_while_it_waits(&two).await, ["waiting for its turn on lady, where 2 others run"]);
+    // An agent of an earlier version starts them and does not say so; and one that runs does not wait.
+    assert_eq!(told_while_it_waits(&[("c1", 0), ("c0", 0)]).await, [] as [&str; 0]);
+    assert_eq!(told_while_it_waits(&[("c1", 6), ("c0", 5)]).await, [] as [&str; 0]);
+}
+
 #[tokio::test]
 async fn logs_are_followed_over_broken_connections_and_end_where_the_master_does() {
     let output = noise(140_000, 6);

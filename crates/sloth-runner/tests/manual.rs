@@ -111,6 +111,16 @@ fn every_command_has_a_page_that_man_shows_without_a_complaint() {
     assert!(names.contains("sloth-runner-agent-run.1"));
     let run = fs::read_to_string(pages.join("sloth-runner-agent-run.1")).unwrap();
     assert_eq!(run, text(tool(&["man", "agent", "exec"]).stdout), "a page is the same by an alias, and printed");
+    // The agent's own say it in their help.
+    let version = format!("\"Version {}\"", env!("CARGO_PKG_VERSION"));
+    for name in &names {
+        let page = fs::read_to_string(pages.join(name)).unwrap();
+        assert!(page.lines().any(|line| line.starts_with(".TH ") && line.contains(&version)), "{name}: {page}");
+        let parts = ["EXIT STATUS", "EXAMPLES"]
+            .map(|title| page.contains(&format!("\n.SH \"{title}\"\n")) || page.contains(&format!("\n.SH {title}\n")));
+        let agents = name.starts_with("sloth-agent") || page.contains("Exit codes:");
+        assert!(parts == [!agents; 2], "{name}: {page}");
+    }
     if !has("man") {
         return;
     }

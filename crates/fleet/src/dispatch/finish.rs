@@ -1,6 +1,6 @@
 //! How commands end.
 
-use super::Dispatch;
+use super::{Command, Dispatch};
 use crate::{
     AgentId, Change, CommandState, Down, Now, Out, SessionId,
     effect::{Then, Whom},
@@ -68,13 +68,22 @@ impl<S: Clone + Eq> Dispatch<S> {
         self.left_out.remove(&agent);
         let ids: Vec<String> = self.by_agent.get(&agent).into_iter().flatten().cloned().collect();
         for id in ids {
-            let never_sent = self.commands.get(&id).is_some_and(|command| command.is_queued() && command.committed);
-            let outcome = match never_sent {
+            let outcome = match self.commands.get(&id).is_some_and(never_sent) {
                 true => Outcome::Refused(format!("it was never sent: {why}")),
                 false => Outcome::Interrupted(why.to_owned()),
             };
             self.conclude(now, &id, outcome, out);
         }
+    }
+
+    /// What [`Dispatch::forget_agent`] would do: how many were never sent, and how many may run or have run.
+    pub fn would_forget(&self, agent: AgentId) -> (usize, usize) {
+        let ids = self.by_agent.get(&agent).into_iter().flatten();
+        let open = ids.filter_map(|id| self.commands.get(id)).filter(|command| !command.finishing);
+        open.fold((0, 0), |(waiting, others), command| match never_sent(command) {
+            true => (waiting + 1, others),
+            false => (waiting, others + 1),
+        })
     }
 
     pub fn poll_timeout(&self) -> Option<Duration> {
@@ -175,6 +184,11 @@ impl<S: Clone + Eq> Dispatch<S> {
     pub fn agent_of(&self, id: &str) -> Option<AgentId> {
         self.commands.get(id).map(|command| command.record.agent_id)
     }
+}
+
+/// Whether its agent cannot have heard of it.
+fn never_sent<S>(command: &Command<S>) -> bool {
+    command.is_queued() && command.committed
 }
 
 /// The word of an outcome, with its number if it has one.

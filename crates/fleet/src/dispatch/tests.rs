@@ -361,8 +361,10 @@ fn a_command_that_is_finished_here_is_ended_there_and_not_adopted() {
 #[test]
 fn a_deleted_agent_takes_its_commands_with_it() {
     let mut bench = accepted();
+    assert_eq!(bench.fleet.dispatch().would_forget(id(1)), (0, 1));
     bench.fleet.delete(bench.now, id(1), true, 1).unwrap();
     assert!(matches!(outcome(&bench.settle()), Some(Outcome::Interrupted(why)) if why == "its agent was deleted"));
+    assert_eq!(bench.fleet.dispatch().would_forget(id(1)), (0, 0));
 }
 
 #[test]

@@ -426,14 +426,19 @@ impl Registry {
     }
 }
 
+/// Whether an agent can be called so.
+pub fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(allowed)
+}
+
 /// Shortens what is too long to be kept, and says what is wrong.
 pub(super) fn check(register: &mut Register) -> Result<(), String> {
     for text in [&mut register.host, &mut register.version, &mut register.address] {
         clip(text, TEXT_MAX);
     }
     let name = &register.name;
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(allowed) {
+    if !is_name(name) {
         let shown = name.chars().take(NAME_MAX).collect::<String>();
         register.name = shown.escape_debug().to_string();
         return Err(format!(

@@ -705,6 +705,9 @@ pub struct TokenRow {
     /// valid, expired, used up or revoked
     #[prost(string, tag = "9")]
     pub state: ::prost::alloc::string::String,
+    /// 0: it is not, or a master of an earlier version does not say when
+    #[prost(uint64, tag = "10")]
+    pub revoked_unix_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeTokenRequest {
@@ -715,6 +718,9 @@ pub struct RevokeTokenRequest {
 pub struct RevokeTokenReply {
     #[prost(message, optional, tag = "1")]
     pub row: ::core::option::Option<TokenRow>,
+    /// it was revoked before
+    #[prost(bool, tag = "2")]
+    pub already: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRequest {

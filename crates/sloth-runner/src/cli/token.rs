@@ -2,12 +2,12 @@
 
 use super::values::key_value;
 use crate::tool::duration;
-use clap::{Subcommand, ValueEnum};
-use std::time::Duration;
+use clap::{Subcommand, ValueEnum, ValueHint};
+use std::{path::PathBuf, time::Duration};
 
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a token and print it: it is shown this once
+    /// Make a token and print it: it is shown this once. Its id, to list and revoke it by, is said on standard error
     Create {
         /// What it is for
         #[arg(long, value_enum, default_value_t = TokenRole::Agent)]
@@ -24,6 +24,9 @@ pub enum TokenCommand {
         /// Give agents that join with it this label
         #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
         label: Vec<(String, String)>,
+        /// Write it to this file instead, which nobody else can read, and which is not there yet
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
     },
     /// List tokens, newest first; their secrets are kept nowhere
     List,

@@ -17,7 +17,7 @@ use super::{
     ports::Record,
     rows::{self, Eyes},
 };
-use crate::access::Caller;
+use crate::{access::Caller, security::admission::Revoked};
 use fleet::{AgentId, Cancelled, CommandState};
 use proto::{
     AgentRow, CancelRequest, CommandRow, CreateTokenReply, CreateTokenRequest, DeleteReply, DeleteRequest, EventsReply,
@@ -171,14 +171,15 @@ impl proto::fleet_server::Fleet for FleetService {
         let (core, id) = (self.core.clone(), request.into_inner().id);
         let revoke = async move {
             let unknown = Status::not_found(format!("no token {id:?}: `sloth-runner token list` shows all"));
-            let what = format!("token {id} revoked");
+            let called = id.clone();
             let revoked = blocking(&security, move |security| {
                 let failed = |error| Status::internal(format!("the token is not revoked: {error}"));
                 security.admission.revoke_token(&id).map_err(failed)
             });
-            let record = revoked.await?.ok_or(unknown)?;
+            let Revoked { record, already } = revoked.await?.ok_or(unknown)?;
+            let what = format!("token {called} revoked{}", if already { ", which it was already" } else { "" });
             core.audit(caller.as_ref(), "audit.token_revoked", ("", AgentId::default()), &what);
-            Ok(RevokeTokenReply { row: Some(tokens::row(&record, security.admission.now_ms())) })
+            Ok(RevokeTokenReply { row: Some(tokens::row(&record, security.admission.now_ms())), already })
         };
         whole(revoke).await.map(Response::new)
     }

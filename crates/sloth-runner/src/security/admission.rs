@@ -49,7 +49,15 @@ pub struct TokenRecord {
     pub created_ms: u64,
     pub expires_ms: Option<u64>,
     pub uses_left: Option<u32>,
-    pub revoked: bool,
+    pub revoked_ms: Option<u64>,
+}
+
+/// A token that admits nobody any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    pub record: TokenRecord,
+    /// It was before, and since when stands in the record.
+    pub already: bool,
 }
 
 /// What a token is to be.
@@ -96,7 +104,8 @@ impl fmt::Display for Refused {
             Self::Revoked => write!(f, "the token is revoked: {ANOTHER}"),
             Self::Role(Role::Agent) => f.write_str(
                 "the token is of role agent and does not serve for this: it lets agents join; `sloth-runner token create \
-                 --role operator` or `--role viewer` makes one for people",
+                 --role operator` or `--role viewer` makes one for people, and `sloth-runner master init` has written an \
+                 operator's to operator.token",
             ),
             Self::Role(role) => write!(f, "the token is of role {} and does not serve for this", role.word()),
             Self::Name(name) => write!(f, "the token is for an agent called {name}: start it with --name {name}"),
@@ -131,7 +140,7 @@ impl TokenRecord {
     /// Why not.
     pub fn is_valid(&self, now_ms: u64) -> Result<(), Refused> {
         match self {
-            Self { revoked: true, .. } => Err(Refused::Revoked),
+            Self { revoked_ms: Some(_), .. } => Err(Refused::Revoked),
             Self { expires_ms: Some(at), .. } if *at <= now_ms => Err(Refused::Expired),
             Self { uses_left: Some(0), .. } => Err(Refused::UsedUp),
             _ => Ok(()),
@@ -236,7 +245,7 @@ impl Admission {
             created_ms,
             expires_ms: new.ttl_ms.map(|ttl| now_ms.saturating_add(ttl)),
             uses_left: new.uses,
-            revoked: false,
+            revoked_ms: None,
         };
         self.write(|connection| {
             connection.execute(
@@ -274,21 +283,21 @@ impl Admission {
     ///
     /// # Errors
     /// For people.
-    pub fn revoke_token(&self, id: &str) -> Result<Option<TokenRecord>, String> {
-        let now_ms = signed(self.now_ms());
+    pub fn revoke_token(&self, id: &str) -> Result<Option<Revoked>, String> {
+        let now_ms = self.now_ms();
         // In memory first: nobody is admitted by it while the disk is slow.
-        let record = self.change(|known| {
+        let revoked = self.change(|known| {
             let record = known.tokens.get_mut(id)?;
-            record.revoked = true;
-            Some(record.clone())
+            let already = record.revoked_ms.replace(record.revoked_ms.unwrap_or(now_ms)).is_some();
+            Some(Revoked { record: record.clone(), already })
         });
-        if record.is_some() {
+        if revoked.is_some() {
             self.revoked.send_replace(());
-            self.write(|connection| {
-                connection.execute("UPDATE tokens SET revoked_ms = ?2 WHERE id = ?1", params![id, now_ms])
-            })?;
+            // Also where it was already: that may not have come to the disk.
+            let since = "UPDATE tokens SET revoked_ms = coalesce(revoked_ms, ?2) WHERE id = ?1";
+            self.write(|connection| connection.execute(since, params![id, signed(now_ms)]))?;
         }
-        Ok(record)
+        Ok(revoked)
     }
 
     /// Waits until the token with this id admits nobody any more, and says why.
@@ -634,7 +643,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {
         created_ms: row.get::<_, i64>(5)? as u64,
         expires_ms: row.get::<_, Option<i64>>(6)?.map(|at| at as u64),
         uses_left: row.get(7)?,
-        revoked: row.get::<_, Option<i64>>(8)?.is_some(),
+        revoked_ms: row.get::<_, Option<i64>>(8)?.map(|at| at as u64),
     })
 }
 

@@ -5,11 +5,11 @@ use super::{
     connect::{Master, Trouble},
     json, quote, say, show_answer,
     table::{Cell, Colour, Table, printable},
-    time::{ago, now_unix_ms, rfc3339},
+    time::{ago, now_unix_ms, rfc3339, span},
 };
 use crate::cli::{Format, Status};
 use proto::{AgentRow, DeleteRequest, GetRequest, ListReply, ListRequest, StopRequest};
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 /// All agents that match, ordered by name.
 ///
@@ -140,7 +140,7 @@ fn in_full(row: &AgentRow, now_unix_ms: u64) -> String {
         line("Load", &format!("{:.2}", f64::from(node.load_1m_milli) / 1000.0));
         line("Memory", &format!("{} of {} MiB free", mebi(node.memory_available_kib), mebi(node.memory_total_kib)));
         line("Disk", &format!("{} of {} MiB free", mebi(node.disk_free_kib), mebi(node.disk_total_kib)));
-        line("Up", &format!("{}h {}m", node.uptime_s / 3600, node.uptime_s / 60 % 60));
+        line("Up", &span(Duration::from_secs(node.uptime_s)));
         line("Commands held", &node.commands_held.to_string());
     }
     text

@@ -226,7 +226,7 @@ fn cells(row: &CommandRow, now_unix_ms: u64) -> Vec<Cell> {
     vec![
         Cell::new(&row.id),
         Cell::new(&row.agent),
-        Cell::new(in_a_word(row)),
+        Cell::new(stands(row).0),
         Cell::new(short(row)).coloured(colour),
         ago(now_unix_ms, row.created_unix_ms).into(),
         Cell::new(shorten(&row.spec.as_ref().map(line).unwrap_or_default())),
@@ -255,7 +255,8 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     field("Id", &row.id);
     field("Agent", &row.agent);
     field("Command", &row.spec.as_ref().map(line).unwrap_or_default());
-    field("State", &stands(row));
+    let (word, more) = stands(row);
+    field("State", &format!("{word}{more}"));
     field("Waits", &row.agent_away);
     field("Output", &row.output_stalls);
     let to_come = |unix_ms| rfc3339(unix_ms).map(|time| format!("{} ({time})", ahead(now_unix_ms, unix_ms)));
@@ -273,26 +274,17 @@ fn in_full(row: &CommandRow, now_unix_ms: u64) -> String {
     text
 }
 
-/// The state, or what an accepted one does.
-fn in_a_word(row: &CommandRow) -> &str {
-    match row.state.as_str() {
-        "accepted" if row.cancel_asked => "cancelling",
-        "accepted" if row.started_unix_ms > 0 => "running",
-        state => state,
-    }
-}
-
-/// The state, and what of it is known between acceptance and end.
-fn stands(row: &CommandRow) -> String {
-    let more = match (row.state.as_str(), row.started_unix_ms > 0) {
-        ("finished", _) => return row.state.clone(),
-        ("accepted", true) => ", running",
+/// How it stands, in a word; and what a list has no room for. The page says the same (web/assets/page.js).
+fn stands(row: &CommandRow) -> (&str, &'static str) {
+    match (row.state.as_str(), row.started_unix_ms > 0) {
+        (state @ "finished", _) => (state, ""),
+        (_, true) if row.cancel_asked => ("cancelling", ", it runs still"),
+        _ if row.cancel_asked => ("cancelling", ""),
+        ("accepted", true) => ("running", ""),
         // Also an agent of an earlier version, which does not say when it starts one.
-        ("accepted", false) => ", not known to have started",
-        _ => "",
-    };
-    let ending = if row.cancel_asked { ", cancelling" } else { "" };
-    format!("{}{more}{ending}", row.state)
+        (state @ "accepted", false) => (state, ", not known to have started"),
+        (state, _) => (state, ""),
+    }
 }
 
 /// What runs, as one would type it.
@@ -325,6 +317,31 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_stands_in_the_list_as_it_does_by_itself() {
+        let row = |state: &str, started_unix_ms, cancel_asked| CommandRow {
+            id: "c1".into(),
+            state: state.into(),
+            started_unix_ms,
+            cancel_asked,
+            ..CommandRow::default()
+        };
+        for (row, word, more) in [
+            (row("queued", 0, false), "queued", ""),
+            (row("sent", 0, true), "cancelling", ""),
+            (row("accepted", 0, false), "accepted", ", not known to have started"),
+            (row("accepted", 5, false), "running", ""),
+            (row("accepted", 0, true), "cancelling", ""),
+            (row("accepted", 5, true), "cancelling", ", it runs still"),
+            (row("finished", 5, true), "finished", ""),
+        ] {
+            let mut list = table();
+            list.row(cells(&row, 4_000));
+            assert!(list.render(false).contains(&format!("  {word}  ")), "{row:?}: {}", list.render(false));
+            assert!(in_full(&row, 4_000).contains(&format!("State     {word}{more}\n")), "{}", in_full(&row, 4_000));
+        }
+    }
 
     #[test]
     fn commands_are_listed_as_they_would_be_typed() {

@@ -4,6 +4,7 @@ use super::{
     Access,
     address::{self, Address},
     complain,
+    connect::{Master, Trouble, Waits},
     contexts::{self, Context, Contexts},
     credential::{CA_VARIABLE, CERT_VARIABLE, Credential, KEY_VARIABLE, Said, TOKEN_VARIABLE},
     fail, json, print, say,
@@ -11,6 +12,7 @@ use super::{
     wants_colours,
 };
 use crate::cli::{ContextCommand, Format};
+use proto::GetRequest;
 use serde::Serialize;
 use sloth_agent::{config::describe, token::Token};
 use std::{
@@ -19,10 +21,16 @@ use std::{
     io::{self, IsTerminal, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
+use tonic::Code;
 
 /// More is no token.
 const TOKEN_MAX: u64 = 4096;
+
+/// So long a master is given to say what it thinks of a token. Below [`super::connect::PATIENCE`], after which the wait
+/// would be told.
+const TRIED_MAX: Duration = Duration::from_secs(2);
 
 /// What the environment says.
 #[derive(Default)]
@@ -120,7 +128,7 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
     let mut misnamed = false;
     let done = match command {
         ContextCommand::Add { name, token_file } => {
-            let context = match wanted(access, token_file.as_deref()) {
+            let context = match wanted(access, token_file.as_deref()).and_then(|context| let_in(&name, context)) {
                 Ok(context) => context,
                 Err(why) => {
                     complain(why);
@@ -148,9 +156,9 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
         .map(|()| format!("context {name} is used from now on")),
         ContextCommand::Remove { name } => contexts::change(&file, |contexts| {
             misnamed = contexts.named(&name).is_err();
-            contexts.remove(&name)
-        })
-        .map(|()| format!("context {name} removed")),
+            let was_used = contexts.remove(&name)?;
+            Ok(removed(&name, was_used, contexts))
+        }),
     };
     match done {
         Ok(text) if text.ends_with('\n') => print(&text),
@@ -160,6 +168,45 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
             fail(format, &why);
             if misnamed { 2 } else { 1 }
         }
+    }
+}
+
+/// What is said of one that is gone.
+fn removed(name: &str, was_used: bool, left: &Contexts) -> String {
+    let others: Vec<_> = left.contexts.keys().map(String::as_str).collect();
+    match (&left.current, others.as_slice()) {
+        _ if !was_used => format!("context {name} removed"),
+        (Some(current), _) => format!("context {name} removed; {current} is used now"),
+        (None, []) => format!("context {name} removed: it was used, and none is left"),
+        (None, others) => format!(
+            "context {name} removed: it was used, and none is now (`sloth-runner context use NAME` has one used; there \
+             are: {})",
+            others.join(", ")
+        ),
+    }
+}
+
+/// Shows the token to the master, if that answers at once: only there it is known whom it is for. A master that is away
+/// keeps nobody from adding it.
+fn let_in(name: &str, context: Context) -> Result<Context, String> {
+    if context.token.is_none() {
+        return Ok(context);
+    }
+    let (address, credential) = of(&context)?;
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Ok(context) };
+    let answer = runtime.block_on(async {
+        let master = Master::new(address.clone(), Waits::default()).with(credential);
+        // Whoever may look may ask this; nobody has this name.
+        let asked = master.call(async |mut client| client.get(GetRequest::default()).await);
+        tokio::time::timeout(TRIED_MAX, asked).await
+    });
+    // A name that is still being resolved is not waited for.
+    runtime.shutdown_background();
+    match answer {
+        Ok(Err(Trouble::Answer { code: Code::PermissionDenied | Code::Unauthenticated, message })) => {
+            Err(format!("context {name} is not added, the master at {address} does not let it in: {message}"))
+        }
+        _ => Ok(context),
     }
 }
 
@@ -339,6 +386,20 @@ mod tests {
         let named = Access { context: Some("a".to_owned()), ..Access::default() };
         assert!(resolve(named.clone(), file()).err().unwrap().starts_with("there is no context a"));
         assert_eq!(resolve(named, Environment::default()).err().unwrap(), homeless());
+    }
+
+    #[test]
+    fn who_removes_the_one_in_use_is_told_that_none_is() {
+        let (_folder, file) = folder();
+        let mut contexts = contexts::read(&file).unwrap();
+        assert_eq!(removed("c", false, &contexts), "context c removed");
+        assert_eq!(contexts.remove("a"), Ok(true));
+        assert_eq!(
+            removed("a", true, &contexts),
+            "context a removed: it was used, and none is now (`sloth-runner context use NAME` has one used; there are: b)"
+        );
+        assert_eq!(contexts.remove("b"), Ok(false));
+        assert_eq!(removed("b", true, &contexts), "context b removed: it was used, and none is left");
     }
 
     #[test]

@@ -228,15 +228,15 @@ impl Contexts {
         Ok(())
     }
 
-    /// Where it was the one that is used, none is from now on: another master must not be worked on by surprise.
+    /// Where it was the one that is used, none is from now on: another master must not be worked on by surprise. `true`:
+    /// it was.
     ///
     /// # Errors
     /// There is none; for people.
-    pub fn remove(&mut self, name: &str) -> Result<(), String> {
+    pub fn remove(&mut self, name: &str) -> Result<bool, String> {
         self.named(name)?;
         self.contexts.remove(name);
-        self.current.take_if(|current| current == name);
-        Ok(())
+        Ok(self.current.take_if(|current| current == name).is_some())
     }
 }
 
@@ -313,9 +313,9 @@ mod tests {
         assert_eq!(contexts.named("c").unwrap_err(), "there is no context c; there are: a, b");
         assert!(contexts.set_current("c").is_err());
         assert_eq!(contexts.set_current("b"), Ok(()));
-        assert_eq!(contexts.remove("a"), Ok(()));
+        assert_eq!(contexts.remove("a"), Ok(false));
         assert_eq!(contexts.current.as_deref(), Some("b"));
-        assert_eq!(contexts.remove("b"), Ok(()));
+        assert_eq!(contexts.remove("b"), Ok(true));
         assert_eq!(contexts.current, None);
         for wrong in ["", ".a", "-a", "a b", "a/b"] {
             assert!(check_name(wrong).is_err(), "{wrong}");

@@ -165,6 +165,7 @@ fn names(agents: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fleet::Turned;
 
     fn finished(outcome: link::Outcome) -> Ending {
         Ending::Finished(Box::new(CommandRow { outcome: Some((&outcome).into()), ..CommandRow::default() }))
@@ -177,8 +178,22 @@ mod tests {
         let outcomes = [Exited, Signaled, TimedOut, Cancelled, Interrupted, Refused, Expired]
             .map(|kind| word(&Outcome { kind: kind.into(), ..Outcome::default() }).unwrap());
         let losses = link::LossReason::ALL.map(link::LossReason::word);
-        for word in outcomes.into_iter().chain(losses).chain(["shutdown"]) {
-            assert!(reasons.contains(&format!("| `{word}` | ")), "{word}");
+        let turned = [Turned::NotJoined, Turned::RetryLater].map(Turned::word);
+        // The master's and the agent's constants, each a word; also those that are added some day.
+        let of_fleet = include_str!("../../../fleet/src/change.rs").lines();
+        let of_agent = include_str!("../../../../src/history.rs").lines();
+        let constant =
+            |line: &'static str| line.strip_prefix("pub const ")?.split_once(": &str = \"")?.1.split('"').next();
+        let is_word = |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let constants: Vec<_> = of_fleet.chain(of_agent).filter_map(constant).filter(is_word).collect();
+        for known in [fleet::REASON_NOT_READY, "agent_died"] {
+            assert!(constants.contains(&known), "{known} is not found any more");
+        }
+        for word in outcomes.into_iter().chain(losses).chain(turned).chain(constants).chain(["recovered"]) {
+            let rows = reasons.lines().filter(|line| line.starts_with("| `"));
+            let told =
+                rows.filter_map(|line| line.split(" | ").next()).any(|words| words.contains(&format!("`{word}`")));
+            assert!(told, "{word}");
         }
     }
 

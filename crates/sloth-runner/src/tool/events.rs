@@ -20,6 +20,43 @@ const LAST_WHEN_FOLLOWING: u32 = 10;
 /// As the master understands it.
 const ALL: u32 = 0;
 
+/// Every kind that a master of this version writes. A listing follows, so that it cannot wait for the longest one to know
+/// how wide the column is.
+const KINDS: [&str; 20] = [
+    "agent.connected",
+    "agent.deleted",
+    "agent.joined",
+    "agent.lost",
+    "agent.rejected",
+    "agent.renewed",
+    "agent.replaced",
+    "agent.stopped",
+    "audit.cancel",
+    "audit.delete",
+    "audit.run",
+    "audit.signed_in",
+    "audit.signed_out",
+    "audit.stop",
+    "audit.token_created",
+    "audit.token_revoked",
+    "command.finished",
+    "command.not_adopted",
+    "command.output_failed",
+    "master.started",
+];
+
+/// As wide as the longest of them.
+const KIND_WIDTH: usize = {
+    let (mut at, mut widest) = (0, 0);
+    while at < KINDS.len() {
+        if KINDS[at].len() > widest {
+            widest = KINDS[at].len();
+        }
+        at += 1;
+    }
+    widest
+};
+
 pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<u32>) -> i32 {
     let wanted = last.unwrap_or(if follow { LAST_WHEN_FOLLOWING } else { ALL });
     let mut request = EventsRequest { name: name.unwrap_or_default(), after_seq: 0, follow, last: wanted };
@@ -161,13 +198,14 @@ fn line(row: &EventRow) -> String {
     // Not all that happens is about an agent.
     let about = format!("{}{reason}", row.agent);
     let between = if about.is_empty() || row.message.is_empty() { "" } else { ": " };
-    let text = format!("{time}  {:<16}  {}{between}{}", row.kind, about.trim_start(), row.message);
+    let text = format!("{time}  {:<KIND_WIDTH$}  {}{between}{}", row.kind, about.trim_start(), row.message);
     printable(&text) + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{collections::BTreeSet, fs, path::Path};
 
     #[test]
     fn an_event_is_one_line_whatever_stands_in_it() {
@@ -179,13 +217,52 @@ mod tests {
             message: "closed\nby peer".into(),
             ..EventRow::default()
         };
-        assert_eq!(line(&row), "1970-01-01T00:00:01.000Z  agent.lost        mari (stream_closed): closed\\nby peer\n");
+        assert_eq!(
+            line(&row),
+            "1970-01-01T00:00:01.000Z  agent.lost             mari (stream_closed): closed\\nby peer\n"
+        );
     }
 
     #[test]
     fn an_event_about_no_agent_has_no_empty_place_for_one() {
         let kind = "audit.token_created".to_owned();
         let row = EventRow { time_unix_ms: 1000, kind, message: "token a created".into(), ..EventRow::default() };
-        assert_eq!(line(&row), "1970-01-01T00:00:01.000Z  audit.token_created  token a created\n");
+        assert_eq!(line(&row), "1970-01-01T00:00:01.000Z  audit.token_created    token a created\n");
+    }
+    #[test]
+    fn what_is_said_begins_at_one_place_whatever_the_kind() {
+        let places = KINDS.map(|kind| {
+            let row = EventRow { time_unix_ms: 1000, kind: kind.into(), agent: "MARI".into(), ..EventRow::default() };
+            line(&row).find("  MARI").unwrap()
+        });
+        assert_eq!(places, [places[0]; KINDS.len()]);
+    }
+
+    /// The words of the sources that look like a kind are the list.
+    #[test]
+    fn no_kind_that_the_master_writes_is_missing() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut written = BTreeSet::new();
+        for folder in ["src/master", "src/web", "../fleet/src"] {
+            kinds_in(&here.join(folder), &mut written);
+        }
+        assert_eq!(written.into_iter().collect::<Vec<_>>(), KINDS);
+    }
+
+    fn kinds_in(folder: &Path, written: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                kinds_in(&entry.path(), written);
+                continue;
+            }
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            for word in text.split('"').filter(|word| word.len() < 40) {
+                let Some((of, what)) = word.split_once('.') else { continue };
+                let fits = what.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+                if ["agent", "audit", "command", "master"].contains(&of) && fits && !what.is_empty() {
+                    written.insert(word.to_owned());
+                }
+            }
+        }
     }
 }

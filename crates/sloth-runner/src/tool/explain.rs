@@ -3,12 +3,11 @@
 use super::{
     Tool, json, show_answer,
     table::{Cell, Table, printable},
-    time::{ago, now_unix_ms, rfc3339},
+    time::{ago, ahead, now_unix_ms, rfc3339, span},
 };
 use crate::cli::Format;
 use proto::{AgentRow, AttemptRow, ExplainReply, GetRequest, SessionRow, ToldRow};
 use serde::Serialize;
-use sloth_agent::config::units::ShowDuration;
 use std::{fmt::Write, time::Duration};
 
 /// Of each list so many are shown to people; programs get them all.
@@ -162,10 +161,7 @@ fn text(reply: &ExplainReply, now_unix_ms: u64, colours: bool) -> String {
     line("Version", &agent.version);
     line("Last heartbeat", &when(agent.last_heartbeat_unix_ms).unwrap_or_default());
     // By the master's clock, which the tool's need not be.
-    let ahead = |unix_ms: u64| {
-        let left = Duration::from_millis(unix_ms.saturating_sub(reply.time_unix_ms));
-        format!("in {}", ShowDuration(left))
-    };
+    let ahead = |unix_ms| ahead(reply.time_unix_ms, unix_ms);
     match (reply.next_beat_unix_ms, reply.lost_at_unix_ms) {
         (0, _) => {}
         (next, lost) if next >= reply.time_unix_ms => {
@@ -216,7 +212,7 @@ fn headline(agent: &AgentRow, now_unix_ms: u64) -> String {
 
 fn clock(reply: &ExplainReply) -> String {
     let off = reply.clock_skew_ms.unsigned_abs();
-    let shown = ShowDuration(Duration::from_millis(off));
+    let shown = span(Duration::from_millis(off));
     match reply.clock_skew_ms {
         _ if !reply.clock_known => String::new(),
         _ if off < SKEW_MIN_MS => "as the master's, within a second".to_owned(),
@@ -247,7 +243,7 @@ fn commands(reply: &ExplainReply) -> String {
 fn sessions(rows: &[SessionRow], now_unix_ms: u64) -> Table {
     let mut table = Table::new(&["EPOCH", "STARTED", "LASTED", "ENDED BY", "REASON"]);
     for row in rows.iter().take(SHOWN_MAX) {
-        let lasted = |end: u64| ShowDuration(Duration::from_secs(end.saturating_sub(row.started_unix_ms) / 1000));
+        let lasted = |end: u64| span(Duration::from_secs(end.saturating_sub(row.started_unix_ms) / 1000));
         let (lasted, by) = match row.ended_unix_ms {
             0 => (format!("{}, and goes on", lasted(now_unix_ms)), String::new()),
             end => (lasted(end).to_string(), row.closed_by.clone()),
@@ -265,7 +261,7 @@ fn sessions(rows: &[SessionRow], now_unix_ms: u64) -> Table {
 
 /// One thing that the agent told, for people.
 fn saw(row: &ToldRow) -> String {
-    let lasted = ShowDuration(Duration::from_millis(row.duration_ms));
+    let lasted = span(Duration::from_millis(row.duration_ms));
     let detail = if row.detail.is_empty() { String::new() } else { format!(" ({})", row.detail) };
     let ToldRow { reason, master, attempts, epoch, .. } = row;
     match row.kind.as_str() {

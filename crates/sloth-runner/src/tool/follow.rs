@@ -1,7 +1,7 @@
 //! One command, followed to its end over as many connections as that takes.
 
 use super::{
-    agents,
+    agents, commands,
     connect::{Client, Master, PATIENCE, Trouble},
     ending::Ending,
     output::Output,
@@ -12,8 +12,8 @@ use super::{
 use crate::clock::sleep;
 use bytes::Bytes;
 use proto::{
-    CancelRequest, CommandRow, GetCommandRequest, GetRequest, LogsRequest, RunReply, RunRequest, RunStart, run_reply,
-    run_request,
+    CancelRequest, CommandRow, GetCommandRequest, GetRequest, ListCommandsRequest, LogsRequest, RunReply, RunRequest,
+    RunStart, run_reply, run_request,
 };
 use std::{io, pin::Pin, time::Duration};
 use tokio::{
@@ -31,6 +31,8 @@ pub const GOOD: Duration = Duration::from_secs(5);
 
 /// The state of a command that waits with the master.
 pub const QUEUED: &str = "queued";
+/// … that its agent holds: it runs, or waits for its turn there.
+const ACCEPTED: &str = "accepted";
 
 /// What to follow.
 #[derive(Clone, Debug)]
@@ -73,6 +75,7 @@ pub async fn follow(
         gap: None,
         agent_away: false,
         stall_told: false,
+        turn_told: false,
     };
     follow.run(cancel).await
 }
@@ -94,6 +97,8 @@ struct Follow<'a, O> {
     agent_away: bool,
     /// That the master cannot keep the output has been told, since some came last.
     stall_told: bool,
+    /// That the command waits for its turn has been told.
+    turn_told: bool,
 }
 
 struct Stdin {
@@ -358,6 +363,21 @@ impl<O: Output> Follow<'_, O> {
             self.stall_told = true;
             let why = printable(&row.output_stalls);
             self.output.notice(format!("the master cannot keep the output, which waits with the agent: {why}")).await;
+        } else if !self.turn_told && row.state == ACCEPTED && row.started_unix_ms == 0 {
+            self.look_after_turn(row).await;
+        }
+    }
+
+    /// It is not known to have started. That others are says that its agent tells when it starts one.
+    async fn look_after_turn(&mut self, row: CommandRow) {
+        let request =
+            ListCommandsRequest { agent: row.agent.clone(), state: ACCEPTED.into(), ..ListCommandsRequest::default() };
+        let Ok(Ok(held)) = timeout(GOOD, commands::all(self.master, request)).await else { return };
+        let running = held.iter().filter(|other| other.id != row.id && other.started_unix_ms > 0).count();
+        if running > 0 {
+            self.turn_told = true;
+            let others = if running == 1 { "another command runs".to_owned() } else { format!("{running} others run") };
+            self.output.notice(format!("waiting for its turn on {}, where {others}", printable(&row.agent))).await;
         }
     }
 

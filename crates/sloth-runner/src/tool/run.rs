@@ -10,11 +10,12 @@ use super::{
     say,
     signals::{Signals, Wish},
     stdin,
+    time::span,
     writer::{self, Writer},
 };
 use crate::cli::{Format, RunArgs};
 use proto::{CommandSpec, GetRequest, RunStart};
-use sloth_agent::config::{describe, units::ShowDuration};
+use sloth_agent::config::describe;
 use std::{
     io::{self, IsTerminal},
     os::unix::ffi::{OsStrExt, OsStringExt},
@@ -190,7 +191,7 @@ pub async fn say_away(master: &Master, agent: &str, patience: Duration, writer: 
     // Where this fails the run itself says why.
     let Ok(row) = master.call(async move |mut client| client.get(GetRequest { name }).await).await else { return };
     if let Some(away) = agents::away(&row) {
-        let patience = ShowDuration(patience);
+        let patience = span(patience);
         writer.notice(format!("{away}: waiting up to {patience} for its return")).await;
     }
 }

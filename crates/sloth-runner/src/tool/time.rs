@@ -15,30 +15,45 @@ pub fn rfc3339(unix_ms: u64) -> Option<String> {
     Some(Utc(Duration::from_millis(unix_ms.min(LAST))).to_string())
 }
 
-/// `3s ago`, `5m ago`, `2h ago`, `4d ago`; `never` for 0. A time to come, as a clock that is set differently has it,
-/// is `now`.
-pub fn ago(now_unix_ms: u64, then_unix_ms: u64) -> String {
-    if then_unix_ms == 0 {
-        return "never".to_owned();
-    }
-    match now_unix_ms.saturating_sub(then_unix_ms) / 1000 {
-        0 if now_unix_ms < then_unix_ms => "now".to_owned(),
-        seconds @ 0..=119 => format!("{seconds}s ago"),
-        seconds @ 120..=7_199 => format!("{}m ago", seconds / 60),
-        seconds @ 7_200..=172_799 => format!("{}h ago", seconds / 3600),
-        seconds => format!("{}d ago", seconds / 86_400),
+/// How long something lasts, as durations are typed too: `250ms`, `45s`, `1m41s`, `2h5m`, `3d4h`. No more than two units,
+/// the rest is dropped.
+pub fn span(duration: Duration) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+    let seconds = duration.as_secs();
+    let Some(first) = UNITS.iter().position(|(_, unit)| seconds >= *unit) else {
+        return match duration.as_millis() {
+            0 => "0s".to_owned(),
+            millis => format!("{millis}ms"),
+        };
+    };
+    let (word, unit) = UNITS[first];
+    let whole = format!("{}{word}", seconds / unit);
+    match UNITS.get(first + 1).map(|(word, smaller)| (word, seconds % unit / smaller)) {
+        Some((word, rest)) if rest > 0 => format!("{whole}{rest}{word}"),
+        _ => whole,
     }
 }
 
-/// `in 4s`, `in 5m`, `in 2h`, `in 4d`: of a time to come. One that has come is `now`.
-pub fn ahead(now_unix_ms: u64, then_unix_ms: u64) -> String {
-    match then_unix_ms.saturating_sub(now_unix_ms) / 1000 {
-        0 if then_unix_ms <= now_unix_ms => "now".to_owned(),
-        seconds @ 0..=119 => format!("in {seconds}s"),
-        seconds @ 120..=7_199 => format!("in {}m", seconds / 60),
-        seconds @ 7_200..=172_799 => format!("in {}h", seconds / 3600),
-        seconds => format!("in {}d", seconds / 86_400),
+/// `3s ago`, `5m ago`, `2h30m ago`, `4d ago`; `never` for 0. A time to come, as a clock that is set differently has it,
+/// is `now`.
+pub fn ago(now_unix_ms: u64, then_unix_ms: u64) -> String {
+    match then_unix_ms {
+        0 => "never".to_owned(),
+        then if then > now_unix_ms => "now".to_owned(),
+        then => format!("{} ago", span(whole_seconds(now_unix_ms - then))),
     }
+}
+
+/// `in 4s`, `in 5m`, `in 2h30m`, `in 4d`: of a time to come. One that has come is `now`.
+pub fn ahead(now_unix_ms: u64, then_unix_ms: u64) -> String {
+    match then_unix_ms.saturating_sub(now_unix_ms) {
+        0 => "now".to_owned(),
+        left => format!("in {}", span(whole_seconds(left))),
+    }
+}
+
+fn whole_seconds(millis: u64) -> Duration {
+    Duration::from_secs(millis / 1000)
 }
 
 #[cfg(test)]
@@ -62,11 +77,34 @@ mod tests {
     }
 
     #[test]
+    fn durations_have_two_units_at_most() {
+        for (millis, text) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (1_999, "1s"),
+            (60_000, "1m"),
+            (3_599_999, "59m59s"),
+            (3_601_000, "1h"),
+            (90_061_000, "1d1h"),
+            (86_459_000, "1d"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+        // What is shown can be typed.
+        assert_eq!(super::super::duration::parse("1m41s"), Ok(Duration::from_secs(101)));
+    }
+
+    #[test]
     fn ages_are_short() {
         let now = 1_000_000_000;
-        for (age_s, text) in
-            [(0, "0s ago"), (3, "3s ago"), (119, "119s ago"), (120, "2m ago"), (7_200, "2h ago"), (172_800, "2d ago")]
-        {
+        for (age_s, text) in [
+            (0, "0s ago"),
+            (3, "3s ago"),
+            (101, "1m41s ago"),
+            (120, "2m ago"),
+            (9_005, "2h30m ago"),
+            (172_800, "2d ago"),
+        ] {
             assert_eq!(ago(now, now - age_s * 1000), text);
         }
         assert_eq!(ago(now, now + 1), "now");

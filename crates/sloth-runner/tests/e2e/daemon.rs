@@ -125,6 +125,10 @@ fn a_worker_that_is_killed_is_started_again_and_registers_as_the_same_agent() {
     let again = agent.worker();
     assert!(again != worker && look::lives(again) && look::lives(agent.pid));
     assert_eq!(count(folder.path(), "agent.log", "✓ Agent registered with master at"), 2);
+    // Its parent knows how it ended, and the new one tells.
+    let explained = master.json(&["agent", "explain", "kei"]);
+    let died = explained["told"].as_array().unwrap().iter().find(|told| told["reason"] == "agent_died").unwrap();
+    assert!(died["detail"].as_str().unwrap().starts_with("its process was killed by signal 9 (SIGKILL"), "{died}");
 }
 
 #[test]

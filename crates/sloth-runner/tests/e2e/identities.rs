@@ -79,8 +79,14 @@ fn an_active_agent_is_deleted_by_force_only_and_comes_back_by_itself() {
     let refused = master.tool(&["agent", "delete", "lady"]).expect(1);
     assert!(refused.stderr.contains("agent lady is connected: stop it first, or delete it with --force"));
     is_untouched(&master, &agent);
-    assert_eq!(master.tool(&["agent", "delete", "lady", "--force"]).expect(0).text(), "agent lady deleted\n");
+    let id = master.tool(&["agent", "run", "lady", "--detach", "--", "sleep", "600"]).expect(0).text();
+    agent.line(&format!("Command {} started", id.trim()));
+    let deleted = master.tool(&["agent", "delete", "lady", "--force"]).expect(0).text();
+    assert!(deleted.starts_with("agent lady deleted; 1 command is recorded as interrupted ("), "{deleted}");
     agent.line("Agent registered with master");
+    // As was said of it.
+    agent.line(&format!("Command {} was cancelled", id.trim()));
+    assert_eq!(master.tool(&["command", "get", id.trim(), "-o", "json"]).expect(0).json()["outcome"], "interrupted");
     assert_eq!(master.until_status("lady", "Active")["id"], id_of(&agent));
     assert_eq!(master.tool(&["agent", "run", "lady", "--", "echo", "here"]).expect(0).text(), "here\n");
 }

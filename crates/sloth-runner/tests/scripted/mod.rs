@@ -42,6 +42,10 @@ pub struct Script {
     /// The connection is cut when so much standard input has come, before it is acknowledged.
     pub cut_at_stdin: VecDeque<usize>,
     pub agents: Vec<AgentRow>,
+    /// What agents hold. Without any, commands have the outcome above.
+    pub held: Vec<CommandRow>,
+    /// How often somebody asked for one of them.
+    pub looked_at_held: u32,
     pub events: Vec<EventRow>,
     /// The connection is cut after the event with this number.
     pub cut_at_event: VecDeque<u64>,
@@ -345,13 +349,24 @@ impl Fleet for Master {
         &self,
         request: Request<ListCommandsRequest>,
     ) -> Result<Response<Self::ListCommandsStream>, Status> {
-        let limit = request.into_inner().limit as usize;
+        let request = request.into_inner();
+        let limit = request.limit as usize;
+        let held = self.seen(|script| script.held.clone());
+        if !held.is_empty() {
+            assert_eq!((request.agent.as_str(), request.state.as_str()), ("lady", "accepted"));
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(ListCommandsReply { commands: held })))));
+        }
         let commands = ["c2", "c1"].iter().take(limit).map(|id| self.row(id, true)).collect();
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(ListCommandsReply { commands })))))
     }
 
     async fn get_command(&self, request: Request<GetCommandRequest>) -> Result<Response<CommandRow>, Status> {
-        Ok(Response::new(self.row(&request.into_inner().id, true)))
+        let id = request.into_inner().id;
+        let mut script = self.script.lock().unwrap();
+        let held = script.held.iter().find(|row| row.id == id).cloned();
+        script.looked_at_held += 1;
+        drop(script);
+        Ok(Response::new(held.unwrap_or_else(|| self.row(&id, true))))
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {

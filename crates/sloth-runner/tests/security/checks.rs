@@ -47,6 +47,15 @@ async fn doctor_goes_the_way_of_its_agent_and_uses_no_token_up() {
     let last = done.out.lines().last().unwrap_or_default();
     assert!(last.starts_with("Cause: running agent: ") && last.contains("the token is used up"), "{}", done.out);
     agent.kill().await;
+    // Without that token, too: what follows from the loss is said to, and not that the agent was never told to use TLS.
+    let done = doctor(&[]).await;
+    let last = done.out.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("by the certificate that is gone: ") && last.contains("token create --name lady`"),
+        "{}",
+        done.out
+    );
+    assert!(!done.out.contains("is not told to") && !done.out.contains("NAME"), "{}", done.out);
     fs::write(&identity, kept).unwrap();
     fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
 

@@ -133,6 +133,13 @@ async fn the_tool_keeps_contexts_and_works_by_them() {
     assert_eq!(done.code, 0, "{}", done.err);
     assert!(done.out.contains("`sloth-runner context use two` has it used"), "{}", done.out);
 
+    // What admits agents is no operator's: said now, not when it is used.
+    let joins = master.file("join.token");
+    let add = format!("context add three --master {} --token-file {}", master.address, joins.display());
+    let done = run(tool(&add)).await;
+    assert!(done.code == 2 && done.err.contains("context three is not added"), "{}", done.err);
+    assert!(done.err.contains("it lets agents join; `sloth-runner token create --role operator`"), "{}", done.err);
+
     let file = home.path().join("sloth-runner/contexts.json");
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     let done = run(tool("context list -o json")).await;
@@ -161,7 +168,7 @@ async fn the_tool_keeps_contexts_and_works_by_them() {
     let done = run(elsewhere).await;
     assert!(done.code == 1 && done.err.contains("one with TLS (then give a token"), "{}", done.err);
 
-    assert_eq!(run(tool("context remove one")).await.code, 0);
+    assert_eq!(run(tool("context remove one")).await.out, "context one removed\n");
     for line in ["context use one", "context remove one"] {
         let done = run(tool(line)).await;
         assert!(done.code == 2 && done.err.contains("there is no context one; there are: two"), "{line}: {}", done.err);
@@ -173,6 +180,38 @@ async fn the_tool_keeps_contexts_and_works_by_them() {
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let done = run(tool("agent list")).await;
     assert!(done.code == 2 && done.err.contains("others can read them (mode 0644): run chmod 600 "), "{}", done.err);
+}
+
+#[tokio::test]
+async fn a_token_goes_to_standard_output_alone_or_to_a_file_alone_and_its_id_is_said() {
+    let master = Master::start(&[]).await;
+    let id = |token: &str| sloth_agent::token::Token::parse(token.trim()).unwrap().id();
+    let done = master.tool("token create").await;
+    let ends = format!("token {0}; `sloth-runner token revoke {0}` ends it\n", id(&done.out));
+    assert_eq!((done.code, done.out.lines().count(), done.err), (0, 1, ends));
+
+    let folder = tempfile::tempdir().unwrap();
+    let (file, taken) = (folder.path().join("new.token"), folder.path().join("taken"));
+    fs::write(&taken, "mine").unwrap();
+    let done = master.tool(&format!("token create --role viewer --file {}", file.display())).await;
+    let token = fs::read_to_string(&file).unwrap();
+    assert!(
+        done.out.starts_with(&format!("token {} is in ", id(&token))) && !done.out.contains("sloth1."),
+        "{}",
+        done.out
+    );
+    assert_eq!(master.tool_with(token.trim(), "agent list").await.code, 0);
+    let before = master.tool("token list").await.out.lines().count();
+    let done = master.tool(&format!("token create --file {}", taken.display())).await;
+    assert!(done.code == 1 && done.err.contains("taken is there already, and is not overwritten"), "{}", done.err);
+    assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");
+    assert_eq!(master.tool("token list").await.out.lines().count(), before, "no token was made");
+
+    let revoke = format!("token revoke {}", id(&token));
+    assert_eq!(master.tool(&revoke).await.out, format!("token {} is revoked\n", id(&token)));
+    let again = master.tool(&revoke).await;
+    let already = format!("token {} is revoked already, since 20", id(&token));
+    assert!(again.code == 0 && again.out.starts_with(&already), "{}", again.out);
 }
 
 #[tokio::test]

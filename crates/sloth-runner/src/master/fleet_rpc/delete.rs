@@ -25,7 +25,9 @@ pub async fn delete(
     let (ticket, answer) = core.ticket();
     // It may have been asked for by its id.
     let called = core.read(|fleet| fleet.registry().view(id)).map_or_else(|| name.clone(), |view| view.record.name);
+    let mut commands = (0, 0);
     let asked = core.decide(|fleet, now| {
+        commands = fleet.dispatch().would_forget(id);
         let asked = fleet.delete(now, id, force, ticket);
         if let (Ok(()), Some(security)) = (&asked, &core.security) {
             // Before its session is closed: it would be back at once.
@@ -51,7 +53,7 @@ pub async fn delete(
         }
     };
     let deleted = match answer.await {
-        Ok(Ok(())) => Ok(DeleteReply { message: format!("agent {name} deleted") }),
+        Ok(Ok(())) => Ok(DeleteReply { message: format!("agent {name} deleted{}", what_becomes(commands)) }),
         Ok(Err(error)) => Err(Status::internal(format!("the master cannot record the deletion: {error}"))),
         Err(_) => Err(Status::unavailable("the master is shutting down")),
     };
@@ -66,4 +68,40 @@ pub async fn delete(
         core.audit(caller.as_ref(), "audit.delete", (&name, id), done);
     }
     revoked.and(deleted)
+}
+
+/// Of its commands: those that it was never sent, and the others.
+fn what_becomes((never_sent, others): (usize, usize)) -> String {
+    let count = |count: usize, of: &str| format!("{count} {of}command{}", if count == 1 { "" } else { "s" });
+    let is = |count: usize| if count == 1 { "is" } else { "are" };
+    let mut parts = Vec::new();
+    if never_sent > 0 {
+        parts.push(format!("{} {} refused, never sent", count(never_sent, "queued "), is(never_sent)));
+    }
+    if others > 0 {
+        // Told at its return that nobody knows them, the agent ends them.
+        parts.push(format!(
+            "{} {} recorded as interrupted (what runs on the node still is ended if the agent comes back here)",
+            count(others, if never_sent > 0 { "other " } else { "" }),
+            is(others)
+        ));
+    }
+    if parts.is_empty() { String::new() } else { format!("; {}", parts.join(", and ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::what_becomes;
+
+    #[test]
+    fn what_becomes_of_an_agents_commands_is_said() {
+        assert_eq!(what_becomes((0, 0)), "");
+        assert_eq!(what_becomes((2, 0)), "; 2 queued commands are refused, never sent");
+        assert_eq!(
+            what_becomes((1, 1)),
+            "; 1 queued command is refused, never sent, and 1 other command is recorded as interrupted (what runs on the \
+             node still is ended if the agent comes back here)"
+        );
+        assert!(what_becomes((0, 3)).starts_with("; 3 commands are recorded as interrupted ("));
+    }
 }

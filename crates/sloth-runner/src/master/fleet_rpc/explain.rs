@@ -47,7 +47,7 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
     Ok(ExplainReply {
         sessions: sessions.into_iter().map(rows::session).collect(),
         attempts: attempts.into_iter().map(rows::attempt).collect(),
-        advice: why.advice().to_owned(),
+        advice: why.advice(&view.record.name),
         clock_known: view.clock_skew_ms.is_some(),
         clock_skew_ms: view.clock_skew_ms.unwrap_or(0),
         next_beat_unix_ms,
@@ -119,7 +119,7 @@ fn never_registered(attempts: Vec<Attempt>, now: Now) -> Option<ExplainReply> {
         ..AgentRow::default()
     };
     Some(ExplainReply {
-        advice: Why::turned(last.turned).advice().to_owned(),
+        advice: Why::turned(last.turned).advice(&last.name),
         attempts: attempts.into_iter().map(rows::attempt).collect(),
         agent: Some(agent),
         time_unix_ms: now.unix_ms,

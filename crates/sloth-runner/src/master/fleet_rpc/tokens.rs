@@ -81,5 +81,6 @@ pub fn row(record: &TokenRecord, now_ms: u64) -> TokenRow {
         uses_left: record.uses_left.unwrap_or(0),
         limited: record.uses_left.is_some(),
         state: state.to_owned(),
+        revoked_unix_ms: record.revoked_ms.unwrap_or(0),
     }
 }

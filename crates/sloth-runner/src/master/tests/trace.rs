@@ -163,7 +163,8 @@ impl Rig {
                 (request.encode_to_vec(), Box::new(move |rig| security(rig).admission.tokens().len() == 2))
             }
             "RevokeToken" => {
-                let revoked = move |rig: &Self| security(rig).admission.tokens().iter().any(|token| token.revoked);
+                let revoked =
+                    move |rig: &Self| security(rig).admission.tokens().iter().any(|token| token.revoked_ms.is_some());
                 (RevokeTokenRequest { id: self.token.clone() }.encode_to_vec(), Box::new(revoked))
             }
             _ => panic!("{path} is the operator's alone: say here how it is called and what it changes"),

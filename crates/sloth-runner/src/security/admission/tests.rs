@@ -53,6 +53,10 @@ fn refusal<T>(result: Result<T, Refused>) -> Refused {
     result.err().expect("refused")
 }
 
+fn late_again(path: &std::path::Path) -> Admission {
+    Admission::open(path, later).unwrap()
+}
+
 #[test]
 fn the_reasons_of_a_refusal_are_told_apart() {
     let (_folder, path) = database();
@@ -63,8 +67,14 @@ fn the_reasons_of_a_refusal_are_told_apart() {
     assert_eq!(admission.check(&Token::new([1; 32], [9; 32]), &Role::ALL), Err(Refused::Unknown));
     let late = Admission::open(&path, later).unwrap();
     assert_eq!(late.check(&token, &[Role::Agent]), Err(Refused::Expired));
-    assert!(admission.revoke_token(&record.id).unwrap().is_some());
+    let revoked = admission.revoke_token(&record.id).unwrap().unwrap();
+    assert_eq!((revoked.already, revoked.record.revoked_ms), (false, Some(NOW)));
     assert_eq!(admission.check(&token, &[Role::Agent]), Err(Refused::Revoked));
+    // The first time is what counts, also on the disk.
+    for admission in [&late_again(&path), &admission, &late_again(&path)] {
+        let again = admission.revoke_token(&record.id).unwrap().unwrap();
+        assert_eq!((again.already, again.record.revoked_ms), (true, Some(NOW)));
+    }
     assert_eq!(Admission::open(&path, now).unwrap().check(&token, &[Role::Agent]), Err(Refused::Revoked));
     assert_eq!(admission.revoke_token("nobody's").unwrap(), None);
 }

@@ -411,7 +411,7 @@ function commands() {
   }) : [el("tr", {}, el("td", { colspan: 6, class: "empty" }, "No command is on record."))]);
 }
 function outcome(row) {
-  const word = !row.outcome ? row.cancelling ? "cancelling" : row.state === "accepted" ? row.started ? "running" : "there, not known to run" : row.state
+  const word = !row.outcome ? row.cancelling ? "cancelling" : row.state === "accepted" ? row.started ? "running" : "accepted, not known to have started" : row.state
     : row.outcome === "exited" ? (row.code === 0 ? "exited 0" : "exited " + row.code) : row.outcome === "signaled" ? "signal " + row.signal : row.outcome.replace("_", " ");
   const like = !row.outcome ? "" : row.outcome === "exited" && row.code === 0 ? "Active" : "Inactive";
   const note = row.reason ? el("span", { class: "note theirs" }, row.reason) : null;
