@@ -146,6 +146,15 @@ impl Registry {
         Heard::Live
     }
 
+    /// Whether an agent would be forgotten.
+    ///
+    /// # Errors
+    /// It is unknown, or connected and `force` is not set.
+    pub fn may_delete(&self, id: AgentId, force: bool) -> Result<(), DeleteRefused> {
+        let agent = self.agents.get(&id).filter(|agent| agent.stored).ok_or(DeleteRefused::Unknown)?;
+        if agent.session.is_some() && !force { Err(DeleteRefused::Connected) } else { Ok(()) }
+    }
+
     /// Forgets an agent; answered by [`Effect::Done`] once it is durable.
     pub fn delete<S>(
         &mut self,
@@ -155,10 +164,8 @@ impl Registry {
         ticket: Ticket,
         out: &mut Out<S>,
     ) -> Result<(), DeleteRefused> {
-        let agent = self.agents.get_mut(&id).filter(|agent| agent.stored).ok_or(DeleteRefused::Unknown)?;
-        if agent.session.is_some() && !force {
-            return Err(DeleteRefused::Connected);
-        }
+        self.may_delete(id, force)?;
+        let agent = self.agents.get_mut(&id).ok_or(DeleteRefused::Unknown)?;
         agent.deleting.push(ticket);
         let message = format!("{} was forgotten; it was {}", agent.record.name, agent.record.status.word());
         let event = out.event(now, "agent.deleted", &agent.record, "", message);

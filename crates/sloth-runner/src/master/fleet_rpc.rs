@@ -1,6 +1,6 @@
 //! The operators' service.
 
-mod delete;
+pub(in crate::master) mod delete;
 mod events;
 mod explain;
 mod follow;

@@ -360,11 +360,15 @@ mod tests {
         master::{
             Options,
             clock::{BootClock, Clock},
+            fleet_rpc::delete::delete,
             ports::memory::{MemoryOutputs, MemoryStore},
             session::enter,
             wires::Outbox,
         },
-        security::{admission::NewToken, testing},
+        security::{
+            admission::{Admission, NewToken},
+            testing,
+        },
     };
     use fleet::{Register, Timing};
     use proto::master_message::Kind;
@@ -428,8 +432,18 @@ mod tests {
         let now = core.now().monotonic;
         assert_eq!(core.refusals.lock().unwrap().written(now), None);
         let new = NewToken { role: Role::Agent, name: String::new(), labels: [].into(), ttl_ms: None, uses: None };
-        let (token, _) = security.admission.create([1; 32], new).unwrap();
+        let (token, record) = security.admission.create([1; 32], new).unwrap();
         assert_eq!(ask(&token.text()).await.unwrap_err().code(), tonic::Code::InvalidArgument, "now the signature is");
+
+        for _ in 0..100 {
+            assert_eq!(ask("").await.unwrap_err().code(), tonic::Code::Unauthenticated);
+        }
+        assert!(core.refusals_of_known.lock().unwrap().written(now).is_some(), "who shows nothing is not one of ours");
+        security.admission.revoke_token(&record.id).unwrap();
+        while core.refusals_of_known.lock().unwrap().written(now).is_some() {}
+        ask(&token.text()).await.unwrap_err();
+        let attempts = core.read(|fleet| fleet.registry().attempts("lady", Some(ID)));
+        assert!(attempts.iter().any(|attempt| attempt.turned == fleet::Turned::NotJoined), "{attempts:?}");
     }
 
     #[tokio::test]
@@ -459,5 +473,25 @@ mod tests {
         let (conn, outbox) = core.wires.open(core.now().monotonic);
         enter(&core, None, conn, register(), Vec::new());
         assert!(matches!(told(&outbox).await, Kind::Registered(_)));
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_forgotten_after_its_certificates_are_revoked_for_good_and_not_before() {
+        let (folder, security) = testing::security();
+        let core = core(&security);
+        let (conn, outbox) = core.wires.open(core.now().monotonic);
+        enter(&core, None, conn, register(), Vec::new());
+        assert!(matches!(told(&outbox).await, Kind::Registered(_)));
+        let database = rusqlite::Connection::open(folder.path().join("sloth.db")).unwrap();
+        database.execute_batch("ALTER TABLE deleted_agents RENAME TO away").unwrap();
+        let delete = async || delete(core.clone(), None, "lady".to_owned(), ID, true).await;
+        let refused = delete().await.unwrap_err();
+        assert!(refused.message().starts_with("nothing is deleted, for its certificates"), "{}", refused.message());
+        assert_eq!(core.read(|fleet| fleet.registry().find("lady")), Some(ID), "to be deleted again");
+        database.execute_batch("ALTER TABLE away RENAME TO deleted_agents").unwrap();
+        delete().await.unwrap();
+        assert_eq!(core.read(|fleet| fleet.registry().find("lady")), None);
+        let again = Admission::open(&folder.path().join("sloth.db"), crate::clock::unix_ms).unwrap();
+        assert!(again.deletion(&ID).is_some());
     }
 }

@@ -11,10 +11,11 @@ use proto::DeleteReply;
 use std::sync::Arc;
 use tonic::Status;
 
-/// Deletes it, revokes its certificates, and records who did.
+/// Revokes its certificates, deletes it, and records who did. In this order: a master that is killed in between still
+/// knows the agent, and deleting it again does the rest.
 ///
 /// # Errors
-/// It is unknown or connected, or a part of it failed: the others are done then, and recorded as what they are.
+/// It is unknown or connected, or a part of it failed: what is done then is recorded as what it is.
 pub async fn delete(
     core: Arc<Core>,
     caller: Option<Caller>,
@@ -22,52 +23,60 @@ pub async fn delete(
     id: AgentId,
     force: bool,
 ) -> Result<DeleteReply, Status> {
+    let explained = |refused| match refused {
+        DeleteRefused::Unknown => no_agent(&core, &name),
+        DeleteRefused::Connected => {
+            Status::failed_precondition(format!("agent {name} is connected: stop it first, or delete it with --force"))
+        }
+    };
+    let record = |what: &str| core.audit(caller.as_ref(), "audit.delete", (&name, id), what);
+    let secured = core.security.clone();
+    if let Some(security) = &secured {
+        // It may have been asked for by its id.
+        let called = core.read(|fleet| fleet.registry().view(id)).map_or_else(|| name.clone(), |view| view.record.name);
+        let asked = core.decide(|fleet, _| {
+            fleet.registry().may_delete(id, force)?;
+            // From now on it does not come in.
+            security.admission.refuse_agent(&id, &called);
+            Ok(())
+        });
+        asked.map_err(explained)?;
+        let revoke = move |security: &Security| {
+            let failed = |error| {
+                Status::internal(format!(
+                    "nothing is deleted, for its certificates cannot be revoked for good: {error}; until the master is \
+                     started again they are refused"
+                ))
+            };
+            security.admission.revoke_agent(&id, &called).map_err(failed)
+        };
+        blocking(security, revoke)
+            .await
+            .inspect_err(|_| record("certificates of the agent refused until the next start, the agent not deleted"))?;
+    }
     let (ticket, answer) = core.ticket();
-    // It may have been asked for by its id.
-    let called = core.read(|fleet| fleet.registry().view(id)).map_or_else(|| name.clone(), |view| view.record.name);
     let mut commands = (0, 0);
     let asked = core.decide(|fleet, now| {
         commands = fleet.dispatch().would_forget(id);
-        let asked = fleet.delete(now, id, force, ticket);
-        if let (Ok(()), Some(security)) = (&asked, &core.security) {
-            // Before its session is closed: it would be back at once.
-            security.admission.refuse_agent(&id, &called);
-        }
-        asked
+        // Who is out by his certificates goes whether or not he is connected.
+        fleet.delete(now, id, force || secured.is_some(), ticket)
     });
     if let Err(refused) = asked {
         core.drop_ticket(ticket);
-        return Err(match refused {
-            DeleteRefused::Unknown => no_agent(&core, &name),
-            DeleteRefused::Connected => Status::failed_precondition(format!(
-                "agent {name} is connected: stop it first, or delete it with --force"
-            )),
-        });
+        return Err(explained(refused));
     }
-    let revoked = match &core.security {
-        None => Ok(()),
-        Some(security) => {
-            let failed = |error| Status::internal(format!("its certificate is not revoked: {error}"));
-            let revoke = move |security: &Security| security.admission.revoke_agent(&id, &called).map_err(failed);
-            blocking(security, revoke).await.map(drop)
-        }
-    };
     let deleted = match answer.await {
         Ok(Ok(())) => Ok(DeleteReply { message: format!("agent {name} deleted{}", what_becomes(commands)) }),
         Ok(Err(error)) => Err(Status::internal(format!("the master cannot record the deletion: {error}"))),
         Err(_) => Err(Status::unavailable("the master is shutting down")),
     };
-    let done = match (&deleted, &revoked) {
-        (Ok(_), Ok(())) if core.security.is_none() => Some("agent deleted"),
-        (Ok(_), Ok(())) => Some("agent deleted, its certificates revoked"),
-        (Ok(_), Err(_)) => Some("agent deleted, its certificates not revoked"),
-        (Err(_), Ok(())) if core.security.is_some() => Some("certificates of the agent revoked, the agent not deleted"),
-        (Err(_), _) => None,
-    };
-    if let Some(done) = done {
-        core.audit(caller.as_ref(), "audit.delete", (&name, id), done);
+    match (&deleted, &secured) {
+        (Ok(_), None) => record("agent deleted"),
+        (Ok(_), Some(_)) => record("agent deleted, its certificates revoked"),
+        (Err(_), Some(_)) => record("certificates of the agent revoked, the agent not deleted"),
+        (Err(_), None) => {}
     }
-    revoked.and(deleted)
+    deleted
 }
 
 /// Of its commands: those that it was never sent, and the others.
