@@ -214,11 +214,15 @@ impl Registry {
         })
     }
 
-    /// The live session of this agent, if another process of it has that.
-    pub fn session_of_another(&self, id: AgentId, instance: &[u8; 16]) -> Option<(SessionId, ConnId)> {
-        let session = self.agents.get(&id)?.session.as_ref()?;
-        let other = session.live && session.instance != *instance;
-        other.then_some((SessionId { agent: id, epoch: session.epoch }, session.conn))
+    /// The connections of other processes with the id of this agent: who waits for its session, and who has it, or is
+    /// being given it.
+    pub fn connections_of_others(&self, id: AgentId, instance: &[u8; 16]) -> Vec<(SessionId, ConnId)> {
+        let Some(agent) = self.agents.get(&id) else { return Vec::new() };
+        let waits = agent.newcomer.as_ref().map(|newcomer| (newcomer.register.instance, newcomer.conn));
+        let has = agent.session.as_ref().map(|session| (session.instance, session.conn));
+        let session = SessionId { agent: id, epoch: agent.session.as_ref().map_or(0, |session| session.epoch) };
+        let others = [waits, has].into_iter().flatten().filter(|(other, _)| other != instance);
+        others.map(|(_, conn)| (session, conn)).collect()
     }
 
     /// Is this the live session of its agent?

@@ -222,7 +222,7 @@ pub fn revoked(core: &Arc<Core>, id: [u8; 16], address: Option<SocketAddr>) {
 pub struct Standing {
     pub agent_id: [u8; 16],
     /// Of the certificate.
-    fingerprint: [u8; 32],
+    pub fingerprint: [u8; 32],
     expires_ms: u64,
     /// From where it came.
     remote: Option<SocketAddr>,
@@ -257,12 +257,12 @@ impl Standing {
     }
 
     /// It registers with its certificate, so that it has the answer to its join: who joined in its place before has
-    /// nothing any more. Whether there was anything.
-    pub fn supersede(&self, core: &Core, name: &str) -> bool {
-        let Some(security) = &core.security else { return false };
+    /// nothing any more.
+    pub fn supersede(&self, core: &Core, name: &str) {
+        let Some(security) = &core.security else { return };
         let superseded = security.admission.supersede(&self.agent_id, &self.fingerprint);
         if superseded.is_empty() {
-            return false;
+            return;
         }
         let what = format!("it comes with what it has joined again for: {} before are revoked", superseded.len());
         log::info!("Agent {name}: {what}");
@@ -273,7 +273,12 @@ impl Standing {
                 log::error!("A certificate that was replaced could not be revoked for good: {error}");
             }
         });
-        true
+    }
+
+    /// Whether this certificate of the same agent, with which another connection came, is revoked.
+    pub fn is_out(&self, core: &Core, certificate: Option<&[u8; 32]>) -> bool {
+        let (Some(security), Some(certificate)) = (&core.security, certificate) else { return false };
+        security.admission.certificate(certificate, &self.agent_id).is_some_and(|record| record.revoked)
     }
 
     /// The same as [`Self::of`], and records nothing.
@@ -473,6 +478,39 @@ mod tests {
         let (conn, outbox) = core.wires.open(core.now().monotonic);
         enter(&core, None, conn, register(), Vec::new());
         assert!(matches!(told(&outbox).await, Kind::Registered(_)));
+    }
+
+    #[tokio::test]
+    async fn who_has_the_session_with_a_certificate_that_is_good_no_more_gives_it_up() {
+        let (_folder, security) = testing::with_authority();
+        let core = core(&security);
+        let new = NewToken { role: Role::Agent, name: String::new(), labels: [].into(), ttl_ms: None, uses: None };
+        let (token, _) = security.admission.create([1; 32], new).unwrap();
+        let joins = |n: u8| {
+            let who = Applicant { agent_id: ID, name: "lady", known_as: None, key_hash: [n; 32] };
+            let issue = || {
+                Ok(Issued { der: vec![n], fingerprint: sha256(&[n]), expires_ms: u64::MAX >> 1, authority: [1; 32] })
+            };
+            let fingerprint = security.admission.admit(&token, &who, issue).ok().expect("admitted").issued.fingerprint;
+            let agent = AgentCertificate { id: ID, fingerprint, expires_ms: u64::MAX >> 1 };
+            Standing::of(&core, Some(&Caller::agent(agent, None))).unwrap()
+        };
+        let registers = |standing: &Standing, instance: u8| {
+            let (conn, outbox) = core.wires.open(core.now().monotonic);
+            enter(&core, Some(standing), conn, Register { instance: [instance; 16], ..register() }, Vec::new());
+            outbox
+        };
+        let (first, second) = (joins(1), joins(2));
+        let impostor = registers(&first, 1);
+        assert!(matches!(told(&impostor).await, Kind::Registered(_)));
+        // As when the other was still being given its session.
+        assert_eq!(security.admission.supersede(&ID, &second.fingerprint), [first.fingerprint]);
+        let agent = registers(&second, 2);
+        assert!(matches!(told(&agent).await, Kind::Registered(_)), "it waits for nobody");
+        match told(&impostor).await {
+            Kind::Rejected(rejected) => assert_eq!(rejected.message, REVOKED),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]

@@ -337,21 +337,29 @@ pub(super) fn enter(
     held: Vec<Held<Spec>>,
 ) {
     let refused = core.decide(|fleet, now| {
-        // A deletion revokes and ends the session in one such step: no registration comes between.
+        // A deletion refuses its certificates before it ends its session: no registration comes between.
         let revoked = standing.filter(|standing| standing.is_revoked(core));
         if let Some(standing) = revoked {
             return Some((standing, register));
         }
         if let Some(standing) = standing {
+            standing.supersede(core, &register.name);
             // Whoever joined in its place is out at once, and not only when he comes again.
-            if standing.supersede(core, &register.name)
-                && let Some((theirs, conn)) = fleet.registry().session_of_another(standing.agent_id, &register.instance)
-                && let Some(outbox) = core.wires.end(theirs)
-            {
+            for (theirs, conn) in fleet.registry().connections_of_others(standing.agent_id, &register.instance) {
+                let outbox = core.wires.connection(conn);
+                let Some(outbox) = outbox.filter(|outbox| standing.is_out(core, outbox.certificate())) else {
+                    continue;
+                };
+                if outbox.session() == Some(theirs) {
+                    core.wires.end(theirs);
+                }
                 outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
                 outbox.close();
                 let why = "somebody has joined again with its id".to_owned();
                 fleet.closed(now, conn, LossReason::Unauthorized, ClosedBy::Master, why);
+            }
+            if let Some(outbox) = core.wires.connection(conn) {
+                outbox.comes_with(standing.fingerprint);
             }
         }
         fleet.register(now, conn, register, held);

@@ -29,6 +29,8 @@ pub struct Outbox {
     /// When its agent is to ask for the next certificate; 0: never.
     pub renew_in_ms: AtomicU64,
     queue: Mutex<Queue>,
+    /// SHA-256 of the certificate that its agent has registered with, if any.
+    certificate: OnceLock<[u8; 32]>,
     /// None in tests without a port.
     connection: OnceLock<Weak<Shown>>,
 }
@@ -46,6 +48,14 @@ struct Queue {
 impl Outbox {
     pub fn session(&self) -> Option<SessionId> {
         self.session.get().copied()
+    }
+
+    pub fn certificate(&self) -> Option<&[u8; 32]> {
+        self.certificate.get()
+    }
+
+    pub fn comes_with(&self, certificate: [u8; 32]) {
+        let _ = self.certificate.set(certificate); // a connection has one
     }
 
     /// What is cut if it lingers.
