@@ -1,5 +1,6 @@
 use super::*;
 use crate::store::{Environment, History, SqliteStore};
+use std::time::Duration;
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
