@@ -35,6 +35,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long a call may have nothing to carry before it makes way for one that waits.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
+/// … and how long one may wait for the master's first word before that: it holds calls open whose output it does not take
+/// in this session. Twice the round trip of a bad link, and more.
+const SILENT_MAX: Duration = if cfg!(test) { IDLE_MAX } else { Duration::from_secs(10) };
+
 /// How long the master may take to end a call that we have ended.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -65,6 +69,19 @@ impl Session {
         }
         let _waiting = Waiting::new(self);
         self.slots.acquire().await.expect("it is never closed")
+    }
+
+    /// Somebody waits for a slot, and so much time has passed.
+    #[expect(clippy::disallowed_methods, reason = "no deadline is judged by it: a call makes way for another")]
+    async fn wanted_after(&self, time: Duration) {
+        sleep(time).await;
+        loop {
+            let changed = self.changed.notified();
+            if self.waiting.load(Relaxed) > 0 {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {
@@ -134,7 +151,10 @@ async fn call(session: &Session, held: &Held, wait: &mut Duration) -> Result<(),
     sender.try_send(first).expect("a new channel has room for one");
     let request = session.request(held, receiver)?;
     let mut acks = session.uplink.client.clone().send_output(request).await?.into_inner();
-    let ack = next_ack(&mut acks).await?;
+    let ack = tokio::select! {
+        ack = next_ack(&mut acks) => ack?,
+        () = session.wanted_after(SILENT_MAX) => return Ok(()),
+    };
     let mut flight = Flight { session, next: ack.received.min(held.output_end()), sent: VecDeque::new() };
     take(held, ack)?;
     let mut idle_since = Instant::now();

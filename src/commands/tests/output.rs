@@ -80,6 +80,18 @@ async fn idle_calls_make_way_for_commands_that_have_output() {
 }
 
 #[tokio::test]
+async fn calls_that_the_master_holds_open_without_a_word_make_way() {
+    let mut rig = Rig::new(config::Commands { max_running: 20, ..config() }).await;
+    rig.master.state().silent = Some("held");
+    for number in 0..16 {
+        rig.run(&format!("held{number}"), shell("echo here; exec sleep 1000"));
+    }
+    rig.until(|master, _| (master.open == 16).then_some(())).await;
+    rig.run("a", argv(["echo", "hello"]));
+    assert_eq!(rig.text("a").await, "hello\n");
+}
+
+#[tokio::test]
 async fn a_call_that_fails_is_made_again() {
     let mut rig = Rig::new(config()).await;
     rig.master.state().failures = 2;
