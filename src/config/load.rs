@@ -75,7 +75,13 @@ impl Surroundings {
         if state_dir == self.default_state_dir(name) {
             format!("--name {name}")
         } else {
-            format!("--state-dir {}", state_dir.display())
+            let path = state_dir.display().to_string();
+            let is_word = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+,:@%=".contains(&byte));
+            if is_word {
+                format!("--state-dir {path}")
+            } else {
+                format!("--state-dir '{}'", path.replace('\'', r"'\''"))
+            }
         }
     }
 
