@@ -225,6 +225,11 @@ impl Registry {
         others.map(|(_, conn)| (session, conn)).collect()
     }
 
+    /// The connection that waits for the session of this agent.
+    pub fn newcomer(&self, id: AgentId) -> Option<ConnId> {
+        self.agents.get(&id)?.newcomer.as_ref().map(|newcomer| newcomer.conn)
+    }
+
     /// Is this the live session of its agent?
     pub fn is_live(&self, session: SessionId) -> bool {
         self.downlink(session.agent).is_some_and(|downlink| downlink.session == session)

@@ -135,6 +135,11 @@ impl<A> Incoming<A> {
         Self { listener, open, open_max, limits, pause: None, complained: None, refusals }
     }
 
+    /// How many may be.
+    pub fn open_max(&self) -> usize {
+        self.open_max
+    }
+
     /// How many are open.
     pub fn open(&self) -> Open {
         self.open.clone()

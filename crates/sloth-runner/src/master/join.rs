@@ -503,14 +503,26 @@ mod tests {
         let (first, second) = (joins(1), joins(2));
         let impostor = registers(&first, 1);
         assert!(matches!(told(&impostor).await, Kind::Registered(_)));
+        let waits = registers(&first, 3);
         // As when the other was still being given its session.
         assert_eq!(security.admission.supersede(&ID, &second.fingerprint), [first.fingerprint]);
         let agent = registers(&second, 2);
         assert!(matches!(told(&agent).await, Kind::Registered(_)), "it waits for nobody");
-        match told(&impostor).await {
+        assert!(matches!(told(&impostor).await, Kind::Probe(_)), "of the one that waits");
+        for out in [impostor, waits] {
+            match told(&out).await {
+                Kind::Rejected(rejected) => assert_eq!(rejected.message, REVOKED),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        let waits = registers(&second, 4);
+        delete(core.clone(), None, "lady".to_owned(), ID, true).await.unwrap();
+        match told(&waits).await {
             Kind::Rejected(rejected) => assert_eq!(rejected.message, REVOKED),
             other => panic!("{other:?}"),
         }
+        assert_eq!(core.read(|fleet| fleet.registry().find("lady")), None);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::{
     open_files,
 };
 use fleet::{
-    Beat, ClosedBy, ConnId, Finish, Heard, Held, HeldState, NodeStatus, Now, Register, SessionId, Timing, Told,
+    Beat, ClosedBy, ConnId, Finish, Fleet, Heard, Held, HeldState, NodeStatus, Now, Register, SessionId, Timing, Told,
     ToldKind,
     gate::{Entry, Place},
 };
@@ -353,10 +353,7 @@ pub(super) fn enter(
                 if outbox.session() == Some(theirs) {
                     core.wires.end(theirs);
                 }
-                outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
-                outbox.close();
-                let why = "somebody has joined again with its id".to_owned();
-                fleet.closed(now, conn, LossReason::Unauthorized, ClosedBy::Master, why);
+                shut_out(fleet, now, conn, &outbox, "somebody has joined again with its id");
             }
             if let Some(outbox) = core.wires.connection(conn) {
                 outbox.comes_with(standing.fingerprint);
@@ -368,6 +365,13 @@ pub(super) fn enter(
     if let Some((standing, register)) = refused {
         standing.refuse(core, conn, &register, LossReason::Unauthorized, REVOKED);
     }
+}
+
+/// Ends a connection whose certificate is good no more.
+pub(super) fn shut_out(fleet: &mut Fleet<Spec>, now: Now, conn: ConnId, outbox: &Outbox, why: &str) {
+    outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
+    outbox.close();
+    fleet.closed(now, conn, LossReason::Unauthorized, ClosedBy::Master, why.to_owned());
 }
 
 /// Where it says that it is, or else from where it came.

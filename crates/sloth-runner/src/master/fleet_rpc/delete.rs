@@ -3,7 +3,7 @@
 use super::no_agent;
 use crate::{
     access::Caller,
-    master::{core::Core, join::blocking},
+    master::{core::Core, join::blocking, session::shut_out},
     security::Security,
 };
 use fleet::{AgentId, DeleteRefused};
@@ -34,10 +34,15 @@ pub async fn delete(
     if let Some(security) = &secured {
         // It may have been asked for by its id.
         let called = core.read(|fleet| fleet.registry().view(id)).map_or_else(|| name.clone(), |view| view.record.name);
-        let asked = core.decide(|fleet, _| {
+        let asked = core.decide(|fleet, now| {
             fleet.registry().may_delete(id, force)?;
-            // From now on it does not come in.
+            // From now on it does not come in; nor does who was let so far as to wait for its session.
             security.admission.refuse_agent(&id, &called);
+            if let Some(conn) = fleet.registry().newcomer(id)
+                && let Some(outbox) = core.wires.connection(conn)
+            {
+                shut_out(fleet, now, conn, &outbox, "it was deleted");
+            }
             Ok(())
         });
         asked.map_err(explained)?;

@@ -45,6 +45,8 @@ pub struct Secured {
     handshakes: JoinSet<Option<Connection>>,
     /// … by their address. Who is told gives up.
     pending: Crowd<oneshot::Sender<()>>,
+    /// [`PENDING_MAX`], or half of what may be open where that is less.
+    pending_max: usize,
     /// For whom there is no room yet.
     newcomer: Option<Newcomer>,
     all: Arc<Semaphore>,
@@ -105,8 +107,10 @@ impl Turn {
 impl Secured {
     /// Without an acceptor: in the clear. Whoever shows nothing within `unknown_timeout` is closed.
     pub fn new(incoming: Incoming, acceptor: Option<Arc<Acceptor>>, unknown_timeout: Duration) -> Self {
+        let pending_max = PENDING_MAX.min(incoming.open_max() / 2).max(1);
         Self {
             incoming,
+            pending_max,
             acceptor,
             handshakes: JoinSet::new(),
             pending: Crowd::default(),
@@ -152,7 +156,7 @@ impl Secured {
 
     /// Ready when the newcomer, if there is one, has room.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Option<listen::Connection>> {
-        while self.handshakes.len() >= PENDING_MAX {
+        while self.handshakes.len() >= self.pending_max {
             let Some(newcomer) = &mut self.newcomer else { return Poll::Ready(None) };
             // Whoever ends wakes this task, too.
             if newcomer.is_promised {
