@@ -182,11 +182,19 @@ mod tests {
         // The master's and the agent's constants, each a word; also those that are added some day.
         let of_fleet = include_str!("../../../fleet/src/change.rs").lines();
         let of_agent = include_str!("../../../../src/history.rs").lines();
-        let constant =
-            |line: &'static str| line.strip_prefix("pub const ")?.split_once(": &str = \"")?.1.split('"').next();
+        let of_start = include_str!("../master/start.rs").lines();
+        let constant = |line: &'static str| {
+            line.strip_prefix("pub ")
+                .unwrap_or(line)
+                .strip_prefix("const ")?
+                .split_once(": &str = \"")?
+                .1
+                .split('"')
+                .next()
+        };
         let is_word = |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        let constants: Vec<_> = of_fleet.chain(of_agent).filter_map(constant).filter(is_word).collect();
-        for known in [fleet::REASON_NOT_READY, "agent_died"] {
+        let constants: Vec<_> = of_fleet.chain(of_agent).chain(of_start).filter_map(constant).filter(is_word).collect();
+        for known in [fleet::REASON_NOT_READY, "agent_died", "master_died"] {
             assert!(constants.contains(&known), "{known} is not found any more");
         }
         for word in outcomes.into_iter().chain(losses).chain(turned).chain(constants).chain(["recovered"]) {

@@ -115,7 +115,7 @@ fn a_master_says_when_it_heard_its_agents_last_also_after_a_restart_and_how_the_
     assert!(stopped.contains(" started; it was stopped at 20"), "{stopped}");
     assert!(died.contains("; the master was not stopped cleanly; last written at 20"), "{died}");
     let shown = master.tool(&["agent", "events"]).expect(0).text();
-    assert!(shown.lines().any(|line| line.contains("  master.started    (master_died): sloth-runner")), "{shown}");
+    assert!(shown.lines().any(|line| line.contains("  master.started         (master_died): sloth-runner")), "{shown}");
     agent.running.signal(libc::SIGCONT);
     master.until_status("lady", "Active");
 }
