@@ -491,7 +491,7 @@ mod tests {
             let issue = || {
                 Ok(Issued { der: vec![n], fingerprint: sha256(&[n]), expires_ms: u64::MAX >> 1, authority: [1; 32] })
             };
-            let fingerprint = security.admission.admit(&token, &who, issue).ok().expect("admitted").issued.fingerprint;
+            let fingerprint = security.admission.admit(&token, &who, issue).expect("admitted").issued.fingerprint;
             let agent = AgentCertificate { id: ID, fingerprint, expires_ms: u64::MAX >> 1 };
             Standing::of(&core, Some(&Caller::agent(agent, None))).unwrap()
         };
