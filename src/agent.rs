@@ -323,6 +323,11 @@ impl Keeper for Files {
             fields.push(("last_failure_at", Field::Text(&failure_at)));
             fields.push(("failure_detail", Field::Text(detail)));
         }
+        let deferred_at = status.deferred.as_ref().map(|(_, unix_ms)| at(*unix_ms)).unwrap_or_default();
+        if let Some((reason, _)) = &status.deferred {
+            fields.push(("deferred", Field::Text(reason)));
+            fields.push(("deferred_at", Field::Text(&deferred_at)));
+        }
         let skipped: Vec<String> =
             status.skipped.iter().map(|(master, until)| format!("{master} until {}", at(*until))).collect();
         let skipped = skipped.join(", ");

@@ -196,14 +196,15 @@ impl Credentials {
         Ok(state.identity.clone())
     }
 
-    async fn keep(&self, identity: Identity) {
+    /// Whether a restart finds it; why not, is in the log.
+    async fn keep(&self, identity: Identity) -> bool {
         let identity = Arc::new(identity);
         self.note_end(identity.certificate());
         {
             let mut state = self.state();
             (state.identity, state.looked, state.pending) = (Some(identity.clone()), true, None);
         }
-        let Some(file) = self.file.clone() else { return };
+        let Some(file) = self.file.clone() else { return false };
         let shown = file.display().to_string();
         // Where it could not be written, what lies there is older than what is in memory, and is not to be read.
         let write = move || {
@@ -218,7 +219,7 @@ impl Credentials {
             self.state().stamp = *stamp;
         }
         let error = match written {
-            Ok((Ok(()), _)) => return,
+            Ok((Ok(()), _)) => return true,
             Ok((Err(error), _)) => crate::config::describe(&error),
             Err(error) => error.to_string(),
         };
@@ -226,6 +227,7 @@ impl Credentials {
             "the certificate cannot be kept as {shown} ({error}): after a restart this agent needs a token again, one for \
              its name that is good for more than one use (`sloth-runner token create --name NAME`)"
         );
+        false
     }
 
     /// Asks for a certificate over this connection, by the token or by the certificate that the connection has.
@@ -268,8 +270,8 @@ impl Credentials {
         let answer = self.ask(dialled.client.clone(), &exported, &token.text(), &key).await?;
         let ca = ca.get().cloned().ok_or_else(|| Failure::protocol("TLS was not checked"))?;
         let identity = Identity::new(id, key.pkcs8.as_ref(), answer.certificate, ca).map_err(Failure::protocol)?;
-        self.keep(identity).await;
-        log::info!("Joined with token {}: this agent has a certificate and needs the token no more", token.id());
+        let then = if self.keep(identity).await { " and needs the token no more" } else { "" };
+        log::info!("Joined with token {}: this agent has a certificate{then}", token.id());
         Ok(())
     }
 

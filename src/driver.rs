@@ -87,6 +87,8 @@ pub struct Status {
     pub last_loss: Option<(LossReason, String, u64)>,
     /// The latest failed attempt since then.
     pub last_failure: Option<(LossReason, String, u64)>,
+    /// What a master has said that wants it to come back later, and when, if that was its last word.
+    pub deferred: Option<(String, u64)>,
     /// It was told to end, and takes no commands any more.
     pub shutting_down: bool,
     /// Masters that are not tried at present, and until when.
@@ -191,6 +193,7 @@ impl<C: Clock> Driver<C> {
             next_attempt_unix_ms: 0,
             last_loss: None,
             last_failure: None,
+            deferred: None,
             shutting_down: false,
             skipped: Vec::new(),
             certificate_ends: 0,

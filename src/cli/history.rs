@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{node::Node, print};
 use crate::{
     config::units::ShowDuration,
-    history::{Entry, Kind, REBOOTED, read},
+    history::{AGENT_DIED, Entry, Kind, REBOOTED, read},
     logging::utc::Utc,
     state::StateDir,
     status::{self, Field},
@@ -46,6 +46,8 @@ fn in_words(entry: &Entry) -> String {
             let after = if entry.lasted_ms > 0 { format!(", after {lasted} without") } else { String::new() };
             format!("registered with {master}: session {epoch}, attempt {attempts}{after}")
         }
+        // Found at the next start.
+        Kind::Ended if reason == AGENT_DIED => format!("session {epoch} with {master} ended within {lasted}: {why}"),
         Kind::Ended => format!("session {epoch} with {master} ended after {lasted}: {why}"),
         Kind::Failed if *attempts == 1 => format!("attempt at {master} failed: {why}"),
         Kind::Failed => format!("{attempts} attempts at {master} failed within {lasted}, the last then: {why}"),

@@ -254,7 +254,11 @@ impl Node {
         let is_away = value("state").is_some_and(|state| state != "Active");
         let refused = is_away && value("last_failure").is_some_and(is_refusal);
         let said = || Some(format!("{}: {}", value("last_failure_at")?, value("failure_detail")?));
-        let refused = if refused { said() } else { None };
+        let deferred = || {
+            let why = value("deferred").filter(|_| is_away)?;
+            Some(format!("{}: its master wants it to come back later: {why}", value("deferred_at")?))
+        };
+        let refused = if refused { said() } else { deferred() };
         Running { agent: Some(format!("{}{pid}", self.called())), instance: value("instance"), stopped, refused }
     }
 

@@ -106,6 +106,13 @@ impl<C: Clock> Driver<C> {
                 (status.last_loss, status.last_failure) = (of(reason, detail), None);
             }
             Report::AttemptFailed { reason, detail, .. } => status.last_failure = of(reason, detail),
+            // What kept it out does so no more.
+            Report::Registered { .. } => status.last_failure = None,
+            _ => {}
+        }
+        match report {
+            Report::Deferred { reason, .. } => status.deferred = Some((reason.clone(), unix_ms())),
+            Report::Lost { .. } | Report::AttemptFailed { .. } | Report::Registered { .. } => status.deferred = None,
             _ => {}
         }
     }

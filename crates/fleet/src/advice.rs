@@ -20,6 +20,8 @@ pub enum Why {
     /// It asks for a session, and is told to come back: too many do.
     SentAway,
     MasterRestarted,
+    /// It is away, and the certificate that it would come back with has ended.
+    CertificateEnded,
     DownlinkDead,
     NotReady,
     /// It left by itself.
@@ -111,6 +113,10 @@ impl Why {
             Self::MasterRestarted => {
                 "It has not come back since the master was restarted: if that was more than a minute ago, look on the \
                  node with `sloth-agent status`."
+            }
+            Self::CertificateEnded => {
+                "Its certificate has ended while it was away, and nothing else lets it in: start it with a token made by \
+                 `sloth-runner token create --name NAME`."
             }
             Self::DownlinkDead => {
                 "Its heartbeats arrive and nothing comes down to it: look for a firewall or proxy that lets one \
@@ -302,6 +308,7 @@ mod tests {
             (record(stopped, "shutdown"), vec![], Some(ClosedBy::Operator), Why::Stopped, "An operator"),
             (record(inactive, "of_a_later_version"), vec![], None, Why::Other, "does not know"),
         ];
+        assert!(Why::CertificateEnded.advice("a").contains("`sloth-runner token create --name a`"), "not of a record");
         let words = [
             (LossReason::HeartbeatTimeout, "fell silent"),
             (LossReason::ConnectionRefused, "listens where"),

@@ -34,7 +34,7 @@ struct Running {
 
 /// Between two writes of who was heard of, in one transaction for all: after a crash no figure is older than this. Ten
 /// thousand agents at their default interval would otherwise be 2,000 writes a second.
-pub const RECORD_EVERY: Duration = Duration::from_secs(60);
+pub const RECORD_EVERY: Duration = Duration::from_secs(15);
 
 impl<S: Clone + Eq> Fleet<S> {
     /// The fleet as the store knew it. Commands whose agent it does not know, because the master ended right after that

@@ -259,9 +259,8 @@ impl Registry {
             true => self.names.get(&attempt.name),
             false => Some(&attempt.id),
         };
-        id.and_then(|id| self.agents.get(id)).is_some_and(|agent| {
-            agent.record.status == Status::Active && agent.record.since_unix_ms >= attempt.last_unix_ms
-        })
+        // Whatever became of it since: nobody is lost or says goodbye who was not in.
+        id.and_then(|id| self.agents.get(id)).is_some_and(|agent| agent.record.since_unix_ms >= attempt.last_unix_ms)
     }
 
     /// A registration was sent away for a while before it came here.

@@ -38,6 +38,9 @@ const UNKNOWN_CALLS_MAX: usize = 16;
 /// The one call whose first message comes when there is something to say.
 const SPEAKS_LATE: &str = "/agent.AgentRegistry/SendOutput";
 
+/// The one call that may end the credential that it came with.
+const REVOKES: &str = "/agent.Fleet/RevokeToken";
+
 /// What an agent hears that an operator has deleted.
 pub const REVOKED: &str = "this agent's certificate is revoked: an operator deleted it, or somebody has joined again \
      with its id; to have it back, start it with a new token";
@@ -432,6 +435,8 @@ where
                 Box::pin(async { answer.await.unwrap_or_else(|status| Ok(status.into_http())) })
             }
             Ok(Caller { who, credential, .. }) => match (self.guard.bound(request, who), credential) {
+                // Whoever revokes what he comes with is told that it is done.
+                (Ok(request), Some(_)) if request.uri().path() == REVOKES => Box::pin(self.inner.call(request)),
                 (Ok(request), Some(credential @ (Credential::Token(_) | Credential::Certificate(..)))) => {
                     let ended = self.guard.ended(&credential);
                     let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));

@@ -14,7 +14,7 @@ pub(in crate::transport) fn failure(error: &Error, own: Option<Own>) -> Failure 
     let text = match error {
         Error::InvalidCertificate(error) => certificate_text(error),
         Error::InvalidMessage(_) => {
-            "it does not answer in TLS: it speaks plain TCP (then leave out tls.*), or is no master".to_owned()
+            "it does not answer in TLS: it speaks plain TCP (then leave out the token and tls.*), or is no master".to_owned()
         }
         Error::AlertReceived(Alert::NoApplicationProtocol) => return not_http2(),
         Error::AlertReceived(Alert::ProtocolVersion) | Error::PeerIncompatible(_) => {

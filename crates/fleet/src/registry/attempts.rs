@@ -99,6 +99,11 @@ impl Attempts {
         found.into_iter().map(|(_, attempt)| attempt).collect()
     }
 
+    /// All under this name, or with this id.
+    pub(super) fn forget(&mut self, name: &str, id: AgentId) {
+        self.known.retain(|(its_name, its_id, _), _| its_name != name && *its_id != id);
+    }
+
     /// Under this name, or with this id; latest first.
     pub(super) fn of(&self, name: &str, id: Option<AgentId>) -> Vec<Attempt> {
         let theirs = |attempt: &&(Duration, Attempt)| attempt.1.name == name || Some(attempt.1.id) == id;
@@ -164,6 +169,16 @@ mod tests {
 
     fn of(name: &str, id: u8) -> Register {
         Register { name: name.to_owned(), id: [id; 16], host: format!("host{id}"), ..Register::default() }
+    }
+
+    #[test]
+    fn of_who_is_forgotten_nothing_is_left() {
+        let mut attempts = Attempts::default();
+        attempts.note(at(1), &of("a", 1), Turned::NotJoined, "");
+        attempts.note(at(2), &of("a", 0), Turned::Stranger, "");
+        attempts.note(at(3), &of("b", 2), Turned::NotJoined, "");
+        attempts.forget("a", [1; 16]);
+        assert_eq!((attempts.of("a", Some([1; 16])), attempts.of("b", None).len()), (Vec::new(), 1));
     }
 
     #[test]

@@ -180,9 +180,11 @@ impl Registry {
         }
         let agent = self.agents.remove(&id).expect("it was just there");
         self.names.remove(&agent.record.name);
+        // Nor is known who was turned away in its name before.
+        self.attempts.forget(&agent.record.name, id);
         if let Some(session) = agent.session {
             self.connections.remove(&session.conn);
-            let message = "the agent was deleted: register again".to_owned();
+            let message = "an operator has deleted this agent".to_owned();
             if session.live {
                 let session = SessionId { agent: id, epoch: session.epoch };
                 out.push(Effect::Close { session, reason: LossReason::UnknownAgent, message });

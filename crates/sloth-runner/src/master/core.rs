@@ -337,12 +337,13 @@ impl Core {
     }
 
     fn write(self: &Arc<Self>, changes: Vec<Change>, token: Token) {
-        for change in &changes {
-            if let Change::AddEvent(event) = change {
-                let (level, line) = rows::log_line(event);
-                log::log!(level, "{line}");
-            }
-        }
+        let lines: Vec<_> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::AddEvent(event) => Some(rows::log_line(event)),
+                _ => None,
+            })
+            .collect();
         let newest = changes.iter().filter_map(|change| match change {
             Change::AddEvent(event) => Some(event.seq),
             _ => None,
@@ -354,6 +355,13 @@ impl Core {
         let core = self.clone();
         let done = move |result: Result<(), String>| {
             core.meters.write_ended(core.clock.now().monotonic.saturating_sub(began), &result, &happened);
+            // What could not be recorded has not happened: who asked for it is told so.
+            for (level, line) in &lines {
+                match &result {
+                    Ok(()) => log::log!(*level, "{line}"),
+                    Err(_) => log::debug!("not recorded: {line}"),
+                }
+            }
             match (&result, newest) {
                 (Ok(()), Some(seq)) => {
                     core.events.send_if_modified(|newest| {

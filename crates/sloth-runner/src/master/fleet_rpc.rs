@@ -277,6 +277,12 @@ fn no_agent(core: &Core, name: &str) -> Status {
         let names = fleet.registry().each().map(|(record, _)| record.name.as_str());
         nearest(name, names.take(COMPARED_MAX)).map(str::to_owned)
     });
+    // Who was turned away is on no list, but known.
+    if core.read(|fleet| !fleet.registry().attempts(name, None).is_empty()) {
+        return Status::not_found(format!(
+            "no agent {name:?}, but somebody of that name was turned away: `sloth-runner agent explain {name}` says why"
+        ));
+    }
     let meant = nearest.map(|nearest| format!(" did you mean {nearest:?}?")).unwrap_or_default();
     Status::not_found(format!("no agent {name:?}:{meant} `sloth-runner agent list` shows all"))
 }

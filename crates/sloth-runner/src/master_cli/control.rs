@@ -8,7 +8,7 @@ use crate::{
     tool::json,
 };
 use serde::Serialize;
-use sloth_agent::{config::describe, state::is_trusted};
+use sloth_agent::{config::describe, state::{is_stopped, is_trusted}};
 use std::{
     path::{Path, PathBuf},
     thread,
@@ -45,6 +45,10 @@ pub fn status(state_dir: &Path, format: Format) -> Result<(), i32> {
         (Format::Json, ..) => json::document(&Status { running, pid, state_dir: &shown }),
         (_, false, _) => format!("{}\n", nobody(&shown)),
         (_, true, None) => format!("the master is running (state directory {shown})\n"),
+        (_, true, Some(pid)) if is_stopped(pid) => format!(
+            "the master is running (pid {pid}, state directory {shown}), but its process is stopped and does nothing: \
+             `kill -CONT {pid}` lets it go on\n"
+        ),
         (_, true, Some(pid)) => format!("the master is running (pid {pid}, state directory {shown})\n"),
     };
     match (crate::tool::print(&text), running) {

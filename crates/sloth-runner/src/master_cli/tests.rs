@@ -270,6 +270,11 @@ fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
     assert_eq!(status.status.code(), Some(0));
     let expected = format!("the master is running (pid {pid}, state directory {state})\n");
     assert!(String::from_utf8(status.stdout).unwrap().contains(&expected));
+    kill(pid, libc::SIGSTOP);
+    let status = world.run(&["status", "--state-dir", &state]);
+    assert_eq!(status.status.code(), Some(0));
+    assert!(String::from_utf8(status.stdout).unwrap().contains(&format!("`kill -CONT {pid}` lets it go on")));
+    kill(pid, libc::SIGCONT);
     let stopped = world.run(&["stop", "--state-dir", &state]);
     assert_eq!(stopped.status.code(), Some(0));
     assert!(String::from_utf8(stopped.stdout).unwrap().contains(&format!("the master has stopped (pid {pid})\n")));

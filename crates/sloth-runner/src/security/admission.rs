@@ -125,7 +125,7 @@ impl Admission {
         let again = again.filter(|given| !given.as_ref().is_some_and(is_revoked));
         let record = match self.check(token, &[Role::Agent]) {
             // A lost answer is asked for again.
-            Err(Refused::UsedUp | Refused::Expired) if again.is_some() => {
+            Err(Refused::UsedUp | Refused::Expired(_)) if again.is_some() => {
                 self.known(|known| known.tokens.get(&id).cloned()).ok_or(Refused::Unknown)?
             }
             checked => checked?,

@@ -185,7 +185,8 @@ impl Store for SqliteStore {
     ) -> Result<Vec<Event>, String> {
         let sql = format!(
             "SELECT {} FROM events WHERE (agent = ?1 OR agent_id = ?2) AND kind = 'agent.rejected' AND time_ms >= ?3 \
-             ORDER BY seq DESC LIMIT ?4",
+             AND seq > (SELECT coalesce(max(seq), 0) FROM events WHERE (agent = ?1 OR agent_id = ?2) \
+             AND kind = 'agent.deleted') ORDER BY seq DESC LIMIT ?4",
             rows::EVENT
         );
         let since = Value::from(i64::try_from(since_unix_ms).unwrap_or(i64::MAX));

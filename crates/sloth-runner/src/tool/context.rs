@@ -189,9 +189,6 @@ fn removed(name: &str, was_used: bool, left: &Contexts) -> String {
 /// Shows the token to the master, if that answers at once: only there it is known whom it is for. A master that is away
 /// keeps nobody from adding it.
 fn let_in(name: &str, context: Context) -> Result<Context, String> {
-    if context.token.is_none() {
-        return Ok(context);
-    }
     let (address, credential) = of(&context)?;
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Ok(context) };
     let answer = runtime.block_on(async {
@@ -206,7 +203,18 @@ fn let_in(name: &str, context: Context) -> Result<Context, String> {
         Ok(Err(Trouble::Answer { code: Code::PermissionDenied | Code::Unauthenticated, message })) => {
             Err(format!("context {name} is not added, the master at {address} does not let it in: {message}"))
         }
-        _ => Ok(context),
+        Ok(Ok(_)) | Ok(Err(Trouble::Answer { .. })) => Ok(context),
+        Ok(Err(trouble)) => {
+            complain(format!("note: whether the master lets it in was not seen: {trouble}"));
+            Ok(context)
+        }
+        Err(_) => {
+            let limit = TRIED_MAX.as_secs();
+            complain(format!(
+                "note: whether the master lets it in was not seen: {address} did not answer within {limit} s"
+            ));
+            Ok(context)
+        }
     }
 }
 

@@ -213,7 +213,8 @@ impl Contexts {
         if self.contexts.contains_key(name) {
             return Err(format!("there is a context {name} already: `sloth-runner context remove {name}` removes it"));
         }
-        if self.contexts.is_empty() {
+        // Else the next command would go to localhost.
+        if self.current.is_none() {
             self.current = Some(name.to_owned());
         }
         self.contexts.insert(name.to_owned(), context);

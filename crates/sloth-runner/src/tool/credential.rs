@@ -217,7 +217,7 @@ impl Dialler {
 
 /// The agent's words for what TLS found, with what the tool would call the remedy.
 fn told(why: &str) -> String {
-    why.replace("(then leave out tls.*)", "(then leave the token and --ca away, or take another context)")
+    why.replace("(then leave out the token and tls.*)", "(then leave the token and --ca away, or take another context)")
 }
 
 impl tower_service::Service<http::Uri> for Dialler {

@@ -265,6 +265,10 @@ fn saw(row: &ToldRow) -> String {
     let detail = if row.detail.is_empty() { String::new() } else { format!(" ({})", row.detail) };
     let ToldRow { reason, master, attempts, epoch, .. } = row;
     match row.kind.as_str() {
+        // The agent finds it at its next start, and tells that as the end.
+        "session" if reason == "agent_died" => {
+            format!("session {epoch} with {master} had ended, within {lasted}: {reason}{detail}")
+        }
         "session" => format!("session {epoch} with {master} ended after {lasted}: {reason}{detail}"),
         "attempts" if *attempts == 1 => format!("an attempt at {master} failed: {reason}{detail}"),
         "attempts" => format!("{attempts} attempts at {master} failed over {lasted}: {reason}{detail}"),

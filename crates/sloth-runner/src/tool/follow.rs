@@ -438,6 +438,13 @@ impl<O: Output> Follow<'_, O> {
             Trouble::Answer { code, message } if !self.answered && code != Code::AlreadyExists => {
                 Step::Ended(Ending::Never(message))
             }
+            // Who is let in no more: the command is not his.
+            Trouble::Answer { code: Code::Unauthenticated | Code::PermissionDenied, message } if self.answered => {
+                let id = self.id();
+                Step::Ended(Ending::Failed(format!(
+                    "{message}; the command goes on: `sloth-runner command get {id}`, by somebody who is let in"
+                )))
+            }
             Trouble::Answer { message, .. } => Step::Ended(Ending::Failed(message)),
             // What has answered before is a master, and will be one again.
             foreign @ Trouble::Foreign { .. } if !self.answered => Step::Ended(Ending::Never(foreign.to_string())),

@@ -61,6 +61,7 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
 
 /// What becomes of what is left before its end. `fed`: the command has standard input; `met`: the master has answered.
 fn left(id: &str, several: bool, fed: bool, met: bool, wish: Wish) -> String {
+    let cancel = if several { "ID" } else { id };
     let look = match (several, met) {
         (true, _) => "command list".to_owned(),
         (false, true) => format!("command logs {id} --follow"),
@@ -69,7 +70,12 @@ fn left(id: &str, several: bool, fed: bool, met: bool, wish: Wish) -> String {
     let what = match wish {
         _ if !met && several => "leaving; the master has not answered: it is not known what it has taken",
         _ if !met => "leaving; the master has not answered: it is not known whether it has taken the command",
-        Wish::Interrupt => "leaving without its outcome",
+        Wish::Interrupt => {
+            return format!(
+                "leaving without its outcome; to look at it: sloth-runner {look}; if the master has not heard of the \
+                 cancelling: sloth-runner command cancel {cancel}"
+            );
+        }
         Wish::Leave if several => "leaving; what was begun goes on",
         Wish::Leave if fed => "leaving; it goes on, unless its standard input is unfinished",
         Wish::Leave => "leaving; it goes on",

@@ -115,6 +115,8 @@ async fn a_certificate_that_has_ended_is_told_and_a_new_token_is_joined_with_at_
     assert!(code == 1 && cause.contains(ENDED), "{said}");
     assert!(said.contains(&format!("warning    certificate      {ENDED}")), "{said}");
     assert_eq!(joined(&master).await, 1, "it does not join by itself");
+    let explained = master.tool("agent explain lady").await.out;
+    assert!(explained.contains("Its certificate has ended") && explained.contains("token create --name lady"), "{explained}");
 
     // A token that admits nobody changes nothing, one that does is all that it needs.
     node.give(&master.token("--ttl 1ms").await);

@@ -212,6 +212,16 @@ async fn a_token_goes_to_standard_output_alone_or_to_a_file_alone_and_its_id_is_
     let again = master.tool(&revoke).await;
     let already = format!("token {} is revoked already, since 20", id(&token));
     assert!(again.code == 0 && again.out.starts_with(&already), "{}", again.out);
+
+    let own = master.token("--role operator").await;
+    let done = master.tool_with(&own, &format!("token revoke {}", id(&own))).await;
+    assert_eq!(
+        (done.code, done.out),
+        (0, format!("token {} is revoked\n", id(&own))),
+        "who revokes his own hears of it"
+    );
+    let after = master.tool_with(&own, "agent list").await;
+    assert!(after.code == 1 && after.err.contains("ask an operator for another"), "{}", after.err);
 }
 
 #[tokio::test]

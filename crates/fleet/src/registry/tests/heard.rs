@@ -26,47 +26,48 @@ fn run() -> Bench {
 }
 
 #[test]
-fn who_was_heard_of_is_written_once_a_minute_for_all_of_them_together() {
+fn who_was_heard_of_is_written_now_and_then_for_all_of_them_together() {
     let mut bench = run();
     for n in [3, 1, 2] {
         bench.register(u64::from(n), register(n, 1, &n.to_string()));
     }
     let from = bench.durable.len();
-    for beat in 1..=35 {
+    assert_eq!(RECORD_EVERY, MS(15_000));
+    for beat in 1..=10 {
         bench.advance(MS(5_000));
         for n in [1, 2, 3] {
-            // The third one is silent after 30 s and lost; the second one's connection ends after 150 s.
-            let last = [35, 30, 6][usize::from(n) - 1];
+            // The third one is silent after 5 s and lost at 25; the second one's connection ends after 30 s.
+            let last = [10, 6, 1][usize::from(n) - 1];
             if beat <= last {
                 assert_eq!(bench.beat(session(n, 1), beat, beat - 1), Heard::Live);
             }
         }
         bench.timeout();
-        if beat == 30 {
+        if beat == 6 {
             bench.close(2);
         }
     }
     let at = |seconds: u64| 1_000_000 + seconds * 1_000;
-    let second = vec![(id(1), at(120)), (id(2), at(120))];
     assert_eq!(
         written(&bench, from),
         [
+            (vec![(id(1), at(15)), (id(2), at(15)), (id(3), at(5))], Some((at(15), false))),
             // What the third one's record says need not be written again; nor that of the second one later.
-            (vec![(id(1), at(60)), (id(2), at(60))], Some((at(60), false))),
-            (second, Some((at(120), false))),
+            (vec![(id(1), at(30)), (id(2), at(30))], Some((at(30), false))),
+            (vec![(id(1), at(45))], Some((at(45), false))),
         ]
     );
     let lost = bench.durable.iter().rev().find_map(|change| match change {
         Change::PutAgent(record) if record.id == id(3) => Some(record.last_heartbeat_unix_ms),
         _ => None,
     });
-    assert_eq!(lost, Some(at(30)), "with the end of its session");
+    assert_eq!(lost, Some(at(5)), "with the end of its session");
 
     // And what came since then at the end of the master.
     let from = bench.durable.len();
     bench.fleet.retire(bench.now);
     bench.settle();
-    assert_eq!(written(&bench, from), [(vec![(id(1), at(175))], Some((at(175), true)))]);
+    assert_eq!(written(&bench, from), [(vec![(id(1), at(50))], Some((at(50), true)))]);
     assert!(matches!(bench.durable.last(), Some(Change::EndSessions(_))));
     bench.advance(MS(120_000));
     bench.timeout();

@@ -44,17 +44,24 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
     let closed_by = sessions.iter().find_map(|session| session.end.as_ref()).map(|end| end.closed_by);
     let why = Why::of(&view.record, &attempts, closed_by, now.unix_ms);
     let (next_beat_unix_ms, lost_at_unix_ms) = expected(&view, now);
+    let certificate_expires_unix_ms = certificate_ends(core, &view.record.id);
+    // TLS ends before it says who it is: of its attempts nothing is known.
+    let certificate_ended =
+        view.record.status != fleet::Status::Active && (1..=now.unix_ms).contains(&certificate_expires_unix_ms);
     Ok(ExplainReply {
         sessions: sessions.into_iter().map(rows::session).collect(),
         attempts: attempts.into_iter().map(rows::attempt).collect(),
-        advice: why.advice(&view.record.name),
+        advice: match certificate_ended {
+            true => Why::CertificateEnded.advice(&view.record.name),
+            false => why.advice(&view.record.name),
+        },
         clock_known: view.clock_skew_ms.is_some(),
         clock_skew_ms: view.clock_skew_ms.unwrap_or(0),
         next_beat_unix_ms,
         lost_at_unix_ms,
         commands,
         commands_in_all: u32::try_from(commands_in_all).unwrap_or(u32::MAX),
-        certificate_expires_unix_ms: certificate_ends(core, &view.record.id),
+        certificate_expires_unix_ms,
         time_unix_ms: now.unix_ms,
         told: told.into_iter().map(rows::told).collect(),
         agent: Some(rows::agent(view)),

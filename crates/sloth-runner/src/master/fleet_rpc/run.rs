@@ -58,10 +58,10 @@ pub async fn start(
     if start.queue && spec.stdin {
         return Err(Status::invalid_argument("a command that waits for its agent can have no standard input"));
     }
-    let target = submit(&core, &start).await?;
+    let (target, fresh) = submit(&core, &start).await?;
     if let follow::Target::Unfinished(hub) = &target {
         // Nothing is waited for in between: who is gone from here on has given the command.
-        whole(record_run(core.clone(), hub.clone(), caller.clone(), in_words(&spec))).await?;
+        whole(record_run(core.clone(), hub.clone(), caller.clone(), fresh, in_words(&spec))).await?;
     }
     let eyes = Eyes::of(caller.as_ref());
     let (sender, receiver) = mpsc::channel(REPLIES_MAX);
@@ -74,9 +74,15 @@ pub async fn start(
 }
 
 /// Waits until the command is durable, and records who gave it.
-async fn record_run(core: Arc<Core>, hub: Arc<Hub>, caller: Option<Caller>, words: String) -> Result<(), Status> {
+async fn record_run(
+    core: Arc<Core>,
+    hub: Arc<Hub>,
+    caller: Option<Caller>,
+    fresh: bool,
+    words: String,
+) -> Result<(), Status> {
     let (name, agent) = recorded(&hub).await?;
-    let what = format!("command {} given or attached to: {words}", hub.id);
+    let what = format!("command {} {}: {words}", hub.id, if fresh { "given" } else { "attached to" });
     core.audit(caller.as_ref(), "audit.run", (&name, agent), &what);
     Ok(())
 }
@@ -89,7 +95,8 @@ fn in_words(spec: &proto::CommandSpec) -> String {
     }
 }
 
-async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, Status> {
+/// The command, and whether it is a new one.
+async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<(follow::Target, bool), Status> {
     let deadline = Instant::now() + Duration::from_millis(start.wait_ms).min(WAIT_MAX);
     let queue = start.queue.then(|| Queueing {
         expires: (start.expires_ms > 0).then(|| Duration::from_millis(start.expires_ms.min(EXPIRES_MAX_MS))),
@@ -108,8 +115,12 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<follow::Target, St
             arrived.as_mut().enable();
         }
         let refusal = match core.submit(submit, stored, queue) {
-            Ok((_, Some(hub))) => return Ok(follow::Target::Unfinished(hub)),
-            Ok((Submitted::Attached(Some(record)), None)) => return Ok(follow::Target::Finished(Box::new(record))),
+            Ok((submitted, Some(hub))) => {
+                return Ok((follow::Target::Unfinished(hub), submitted == Submitted::New));
+            }
+            Ok((Submitted::Attached(Some(record)), None)) => {
+                return Ok((follow::Target::Finished(Box::new(record)), false));
+            }
             Ok((_, None)) => Refusal::LookAgain,
             Err(refusal) => refusal,
         };

@@ -67,7 +67,7 @@ pub fn check(request: CreateTokenRequest) -> Result<NewToken, String> {
 pub fn row(record: &TokenRecord, now_ms: u64) -> TokenRow {
     let state = match record.is_valid(now_ms) {
         Ok(()) => "valid",
-        Err(Refused::Revoked) => "revoked",
+        Err(Refused::Revoked(_)) => "revoked",
         Err(Refused::UsedUp) => "used up",
         Err(_) => "expired",
     };

@@ -67,16 +67,16 @@ fn the_reasons_of_a_refusal_are_told_apart() {
     assert_eq!(admission.check(&token, &[Role::Operator]), Err(Refused::Role(Role::Agent)));
     assert_eq!(admission.check(&Token::new([1; 32], [9; 32]), &Role::ALL), Err(Refused::Unknown));
     let late = Admission::open(&path, later).unwrap();
-    assert_eq!(late.check(&token, &[Role::Agent]), Err(Refused::Expired));
+    assert_eq!(late.check(&token, &[Role::Agent]), Err(Refused::Expired(Role::Agent)));
     let revoked = admission.revoke_token(&record.id).unwrap().unwrap();
     assert_eq!((revoked.already, revoked.record.revoked_ms), (false, Some(NOW)));
-    assert_eq!(admission.check(&token, &[Role::Agent]), Err(Refused::Revoked));
+    assert_eq!(admission.check(&token, &[Role::Agent]), Err(Refused::Revoked(Role::Agent)));
     // The first time is what counts, also on the disk.
     for admission in [&late_again(&path), &admission, &late_again(&path)] {
         let again = admission.revoke_token(&record.id).unwrap().unwrap();
         assert_eq!((again.already, again.record.revoked_ms), (true, Some(NOW)));
     }
-    assert_eq!(Admission::open(&path, now).unwrap().check(&token, &[Role::Agent]), Err(Refused::Revoked));
+    assert_eq!(Admission::open(&path, now).unwrap().check(&token, &[Role::Agent]), Err(Refused::Revoked(Role::Agent)));
     assert_eq!(admission.revoke_token("nobody's").unwrap(), None);
 }
 
@@ -311,13 +311,13 @@ async fn calls_under_a_token_end_when_it_is_revoked_or_expires() {
     let early = tokio::time::timeout(Duration::from_secs(3600), ended.as_mut()).await;
     assert!(early.is_err(), "its clock stands still, so it does not expire");
     admission.revoke_token(&record.id).unwrap();
-    assert_eq!(ended.await, Refused::Revoked);
+    assert_eq!(ended.await, Refused::Revoked(Role::Viewer));
 
     let late = Admission::open(&path, later).unwrap();
     let (_, record) = admission.create([1; 32], new(Role::Operator)).unwrap();
     assert_eq!(late.ended(&record.id).await, Refused::Unknown, "it was made elsewhere");
     let late = Admission::open(&path, later).unwrap();
-    assert_eq!(late.ended(&record.id).await, Refused::Expired);
+    assert_eq!(late.ended(&record.id).await, Refused::Expired(Role::Operator));
 }
 
 #[test]

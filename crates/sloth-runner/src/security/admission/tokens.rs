@@ -60,9 +60,9 @@ pub struct NewToken {
 pub enum Refused {
     /// Of this CA, or not: this master has not made it, or has forgotten it.
     Unknown,
-    Expired,
+    Expired(Role),
     UsedUp,
-    Revoked,
+    Revoked(Role),
     /// It is of another role.
     Role(Role),
     /// It is for an agent of this name.
@@ -82,17 +82,31 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const ANOTHER: &str = "make another with `sloth-runner token create`";
+        // Who comes with it cannot make one himself.
+        let another = |role: &Role| match role {
+            Role::Agent => ANOTHER.to_owned(),
+            role => format!(
+                "ask an operator for another (`sloth-runner token create --role {}`), or make a certificate on the \
+                 master's machine (`sloth-runner master operator-cert`)",
+                role.word()
+            ),
+        };
         match self {
             Self::Unknown => write!(f, "this master does not know the token: is it of another one? {ANOTHER}"),
-            Self::Expired => write!(f, "the token has expired: {ANOTHER}"),
+            Self::Expired(role) => write!(f, "the token has expired: {}", another(role)),
             Self::UsedUp => write!(f, "the token is used up: {ANOTHER}"),
-            Self::Revoked => write!(f, "the token is revoked: {ANOTHER}"),
+            Self::Revoked(role) => write!(f, "the token is revoked: {}", another(role)),
             Self::Role(Role::Agent) => f.write_str(
                 "the token is of role agent and does not serve for this: it lets agents join; `sloth-runner token create \
                  --role operator` or `--role viewer` makes one for people, and `sloth-runner master init` has written an \
                  operator's to operator.token",
             ),
-            Self::Role(role) => write!(f, "the token is of role {} and does not serve for this", role.word()),
+            Self::Role(role) => write!(
+                f,
+                "the token is of role {} and does not serve for this: agents join with one that `sloth-runner token \
+                 create` makes without --role",
+                role.word()
+            ),
             Self::Name(name) => write!(f, "the token is for an agent called {name}: start it with --name {name}"),
             Self::Held(name) => {
                 write!(
@@ -125,8 +139,8 @@ impl TokenRecord {
     /// Why not.
     pub fn is_valid(&self, now_ms: u64) -> Result<(), Refused> {
         match self {
-            Self { revoked_ms: Some(_), .. } => Err(Refused::Revoked),
-            Self { expires_ms: Some(at), .. } if *at <= now_ms => Err(Refused::Expired),
+            Self { revoked_ms: Some(_), role, .. } => Err(Refused::Revoked(*role)),
+            Self { expires_ms: Some(at), role, .. } if *at <= now_ms => Err(Refused::Expired(*role)),
             Self { uses_left: Some(0), .. } => Err(Refused::UsedUp),
             _ => Ok(()),
         }

@@ -106,4 +106,9 @@ fn refusals_are_found_by_name_and_by_id_newest_first() {
     assert_eq!(found(None, "a", 0, 9), [3, 1]);
     assert_eq!(found(None, "c", 0, 9), [5]);
     assert!(found(None, "nobody", 0, 9).is_empty());
+    // What was refused before the agent was deleted says nothing of who comes in its name since.
+    let (kind, agent) = ("agent.deleted".to_owned(), "a".to_owned());
+    let deleted = Change::AddEvent(Event { kind, agent, ..event(6, 1, 100 * DAY_MS + 5) });
+    write(&store, vec![deleted, refusal(7, 1, "a", 6)]).unwrap();
+    assert_eq!((found(None, "a", 0, 9), found(Some([1; 16]), "b", 0, 9)), (vec![7], vec![7]));
 }

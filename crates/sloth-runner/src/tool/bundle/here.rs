@@ -20,6 +20,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Of a master in the background whose configuration names none.
+const DAEMON_LOG: &str = "master.log";
 /// Of the master's log.
 const LOG_END: u64 = 512 << 10;
 /// Part of an address that is a secret at some receivers: host and port are shown.
@@ -105,8 +107,13 @@ fn log_file(config: &MasterConfig) -> Result<PathBuf, String> {
         Ok(Holder::Running(None)) => {
             return Err(format!("which process the master on {shown} is, is not known: {journal}"));
         }
+        // Where `--daemon` leaves it, if it was started here.
+        Ok(Holder::Nobody) if Path::new(DAEMON_LOG).is_file() => return Ok(DAEMON_LOG.into()),
         Ok(Holder::Nobody) => {
-            return Err(format!("no master runs on {shown}, and its log was on its standard error: {journal}"));
+            return Err(format!(
+                "no master runs on {shown}, and its log was on its standard error: {journal}; with --daemon it is \
+                 {DAEMON_LOG} where it was started: make the bundle there"
+            ));
         }
         Err(error) => {
             let why = describe(&error);

@@ -25,7 +25,7 @@ const REPORT_TIMEOUT_MS: u64 = 30_000;
 
 /// Run on the agent, as the child of its process: that one's own program says how it stands, given the words that it was
 /// started with, where it was started. Its log's end, wherever that goes.
-const REPORT: &str = r#"
+const REPORT: &str = r#"# sloth-runner support-bundle: what the agent says of itself
 parent=$PPID
 cd "/proc/$parent/cwd" || exit
 # Commands are given the HOME of their user. By that of the agent its own state directory is found.
@@ -114,7 +114,9 @@ pub(super) async fn report(tool: &Tool, name: &str, writer: Writer) -> Result<St
         (Ending::Finished(_), true) => Ok(String::from_utf8_lossy(&collected.stdout).into_owned()),
         (ending, _) => {
             let said = String::from_utf8_lossy(&collected.stderr).trim().to_owned();
-            Err([ending.complaint().unwrap_or_default(), said].join(" ").trim().to_owned())
+            let why = [ending.complaint().unwrap_or_default(), said].join(" ");
+            // What comes then is of options of `agent run`.
+            Err(why.split("; --wait ").next().unwrap_or_default().trim().to_owned())
         }
     }
 }
