@@ -16,7 +16,7 @@ use std::{
 use lexopt::{Arg, Parser};
 
 use crate::{
-    config::{Loaded, Problems, Sources, Surroundings, distance, load},
+    config::{Loaded, Problems, Sources, Surroundings, distance, load, look_only},
     reload::Given,
 };
 
@@ -93,6 +93,9 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
                     USAGE
                 }
             };
+            if !matches!(command, Command::Start { .. }) {
+                look_only();
+            }
             match command {
                 Command::Start { daemon } => configured(loaded, |loaded| {
                     let given = Given::new(sources.clone(), surroundings, loaded.file.as_deref());

@@ -98,6 +98,8 @@ pub struct Running {
     pub stopped: Option<u32>,
     /// What a master has said to it last, if that was a refusal and it is not Active since.
     pub refused: Option<String>,
+    /// That it is to come back later, if that was a master's last word: no failure.
+    pub deferred: Option<String>,
 }
 
 /// Tries everything, all masters too; `shown` is given each step when it is done.

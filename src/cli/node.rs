@@ -258,8 +258,15 @@ impl Node {
             let why = value("deferred").filter(|_| is_away)?;
             Some(format!("{}: its master wants it to come back later: {why}", value("deferred_at")?))
         };
-        let refused = if refused { said() } else { deferred() };
-        Running { agent: Some(format!("{}{pid}", self.called())), instance: value("instance"), stopped, refused }
+        let deferred = deferred();
+        let refused = if refused && deferred.is_none() { said() } else { None };
+        Running {
+            agent: Some(format!("{}{pid}", self.called())),
+            instance: value("instance"),
+            stopped,
+            refused,
+            deferred,
+        }
     }
 
     /// The exit code of `status`, and what it prints.

@@ -5,6 +5,7 @@ use std::{
     io::Read,
     os::unix::fs::MetadataExt,
     path::Path,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use super::{Secret, layers::describe};
@@ -14,18 +15,31 @@ use crate::token::{Malformed, Token};
 const TOKEN_MAX: usize = 4096;
 
 /// Why a file is no place for a secret, and the remedy: others can read it, or could put another in its place. None: it
-/// is this user's, or root's, alone. Root may look at what is a service's. Reads after "which ".
+/// is this user's, or root's, alone. Reads after "which ".
 pub fn exposed(file: &Metadata, path: &Path) -> Option<String> {
     // SAFETY: it has no preconditions, and cannot fail.
-    exposed_to(unsafe { libc::geteuid() }, file.uid(), file.mode() & 0o777, path)
+    exposed_to(unsafe { libc::geteuid() }, looks_only(), file.uid(), file.mode() & 0o777, path)
 }
 
-fn exposed_to(us: u32, owner: u32, mode: u32, path: &Path) -> Option<String> {
+/// Whether this process only looks, and nobody decides by what it reads whom it obeys.
+static LOOKS_ONLY: AtomicBool = AtomicBool::new(false);
+
+/// From now on root may read what is a service's: `sudo sloth-agent check` is not to tell root to take its files away
+/// from it. Of a process that is no agent and no master.
+pub fn look_only() {
+    LOOKS_ONLY.store(true, Relaxed);
+}
+
+pub fn looks_only() -> bool {
+    LOOKS_ONLY.load(Relaxed)
+}
+
+fn exposed_to(us: u32, looks_only: bool, owner: u32, mode: u32, path: &Path) -> Option<String> {
     let path = path.display();
     if mode & 0o077 != 0 {
         return Some(format!("others can read (mode {mode:04o}): run chmod 600 {path}"));
     }
-    (owner != us && owner != 0 && us != 0)
+    (owner != us && owner != 0 && !(us == 0 && looks_only))
         .then(|| format!("another user (uid {owner}) could replace, as its owner: run chown {us} {path}"))
 }
 
@@ -70,10 +84,12 @@ mod tests {
 
     #[test]
     fn a_secret_is_its_user_s_alone_or_root_s() {
-        let of = |us, owner, mode| exposed_to(us, owner, mode, Path::new("a.token"));
+        let of = |us, owner, mode| exposed_to(us, false, owner, mode, Path::new("a.token"));
         assert_eq!([of(7, 7, 0o600), of(7, 7, 0o400), of(7, 0, 0o600), of(0, 0, 0o600)], [None, None, None, None]);
         assert_eq!(of(7, 7, 0o640).unwrap(), "others can read (mode 0640): run chmod 600 a.token");
         assert_eq!(of(7, 8, 0o600).unwrap(), "another user (uid 8) could replace, as its owner: run chown 7 a.token");
-        assert_eq!(of(0, 8, 0o600), None, "`sudo sloth-agent check` of a service that is not root");
+        assert!(of(0, 8, 0o600).is_some());
+        let looks = |us| exposed_to(us, true, 8, 0o600, Path::new("a.token")).is_none();
+        assert_eq!([looks(0), looks(7)], [true, false], "`sudo sloth-agent check` of a service that is not root");
     }
 }

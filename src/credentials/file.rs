@@ -1,7 +1,7 @@
 //! The file that holds an agent's key, certificate and CA: one, so that it is replaced whole or not at all.
 
 use crate::{
-    config::describe,
+    config::{describe, looks_only},
     state::write_atomically,
     token::{Alphabet, encode},
     transport::tls::{Certificate, Own},
@@ -124,15 +124,8 @@ pub(super) fn read_secret(path: &Path) -> Result<Option<Result<String, String>>,
     let metadata = file.metadata().map_err(|error| describe(&error))?;
     // SAFETY: it has no preconditions.
     let us = unsafe { libc::geteuid() };
-    // Root may look at what is a service's: its state directory is, then.
-    let is_service_s = || {
-        us == 0
-            && path
-                .parent()
-                .and_then(|folder| folder.metadata().ok())
-                .is_some_and(|folder| folder.uid() == metadata.uid())
-    };
-    if metadata.uid() != us && metadata.uid() != 0 && !is_service_s() {
+    let is_looked_at = us == 0 && looks_only();
+    if metadata.uid() != us && metadata.uid() != 0 && !is_looked_at {
         return Err(format!(
             "{shown} is of another user (uid {}), who would decide whom this agent obeys: remove it and join with a new \
              token",

@@ -38,6 +38,9 @@ pub(super) fn examine(loaded: &Loaded, running: &Running, notes: &mut Notes<'_>)
         );
         notes.note("running agent", Verdict::Failed, text);
     }
+    if let Some(deferred) = &running.deferred {
+        notes.note("running agent", Verdict::Warning, deferred.clone());
+    }
     state_directory(&config.state_dir, running, notes);
     open_files(config.commands.max_running as u64, notes);
     if running.agent.is_none() {

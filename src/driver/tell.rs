@@ -107,7 +107,7 @@ impl<C: Clock> Driver<C> {
             }
             Report::AttemptFailed { reason, detail, .. } => status.last_failure = of(reason, detail),
             // What kept it out does so no more.
-            Report::Registered { .. } => status.last_failure = None,
+            Report::Registered { .. } | Report::Deferred { .. } => status.last_failure = None,
             _ => {}
         }
         match report {

@@ -99,6 +99,7 @@ fn each_state_has_words() {
         next_attempt_unix_ms: 1_000,
         last_loss: Some((LossReason::StreamClosed, "closed".into(), 0)),
         last_failure: Some((LossReason::ConnectionRefused, "refused".into(), 0)),
+        deferred: None,
     };
     for (phase, words) in [
         (Phase::Connecting, "Connecting to master at m:1 (attempt 3)"),

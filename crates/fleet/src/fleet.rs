@@ -116,7 +116,12 @@ impl<S: Clone + Eq> Fleet<S> {
 
     /// Somebody was not even heard, and told so elsewhere. With [`Turned::NotJoined`] nothing of `register` is proven.
     pub fn turned_away(&mut self, now: Now, register: Register, turned: Turned, message: &str) {
-        self.registry.turned_away(now, register, turned, message, &mut self.out);
+        self.registry.turned_away(now, register, turned, message, true, &mut self.out);
+    }
+
+    /// The same, without an event: of too many just now.
+    pub fn turned_away_too(&mut self, now: Now, register: Register, turned: Turned, message: &str) {
+        self.registry.turned_away(now, register, turned, message, false, &mut self.out);
     }
 
     /// Any message of a session that has no call of its own.

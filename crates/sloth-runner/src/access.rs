@@ -435,13 +435,16 @@ where
                 Box::pin(async { answer.await.unwrap_or_else(|status| Ok(status.into_http())) })
             }
             Ok(Caller { who, credential, .. }) => match (self.guard.bound(request, who), credential) {
-                // Whoever revokes what he comes with is told that it is done.
-                (Ok(request), Some(_)) if request.uri().path() == REVOKES => Box::pin(self.inner.call(request)),
                 (Ok(request), Some(credential @ (Credential::Token(_) | Credential::Certificate(..)))) => {
                     let ended = self.guard.ended(&credential);
                     let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));
+                    let revokes = request.uri().path() == REVOKES;
                     let answer = self.inner.call(request);
-                    Box::pin(async { Ok(answer.await?.map(|body| lasting::response(body, ended))) })
+                    Box::pin(async move {
+                        let answer = answer.await?;
+                        // Whoever revokes what he comes with is told that it is done.
+                        Ok(if revokes { answer } else { answer.map(|body| lasting::response(body, ended)) })
+                    })
                 }
                 (Ok(request), _) => Box::pin(self.inner.call(request)),
                 (Err(status), _) => Box::pin(std::future::ready(Ok(status.into_http()))),

@@ -26,7 +26,7 @@ use crate::{
 use reload::Reload;
 use sloth_agent::{
     config::{
-        Log, Surroundings, describe,
+        Log, Surroundings, describe, look_only,
         reader::{Origin, Problem, Problems},
         units::ShowSize,
     },
@@ -159,6 +159,9 @@ impl ConfigArgs {
 /// Runs one command, and returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration; 3 from `status`: no
 /// master runs.
 pub fn run(command: MasterCommand, format: Format) -> i32 {
+    if !matches!(command, MasterCommand::Start(_)) {
+        look_only();
+    }
     let done = match command {
         MasterCommand::Start(args) => start(args),
         MasterCommand::Stop(args) => args.config.state_dir().and_then(|path| control::stop(&path, format)),

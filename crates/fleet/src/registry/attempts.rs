@@ -116,7 +116,8 @@ impl Attempts {
 /// What is remembered, and what `refusals` (events of that kind, in any order) tell beside it; latest first.
 pub fn with_recorded(remembered: Vec<Attempt>, refusals: &[Event]) -> Vec<Attempt> {
     let mut all = remembered;
-    let known = all.len();
+    // Since when each is counted in memory: what came before is in events only.
+    let since: Vec<u64> = all.iter().map(|attempt| attempt.first_unix_ms).collect();
     for event in refusals {
         let Some(turned) = Turned::from_word(&event.reason) else { continue };
         let nobody = event.agent_id == AgentId::default();
@@ -125,7 +126,7 @@ pub fn with_recorded(remembered: Vec<Attempt>, refusals: &[Event]) -> Vec<Attemp
             one.name == event.agent && one.turned.word() == turned.word() && (nobody || one.id == event.agent_id)
         };
         match all.iter().position(same) {
-            Some(at) if at < known => {}
+            Some(at) if since.get(at).is_some_and(|since| event.time_unix_ms >= *since) => {}
             Some(at) => all[at].count_in(event),
             None => all.push(Attempt::recorded(turned, event)),
         }
@@ -219,7 +220,8 @@ mod tests {
             message: message.to_owned(),
         };
         let events = [
-            event(9, "a", 1, "name_taken", "remembered, with those after it"),
+            event(9, "a", 1, "name_taken", "before what is remembered"),
+            event(50, "a", 1, "name_taken", "remembered"),
             event(8, "a", 0, "not_joined", "remembered, with its id"),
             event(7, "a", 2, "name_taken", "late"),
             event(5, "a", 2, "name_taken", "early"),
@@ -234,8 +236,8 @@ mod tests {
         assert_eq!(
             told,
             [
-                ("a".to_owned(), 1, taken, 1, 50_000, 50_000, "now".to_owned()),
-                ("a".to_owned(), 3, Turned::NotJoined, 1, 40_000, 40_000, "a token".to_owned()),
+                ("a".to_owned(), 1, taken, 2, 9_000, 50_000, "now".to_owned()),
+                ("a".to_owned(), 3, Turned::NotJoined, 2, 8_000, 40_000, "a token".to_owned()),
                 ("a".to_owned(), 2, taken, 2, 5_000, 7_000, "late".to_owned()),
                 ("b".to_owned(), 0, Turned::Stranger, 1, 6_000, 6_000, "somebody".to_owned()),
             ]

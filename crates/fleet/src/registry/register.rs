@@ -374,11 +374,12 @@ impl Registry {
         mut register: Register,
         turned: Turned,
         message: &str,
+        tells: bool,
         out: &mut Out<S>,
     ) {
         let _ = check(&mut register); // shortened; what else is wrong with it is not worth saying
         let Register { name, address, .. } = &register;
-        if self.rejections.worth_an_event(now.monotonic, name, LossReason::Unauthorized) {
+        if tells && self.rejections.worth_an_event(now.monotonic, name, LossReason::Unauthorized) {
             let (agent_id, text) = match turned {
                 Turned::NotJoined | Turned::Stranger => {
                     ([0; 16], format!("somebody at {address} who calls himself {name} asked to join: {message}"))

@@ -14,7 +14,13 @@ use super::{
     rows,
     wires::Wires,
 };
-use crate::{access::Caller, audit::Audit, bucket::Lines, listen::Open, security::Security};
+use crate::{
+    access::Caller,
+    audit::Audit,
+    bucket::{Bucket, Lines},
+    listen::Open,
+    security::Security,
+};
 use fleet::{
     AgentId, Answer, ConnId, Down, Effect, Fleet, Now, Refusal, SessionId, Submit, Submitted, Ticket, Token, View,
 };
@@ -63,6 +69,9 @@ pub struct Core {
     pub refusals: Mutex<Lines>,
     /// … of those who have shown a token that was made here.
     pub refusals_of_known: Mutex<Lines>,
+    /// Of these so many more are remembered without a line and an event: who has one of many nodes' old token gives
+    /// names as he likes.
+    pub remembered_of_known: Mutex<Bucket>,
     /// Connections to the port.
     open: Open,
     /// The master is going.
@@ -120,6 +129,7 @@ impl Core {
             meters: Meters::default(),
             refusals: Mutex::new(Lines::of_log(Duration::ZERO)),
             refusals_of_known: Mutex::new(Lines::of_log(Duration::ZERO)),
+            remembered_of_known: Mutex::new(Bucket::new(Duration::ZERO, 512, Duration::from_secs(1))),
             open: Open::default(),
             ending: watch::Sender::new(false),
         }
@@ -355,10 +365,12 @@ impl Core {
         let core = self.clone();
         let done = move |result: Result<(), String>| {
             core.meters.write_ended(core.clock.now().monotonic.saturating_sub(began), &result, &happened);
-            // What could not be recorded has not happened: who asked for it is told so.
             for (level, line) in &lines {
                 match &result {
                     Ok(()) => log::log!(*level, "{line}"),
+                    // What went wrong has happened all the same, and is told nowhere else.
+                    Err(_) if *level <= log::Level::Warn => log::log!(*level, "{line} (not on record)"),
+                    // What somebody asked for has not, and he is told so.
                     Err(_) => log::debug!("not recorded: {line}"),
                 }
             }

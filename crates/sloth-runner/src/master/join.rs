@@ -142,7 +142,7 @@ impl Claimed {
 
     /// He was not let in. Anybody can cause it, so of many such lines only some are written: of those who show something
     /// that was made here, and apart of all others. These say nothing of the agent with that id, are not counted, and make
-    /// no event without a line; of the former each is one, as far as the fleet bounds them.
+    /// no event without a line; nor do the former, but some hundred are remembered all the same.
     fn refused(&self, core: &Arc<Core>, security: &Security, from: &str, why: &Status) {
         let now = core.now().monotonic;
         let name = &self.register.name;
@@ -161,11 +161,15 @@ impl Claimed {
         if genuine {
             core.meters.rejected(link::LossReason::Unauthorized);
         }
-        if genuine || written.is_some() {
+        let remembered = || core.remembered_of_known.lock().unwrap_or_else(PoisonError::into_inner).take(now, 1);
+        if written.is_some() || genuine && remembered() {
             let claimed =
                 if genuine { self.register.clone() } else { fleet::Register { id: [0; 16], ..self.register.clone() } };
             let turned = if genuine { fleet::Turned::NotJoined } else { fleet::Turned::Stranger };
-            core.decide(|fleet, now| fleet.turned_away(now, claimed, turned, why.message()));
+            core.decide(|fleet, now| match written {
+                Some(_) => fleet.turned_away(now, claimed, turned, why.message()),
+                None => fleet.turned_away_too(now, claimed, turned, why.message()),
+            });
         }
     }
 }

@@ -8,7 +8,10 @@ use crate::{
     tool::json,
 };
 use serde::Serialize;
-use sloth_agent::{config::describe, state::{is_stopped, is_trusted}};
+use sloth_agent::{
+    config::describe,
+    state::{is_stopped, is_trusted},
+};
 use std::{
     path::{Path, PathBuf},
     thread,

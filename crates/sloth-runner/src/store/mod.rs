@@ -183,10 +183,18 @@ impl Store for SqliteStore {
         since_unix_ms: u64,
         limit: usize,
     ) -> Result<Vec<Event>, String> {
+        // As the indexes have it that are of these alone: of an agent with a million events they are looked up.
+        const ONES: &str = "kind IN ('agent.rejected', 'agent.deleted')";
         let sql = format!(
-            "SELECT {} FROM events WHERE (agent = ?1 OR agent_id = ?2) AND kind = 'agent.rejected' AND time_ms >= ?3 \
-             AND seq > (SELECT coalesce(max(seq), 0) FROM events WHERE (agent = ?1 OR agent_id = ?2) \
-             AND kind = 'agent.deleted') ORDER BY seq DESC LIMIT ?4",
+            "SELECT {} FROM events WHERE seq IN (
+                 SELECT seq FROM (SELECT seq FROM events WHERE agent = ?1 AND {ONES} AND kind = 'agent.rejected'
+                     ORDER BY seq DESC LIMIT ?4)
+                 UNION SELECT seq FROM (SELECT seq FROM events WHERE agent_id = ?2 AND {ONES} AND kind = 'agent.rejected'
+                     ORDER BY seq DESC LIMIT ?4)
+             ) AND time_ms >= ?3 AND seq > max(
+                 (SELECT coalesce(max(seq), 0) FROM events WHERE agent = ?1 AND {ONES} AND kind = 'agent.deleted'),
+                 (SELECT coalesce(max(seq), 0) FROM events WHERE agent_id = ?2 AND {ONES} AND kind = 'agent.deleted')
+             ) ORDER BY seq DESC LIMIT ?4",
             rows::EVENT
         );
         let since = Value::from(i64::try_from(since_unix_ms).unwrap_or(i64::MAX));

@@ -13,8 +13,8 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
 };
 
 /// A token for agents is good for so long, unless told otherwise; one for people until it is revoked.
@@ -111,6 +111,12 @@ impl Place {
     fn new(path: PathBuf) -> Result<Self, String> {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => Ok(Self { path, file, kept: false }),
+            // What an interrupted call left behind.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_ours_and_empty(&path) => {
+                let file = OpenOptions::new().write(true).open(&path);
+                let file = file.map_err(|error| format!("--file is {}: {}", path.display(), describe(&error)))?;
+                Ok(Self { path, file, kept: false })
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(format!("{} is there already, and is not overwritten: name another --file", path.display()))
             }
@@ -132,6 +138,13 @@ impl Drop for Place {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn is_ours_and_empty(path: &Path) -> bool {
+    // SAFETY: it has no arguments, and cannot fail.
+    let us = unsafe { libc::geteuid() };
+    path.symlink_metadata()
+        .is_ok_and(|found| found.is_file() && found.len() == 0 && found.uid() == us && found.mode() & 0o777 == 0o600)
 }
 
 fn revoked(row: &TokenRow, already: bool, now_unix_ms: u64) -> String {

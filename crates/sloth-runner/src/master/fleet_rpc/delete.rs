@@ -55,9 +55,19 @@ pub async fn delete(
             };
             security.admission.revoke_agent(&id, &called).map_err(failed)
         };
-        blocking(security, revoke)
-            .await
-            .inspect_err(|_| record("certificates of the agent refused until the next start, the agent not deleted"))?;
+        if let Err(status) = blocking(security, revoke).await {
+            core.decide(|fleet, now| {
+                for (session, conn) in fleet.registry().connections_of_others(id, &[0; 16]) {
+                    let Some(outbox) = core.wires.connection(conn) else { continue };
+                    if outbox.session() == Some(session) {
+                        core.wires.end(session);
+                    }
+                    shut_out(fleet, now, conn, &outbox, "its certificates are revoked");
+                }
+            });
+            record("certificates of the agent refused until the next start, the agent not deleted");
+            return Err(status);
+        }
     }
     let (ticket, answer) = core.ticket();
     let mut commands = (0, 0);

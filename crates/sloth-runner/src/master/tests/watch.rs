@@ -111,12 +111,12 @@ async fn who_was_turned_away_is_known_from_the_events_after_a_restart() {
     let reply = explain(&master, "a").await;
     let told: Vec<_> = reply.attempts.iter().map(|one| (one.reason.as_str(), one.agent_id.as_str())).collect();
     assert_eq!(told, [("name_taken", "02".repeat(16).as_str())]);
-    // Of those who come after it memory knows more.
+    // Of those who come after it memory knows more, and of those before events tell.
     let _agent = master.agent(register(1, "a")).await;
     master.connect(register(2, "a")).await.rejected().await;
     let reply = explain(&master, "a").await;
     let told: Vec<_> = reply.attempts.iter().map(|one| (one.reason.as_str(), one.host.as_str(), one.count)).collect();
-    assert_eq!(told, [("name_taken", "host2", 1)]);
+    assert_eq!(told, [("name_taken", "host2", 2)], "the one before the restart, too");
     let missing = master.fleet().await.explain(GetRequest { name: "c".to_owned() }).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
 }
