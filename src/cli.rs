@@ -84,6 +84,9 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
             USAGE
         }
         Parsed::Command(command, sources) => {
+            if !matches!(command, Command::Start { .. }) {
+                look_only();
+            }
             let surroundings = Surroundings::of_process();
             let loaded = load(&sources, &surroundings);
             let found = |find: &dyn Fn(&node::Node) -> i32, loaded| match node::find(loaded, &sources) {
@@ -93,9 +96,6 @@ pub fn run(args: impl Iterator<Item = OsString>, program: &str) -> i32 {
                     USAGE
                 }
             };
-            if !matches!(command, Command::Start { .. }) {
-                look_only();
-            }
             match command {
                 Command::Start { daemon } => configured(loaded, |loaded| {
                     let given = Given::new(sources.clone(), surroundings, loaded.file.as_deref());
