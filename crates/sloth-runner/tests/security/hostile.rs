@@ -183,6 +183,23 @@ const OUT_OF_RANGE: u32 = 11;
 const INTERNAL: u32 = 13;
 
 #[tokio::test]
+async fn a_call_that_was_open_before_its_token_was_revoked_changes_nothing() {
+    let master = Master::start(&[]).await;
+    let (thief, other) = (master.token("--role operator").await, master.token("--role viewer").await);
+    let id = |token: &str| sloth_agent::token::Token::parse(token).unwrap().id();
+    let mut client = Client::of(&Credential::token("a thief's", &thief, None), &master).await;
+    let mut call = client.open("/agent.Fleet/RevokeToken").await.unwrap();
+    // What comes after it on the connection is answered: it was let in.
+    let list = framed(&proto::ListTokensRequest::default());
+    assert_eq!(client.call("/agent.Fleet/ListTokens", &list).await, Some(0));
+    assert_eq!(master.tool(&format!("token revoke {}", id(&thief))).await.code, 0);
+    let request = framed(&proto::RevokeTokenRequest { id: id(&other) });
+    let _ = call.up.send_data(request.into(), true); // it may have been ended already
+    assert_ne!(call.status().await, Some(0));
+    assert_eq!(master.tool_with(&other, "agent list").await.code, 0);
+}
+
+#[tokio::test]
 async fn a_message_that_begins_and_stops_and_a_call_that_says_nothing_are_ended() {
     let master = Master::start(&["connections.message_timeout=500ms"]).await;
     let honest = Honest::start(&master).await;
