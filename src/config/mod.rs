@@ -23,7 +23,7 @@ pub use self::{
     layers::describe,
     load::{Loaded, Sources, Surroundings, Whereabouts, host_name, load, temporary_folder, whereabouts},
     reader::{Problems, Shown},
-    secret::{exposed, look_only, looks_only},
+    secret::{exposed, is_anothers, look_only},
     settings::{check_label, log as read_log},
 };
 

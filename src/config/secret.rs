@@ -17,8 +17,21 @@ const TOKEN_MAX: usize = 4096;
 /// Why a file is no place for a secret, and the remedy: others can read it, or could put another in its place. None: it
 /// is this user's, or root's, alone. Reads after "which ".
 pub fn exposed(file: &Metadata, path: &Path) -> Option<String> {
+    exposed_to(own_uid(), looks_only(), file.uid(), file.mode() & 0o777, path)
+}
+
+/// Whether another user, who is not root, could replace what is in a file. Root may look at what is a service's.
+pub fn is_anothers(file: &Metadata) -> bool {
+    is_of_another(own_uid(), looks_only(), file.uid())
+}
+
+fn is_of_another(us: u32, looks_only: bool, owner: u32) -> bool {
+    owner != us && owner != 0 && !(us == 0 && looks_only)
+}
+
+fn own_uid() -> u32 {
     // SAFETY: it has no preconditions, and cannot fail.
-    exposed_to(unsafe { libc::geteuid() }, looks_only(), file.uid(), file.mode() & 0o777, path)
+    unsafe { libc::geteuid() }
 }
 
 /// Whether this process only looks, and nobody decides by what it reads whom it obeys.
@@ -30,7 +43,7 @@ pub fn look_only() {
     LOOKS_ONLY.store(true, Relaxed);
 }
 
-pub fn looks_only() -> bool {
+fn looks_only() -> bool {
     LOOKS_ONLY.load(Relaxed)
 }
 
@@ -39,7 +52,7 @@ fn exposed_to(us: u32, looks_only: bool, owner: u32, mode: u32, path: &Path) -> 
     if mode & 0o077 != 0 {
         return Some(format!("others can read (mode {mode:04o}): run chmod 600 {path}"));
     }
-    (owner != us && owner != 0 && !(us == 0 && looks_only))
+    is_of_another(us, looks_only, owner)
         .then(|| format!("another user (uid {owner}) could replace, as its owner: run chown {us} {path}"))
 }
 

@@ -1,7 +1,7 @@
 //! The file that holds an agent's key, certificate and CA: one, so that it is replaced whole or not at all.
 
 use crate::{
-    config::{describe, looks_only},
+    config::{describe, is_anothers},
     state::write_atomically,
     token::{Alphabet, encode},
     transport::tls::{Certificate, Own},
@@ -122,10 +122,7 @@ pub(super) fn read_secret(path: &Path) -> Result<Option<Result<String, String>>,
         Err(error) => return Err(format!("{shown} cannot be read: {}", describe(&error))),
     };
     let metadata = file.metadata().map_err(|error| describe(&error))?;
-    // SAFETY: it has no preconditions.
-    let us = unsafe { libc::geteuid() };
-    let is_looked_at = us == 0 && looks_only();
-    if metadata.uid() != us && metadata.uid() != 0 && !is_looked_at {
+    if is_anothers(&metadata) {
         return Err(format!(
             "{shown} is of another user (uid {}), who would decide whom this agent obeys: remove it and join with a new \
              token",

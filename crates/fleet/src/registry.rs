@@ -216,13 +216,12 @@ impl Registry {
 
     /// The connections of other processes with the id of this agent: who waits for its session, and who has it, or is
     /// being given it.
-    pub fn connections_of_others(&self, id: AgentId, instance: &[u8; 16]) -> Vec<(SessionId, ConnId)> {
+    pub fn connections_of_others(&self, id: AgentId, instance: &[u8; 16]) -> Vec<ConnId> {
         let Some(agent) = self.agents.get(&id) else { return Vec::new() };
         let waits = agent.newcomer.as_ref().map(|newcomer| (newcomer.register.instance, newcomer.conn));
         let has = agent.session.as_ref().map(|session| (session.instance, session.conn));
-        let session = SessionId { agent: id, epoch: agent.session.as_ref().map_or(0, |session| session.epoch) };
         let others = [waits, has].into_iter().flatten().filter(|(other, _)| other != instance);
-        others.map(|(_, conn)| (session, conn)).collect()
+        others.map(|(_, conn)| conn).collect()
     }
 
     /// The connection that waits for the session of this agent.

@@ -345,15 +345,10 @@ pub(super) fn enter(
         if let Some(standing) = standing {
             standing.supersede(core, &register.name);
             // Whoever joined in its place is out at once, and not only when he comes again.
-            for (theirs, conn) in fleet.registry().connections_of_others(standing.agent_id, &register.instance) {
-                let outbox = core.wires.connection(conn);
-                let Some(outbox) = outbox.filter(|outbox| standing.is_out(core, outbox.certificate())) else {
-                    continue;
-                };
-                if outbox.session() == Some(theirs) {
-                    core.wires.end(theirs);
+            for theirs in fleet.registry().connections_of_others(standing.agent_id, &register.instance) {
+                if core.wires.connection(theirs).is_some_and(|outbox| standing.is_out(core, outbox.certificate())) {
+                    shut_out(core, fleet, now, theirs, "somebody has joined again with its id");
                 }
-                shut_out(fleet, now, conn, &outbox, "somebody has joined again with its id");
             }
             if let Some(outbox) = core.wires.connection(conn) {
                 outbox.comes_with(standing.fingerprint);
@@ -367,8 +362,12 @@ pub(super) fn enter(
     }
 }
 
-/// Ends a connection whose certificate is good no more.
-pub(super) fn shut_out(fleet: &mut Fleet<Spec>, now: Now, conn: ConnId, outbox: &Outbox, why: &str) {
+/// Ends a connection whose certificate is good no more, with its session, if it has one.
+pub(super) fn shut_out(core: &Core, fleet: &mut Fleet<Spec>, now: Now, conn: ConnId, why: &str) {
+    let Some(outbox) = core.wires.connection(conn) else { return };
+    if let Some(session) = outbox.session() {
+        core.wires.end(session);
+    }
     outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
     outbox.close();
     fleet.closed(now, conn, LossReason::Unauthorized, ClosedBy::Master, why.to_owned());

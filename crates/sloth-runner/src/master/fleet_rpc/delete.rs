@@ -38,10 +38,8 @@ pub async fn delete(
             fleet.registry().may_delete(id, force)?;
             // From now on it does not come in; nor does who was let so far as to wait for its session.
             security.admission.refuse_agent(&id, &called);
-            if let Some(conn) = fleet.registry().newcomer(id)
-                && let Some(outbox) = core.wires.connection(conn)
-            {
-                shut_out(fleet, now, conn, &outbox, "it was deleted");
+            if let Some(conn) = fleet.registry().newcomer(id) {
+                shut_out(&core, fleet, now, conn, "it was deleted");
             }
             Ok(())
         });
@@ -57,12 +55,8 @@ pub async fn delete(
         };
         if let Err(status) = blocking(security, revoke).await {
             core.decide(|fleet, now| {
-                for (session, conn) in fleet.registry().connections_of_others(id, &[0; 16]) {
-                    let Some(outbox) = core.wires.connection(conn) else { continue };
-                    if outbox.session() == Some(session) {
-                        core.wires.end(session);
-                    }
-                    shut_out(fleet, now, conn, &outbox, "its certificates are revoked");
+                for conn in fleet.registry().connections_of_others(id, &[0; 16]) {
+                    shut_out(&core, fleet, now, conn, "its certificates are revoked");
                 }
             });
             record("certificates of the agent refused until the next start, the agent not deleted");
