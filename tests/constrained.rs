@@ -15,7 +15,10 @@ use sloth_agent::spool::{
 };
 use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 
 /// Far above what a busy machine makes of the tests' interval of 200 ms, below what is made to hang.
 const GAP_MAX: Duration = Duration::from_secs(2);
@@ -470,7 +473,8 @@ async fn a_resolver_that_hangs_is_said_and_holds_nothing_else_up() {
     if !needs("C compiler", library.is_some()) {
         return;
     }
-    let mut master = Master::start().await;
+    // Where the resolver of this test finds every name.
+    let mut master = Master::on(TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
     let hangs = libraries.path().join("hangs");
     let address = format!("master.test:{}", master.address.port());
     let mut agent = Agent::start_as(folder(), &address, &["connection.timeout=\"10s\""], |command| {

@@ -5,12 +5,13 @@ mod common;
 use common::{
     Agent, PATIENCE,
     master::Master,
+    place::Refusing,
     program,
     tls::{self, Authority, VALID},
 };
 use std::path::Path;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Command, time::timeout};
+use tokio::{process::Command, time::timeout};
 
 struct Said {
     code: Option<i32>,
@@ -43,11 +44,6 @@ async fn doctor_with(state: &Path, name: &str, masters: &[&str], settings: &[&st
     Said { code: output.status.code(), out: String::from_utf8(output.stdout).expect("UTF-8") }
 }
 
-/// An address at which nobody listens.
-async fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound").to_string()
-}
-
 #[tokio::test]
 async fn a_configuration_that_works_is_said_to_work_step_by_step() {
     let master = Master::start().await;
@@ -76,7 +72,8 @@ async fn an_agent_that_was_stopped_is_not_well_whatever_its_master_says() {
 
 #[tokio::test]
 async fn the_first_cause_stands_last_and_all_masters_are_tried() {
-    let (master, away) = (Master::start().await, nobody().await);
+    let (master, nobody) = (Master::start().await, Refusing::new());
+    let away = nobody.address();
     let state = TempDir::new().unwrap();
     let said = doctor(state.path(), "lady", &[&away, "no-such-host.invalid", &master.address()], &[]).await;
     assert_eq!(said.code, Some(1), "{}", said.out);
@@ -148,7 +145,8 @@ async fn a_configuration_that_does_not_hold_is_the_cause() {
 
 #[tokio::test]
 async fn json_is_one_document() {
-    let away = nobody().await;
+    let nobody = Refusing::new();
+    let away = nobody.address();
     let state = TempDir::new().unwrap();
     let said = doctor_with(state.path(), "lady", &[&away], &[], &["-o", "json"]).await;
     assert_eq!(said.code, Some(1));

@@ -5,17 +5,12 @@ mod common;
 use common::{
     Agent, PATIENCE,
     master::Master,
+    place::Refusing,
     proxy::{Proxy, Wire},
 };
 use proto::{agent_message::Kind as Up, master_message::Kind as Down, rejected::Reason};
 use std::time::Duration;
 use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
-
-/// An address where nobody listens.
-async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("a bound socket").to_string()
-}
 
 #[tokio::test]
 async fn registers_beats_and_says_goodbye() {
@@ -31,7 +26,7 @@ async fn registers_beats_and_says_goodbye() {
         assert_eq!(session.beat().await, expected);
         session.ack(expected).await;
     }
-    agent.line("Agent registered with master at 127.0.0.1").await;
+    agent.line("Agent registered with master at 127.").await;
     agent.signal(libc::SIGTERM);
     let said = timeout(PATIENCE, session.serve()).await.expect("the agent leaves");
     assert!(matches!(said.last(), Some(Up::Goodbye(_))), "{said:?}");
@@ -71,8 +66,9 @@ async fn the_status_tells_the_loss_of_a_session_from_the_attempts_that_fail_afte
 
 #[tokio::test]
 async fn a_refusing_master_meets_the_table_of_waits() {
-    let address = nobody().await;
-    let mut agent = Agent::start(&address, &[]);
+    let nobody = Refusing::new();
+    let address = nobody.address;
+    let mut agent = Agent::start(&nobody.address(), &[]);
     for (attempt, wait) in [(1, "0.1s"), (2, "0.2s"), (3, "0.4s"), (4, "0.8s"), (5, "0.8s")] {
         let text = format!(
             "WARN  Cannot connect to master at {address} (attempt {attempt}): connection refused. Retrying in {wait}..."
@@ -285,7 +281,8 @@ async fn a_stopped_process_reads_before_it_judges() {
 
 #[tokio::test]
 async fn sighup_ends_a_wait() {
-    let mut agent = Agent::start(&nobody().await, &["reconnect.initial_delay=\"1h\"", "reconnect.max_delay=\"1h\""]);
+    let nobody = Refusing::new();
+    let mut agent = Agent::start(&nobody.address(), &["reconnect.initial_delay=\"1h\"", "reconnect.max_delay=\"1h\""]);
     agent.line("(attempt 1): connection refused. Retrying in 3600s...").await;
     agent.signal(libc::SIGHUP);
     agent.line("(attempt 2): connection refused").await;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Agent, PATIENCE, master::Master};
+use common::{Agent, PATIENCE, master::Master, place::Refusing};
 use proto::{agent_message::Kind as Up, master_message::Kind as Down};
 use std::{fs, path::Path, time::Duration};
 use tempfile::TempDir;
@@ -154,16 +154,15 @@ async fn a_registration_that_comes_to_nothing_gives_the_session_back_what_waited
 #[tokio::test]
 async fn a_session_that_is_lost_before_another_is_there_is_told_as_lost() {
     let mut master = Master::start().await;
-    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = place.local_addr().expect("bound");
-    drop(place);
+    let place = Refusing::new();
+    let address = place.address;
     let mut agent = agent(&master.address(), QUICK);
     let session = master.active(1).await;
     reload(&agent, &address.to_string(), QUICK);
     agent.line("Staying with master").await;
     drop(session);
     agent.line("ERROR Lost connection to master: stream closed by master. Reconnecting...").await;
-    let mut other = Master::on(TcpListener::bind(address).await.expect("free again"));
+    let mut other = Master::on(place.listen());
     let serving = tokio::spawn(other.active(2).await.serve());
     agent.line(&format!("INFO  Agent registered with master at {address}")).await;
     agent.contains("status.json", "\"Active\"").await;
@@ -271,9 +270,8 @@ async fn fewer_masters_while_one_of_those_that_go_is_dialled_leave_no_attempt_be
 
 #[tokio::test]
 async fn a_file_that_cannot_be_read_to_its_end_keeps_nobody_from_connecting_now() {
-    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = place.local_addr().expect("bound").to_string();
-    drop(place);
+    let place = Refusing::new();
+    let address = place.address();
     let slow = "[reconnect]\ninitial_delay = '1h'\nmax_delay = '1h'\n";
     let mut agent = agent(&address, slow);
     agent.line("(attempt 1): connection refused. Retrying in ").await;
@@ -330,13 +328,12 @@ async fn an_agent_that_is_leaving_takes_no_other_configuration() {
 
 #[tokio::test]
 async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
-    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = place.local_addr().expect("bound");
-    drop(place);
+    let place = Refusing::new();
+    let address = place.address;
     let mut agent =
         Agent::start(&address.to_string(), &["reconnect.initial_delay=\"1h\"", "reconnect.max_delay=\"1h\""]);
     agent.line("(attempt 1): connection refused. Retrying in 3600s...").await;
-    let mut master = Master::on(TcpListener::bind(address).await.expect("free again"));
+    let mut master = Master::on(place.listen());
     let pid = agent.child.id().expect("it runs");
     let done = reconnect(agent.state.path()).await;
     assert_eq!(
@@ -377,9 +374,8 @@ async fn reconnect_ends_a_wait_and_leaves_a_session_alone() {
 
 #[tokio::test]
 async fn a_service_manager_hears_how_the_agent_stands() {
-    let place = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = place.local_addr().expect("bound");
-    drop(place);
+    let place = Refusing::new();
+    let address = place.address;
     let state = TempDir::new().expect("temporary directory");
     let path = state.path().join("notify");
     let manager = UnixDatagram::bind(&path).expect("a socket");
@@ -401,7 +397,7 @@ async fn a_service_manager_hears_how_the_agent_stands() {
     assert_eq!(heard().await, "READY=1", "before any master is there");
     until(&format!("STATUS=Reconnecting to master at {address}, next attempt at 2")).await;
     until("WATCHDOG=1").await;
-    let mut master = Master::on(TcpListener::bind(address).await.expect("free again"));
+    let mut master = Master::on(place.listen());
     let serving = tokio::spawn(master.active(1).await.serve());
     until(&format!("STATUS=Active, with master at {address}")).await;
     until("WATCHDOG=1").await;

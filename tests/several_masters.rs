@@ -2,28 +2,18 @@
 
 mod common;
 
-use common::{Agent, PATIENCE, master::Master};
+use common::{Agent, PATIENCE, master::Master, place::Refusing};
 use proto::{agent_message::Kind as Up, held_command::State, master_message::Kind as Down, rejected::Reason};
 use std::time::Duration;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    time::timeout,
-};
+use tokio::{net::TcpListener, time::timeout};
 
 /// With these a test hangs wherever the agent waits.
 const NO_WAIT: [&str; 2] = ["reconnect.initial_delay=\"1h\"", "reconnect.max_delay=\"1h\""];
 
-/// A port that is held and refuses connections, until it listens.
-fn refusing() -> (TcpSocket, String) {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind("127.0.0.1:0".parse().expect("literal")).expect("a free port");
-    let address = socket.local_addr().expect("bound").to_string();
-    (socket, address)
-}
-
 #[tokio::test]
 async fn where_the_first_is_dead_the_second_is_dialled_without_a_wait() {
-    let (_held, dead) = refusing();
+    let nobody = Refusing::new();
+    let dead = nobody.address();
     let mut second = Master::start().await;
     let mut agent = Agent::start(&format!("{dead},{}", second.address()), &NO_WAIT);
     second.active(1).await;
@@ -72,8 +62,10 @@ async fn a_lost_session_is_followed_by_one_with_the_other_master_at_once() {
 
 #[tokio::test]
 async fn of_masters_that_are_all_dead_and_skipped_the_one_that_returns_is_found() {
-    let (_held, dead) = refusing();
-    let (returns, address) = refusing();
+    let nobody = Refusing::new();
+    let dead = nobody.address();
+    let returns = Refusing::new();
+    let address = returns.address();
     let breaker = ["circuit_breaker.max_failures=1", "circuit_breaker.open_for=\"1h\""];
     let mut agent = Agent::start(&format!("{dead},{address}"), &breaker);
     for skipped in [&dead, &address] {
@@ -88,7 +80,7 @@ async fn of_masters_that_are_all_dead_and_skipped_the_one_that_returns_is_found(
     });
     assert!(shown.await.is_ok(), "{}", status());
     agent.line(&format!("Trying the skipped master at {dead} once")).await;
-    let mut master = Master::on(returns.listen(16).expect("bound above"));
+    let mut master = Master::on(returns.listen());
     let session = master.active(1).await;
     tokio::spawn(session.serve());
     agent.line(&format!("INFO  Master at {address} is no longer skipped")).await;

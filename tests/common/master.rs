@@ -48,7 +48,7 @@ pub struct OutputCall {
 
 impl Master {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind(super::place::own()).await.expect("a free port");
         Self::on(listener)
     }
 

@@ -3,6 +3,7 @@
 
 pub mod cramped;
 pub mod master;
+pub mod place;
 pub mod proxy;
 pub mod tls;
 

@@ -3,6 +3,8 @@
 #[path = "../../../tests/common/master.rs"]
 #[allow(dead_code, reason = "shared with the agent's tests, which use all of it")]
 pub mod master;
+#[path = "../../../tests/common/place.rs"]
+pub mod place;
 #[path = "../../../tests/common/proxy.rs"]
 #[allow(dead_code, reason = "shared with the agent's tests, which use all of it")]
 pub mod proxy;

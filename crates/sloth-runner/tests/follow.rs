@@ -1,5 +1,7 @@
 //! The tool's calls against a scripted master whose connections break at the worst moments.
 
+#[path = "../../../tests/common/place.rs"]
+mod place;
 mod scripted;
 
 use bytes::Bytes;
@@ -205,7 +207,7 @@ async fn an_answer_is_final_and_what_is_no_master_is_given_up() {
     assert_eq!(master.seen(|script| script.starts.len()), 1);
 
     // Something that accepts connections and closes them.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind(place::own()).await.unwrap();
     let tool = tool(&listener.local_addr().unwrap().to_string());
     let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     let (_keep, cancel) = watch::channel(false);

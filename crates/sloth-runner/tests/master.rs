@@ -1,5 +1,8 @@
 //! The master's binary with scripted agents and tools: what it does when there is too much, too little or nobody.
 
+#[path = "../../../tests/common/place.rs"]
+mod place;
+
 use proto::{
     AgentMessage, CommandSpec, HeldCommand, ListRequest, MasterMessage, OutputMessage, Register, RunReply, RunRequest,
     RunStart, agent_message::Kind as Up, agent_registry_client::AgentRegistryClient, fleet_client::FleetClient,
@@ -30,7 +33,7 @@ struct Master {
 
 impl Master {
     fn start(open_files: u64) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), "127.0.0.1:0", open_files)
+        Self::start_in(tempfile::tempdir().unwrap(), &place::own().to_string(), open_files)
     }
 
     fn start_in(state: tempfile::TempDir, listen: &str, open_files: u64) -> Self {

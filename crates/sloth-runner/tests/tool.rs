@@ -86,7 +86,10 @@ async fn an_end_without_a_code_is_255_and_says_why() {
     let (code, _, said) = run(&master, "agent run lady -- ls").await;
     assert_eq!((code, said.as_str()), (255, "sloth-runner: lady is Inactive since 3s: stream_closed\n"));
 
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Held, so that no other test is given it, and without a listener.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = held.local_addr().unwrap();
     let output = ended(tool(&free.to_string(), "agent run lady -- ls").spawn().unwrap()).await;
     assert_eq!(output.status.code(), Some(255));
     let said = String::from_utf8(output.stderr).unwrap();

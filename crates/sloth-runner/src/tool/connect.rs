@@ -449,10 +449,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_says_where_and_what_to_try() {
-        let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
-        };
+        // Held, so that no other test is given it, and without a listener.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = held.local_addr().unwrap().port();
         let master = Master::new(Address::parse(&format!("127.0.0.1:{port}")).unwrap(), Waits::default());
         assert_eq!(
             master.client().await.unwrap_err().to_string(),

@@ -254,9 +254,11 @@ fn a_tool_that_is_gone_in_the_middle_of_the_output_holds_up_nobody() {
 #[test]
 fn bytes_that_are_no_protocol_hurt_neither_master_nor_agent() {
     let master = Master::start();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let agent = master.agent_with("lady", &["--port", &port.to_string(), "--bind-address", "127.0.0.1"]);
-    for address in [master.address, ([127, 0, 0, 1], port).into()] {
+    // Of an address that no other test has.
+    let own = TcpListener::bind((master.address.ip(), 0)).unwrap().local_addr().unwrap();
+    let bind = ["--port", &own.port().to_string(), "--bind-address", &own.ip().to_string()];
+    let agent = master.agent_with("lady", &bind);
+    for address in [master.address, own] {
         for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff", &all_bytes()[..]]
         {
             let mut stream = std::net::TcpStream::connect(address).unwrap();

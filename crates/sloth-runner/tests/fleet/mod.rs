@@ -1,6 +1,8 @@
 //! Real masters, agents and tools, started as a user would start them, on addresses and in folders of their own.
 
 pub mod look;
+#[path = "../../../../tests/common/place.rs"]
+mod place;
 #[path = "../../../../tests/common/proxy.rs"]
 #[allow(dead_code, reason = "shared with the agent's tests")]
 mod proxy;
@@ -15,10 +17,9 @@ use proxy::Proxy;
 use serde_json::Value;
 use std::{
     ffi::OsString,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -69,15 +70,7 @@ impl Master {
 
     /// With these settings, `key=value` each.
     pub fn with(settings: &[&str]) -> Self {
-        Self::on_with(Self::free(), settings)
-    }
-
-    fn free() -> SocketAddr {
-        // An address that no other test has: a dead master's port is nobody else's, and nothing connects to itself.
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let (pid, count) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let [high, low] = ((pid % 60_000) as u16).to_be_bytes();
-        SocketAddr::from((Ipv4Addr::new(127, high + 1, low, count as u8), 0))
+        Self::on_with(place::own(), settings)
     }
 
     pub fn on(address: SocketAddr) -> Self {

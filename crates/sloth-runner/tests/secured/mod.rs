@@ -1,7 +1,11 @@
 //! A master behind TLS as `master init` sets it up, its agents and its tool: the real binary.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[path = "../../../../tests/common/place.rs"]
+mod place;
+
 use std::{
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -87,16 +91,25 @@ pub struct Master {
 
 impl Master {
     pub async fn start(settings: &[&str]) -> Self {
+        Self::start_on(place::own(), settings).await
+    }
+
+    /// At this address, with any port of it.
+    pub async fn start_on(own: SocketAddr, settings: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let (listen, ip) = (own.to_string(), own.ip().to_string());
         let mut init = program();
-        init.args(["master", "init", "--listen", "127.0.0.1:0", "--address", "127.0.0.1", "--dir"])
-            .arg(directory.path());
+        init.args(["master", "init", "--listen", &listen, "--address", &ip, "--dir"]).arg(directory.path());
         let done = run(init).await;
         assert_eq!(done.code, 0, "{}", done.err);
         let printed = done.out.lines().last().unwrap().to_owned();
         let (process, address, log) = Self::serve(directory.path(), settings).await;
-        let command = printed.replace("127.0.0.1:0 ", &format!("{address} "));
+        let command = printed.replace(&format!("{own} "), &format!("{address} "));
         Self { directory, address, command, log, process }
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        self.address.parse::<SocketAddr>().unwrap().ip()
     }
 
     async fn serve(directory: &Path, settings: &[&str]) -> (Child, String, Log<tokio::process::ChildStderr>) {

@@ -47,7 +47,8 @@ async fn an_agent_that_a_master_has_forgotten_is_renewed_all_the_same() {
 #[tokio::test]
 async fn a_certificate_renewed_on_disk_is_used_for_the_next_connections() {
     let mut master = Master::start(&[]).await;
-    let other = Master::start(&[]).await;
+    // For the same address.
+    let other = Master::start_on((master.ip(), 0).into(), &[]).await;
     assert_eq!(master.tool("agent list").await.code, 0);
     for name in ["master.pem", "master.key", "ca.pem"] {
         fs::copy(other.file(name), master.file(name)).unwrap();
@@ -151,7 +152,8 @@ async fn renewing_and_new_files_of_the_master_end_no_session_and_no_command() {
         params.distinguished_name.push(rcgen::DnType::CommonName, "Sloth Runner CA");
         let issuer = rcgen::Issuer::new(params, ca);
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let names = vec![master.ip().to_string(), "localhost".to_owned()];
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &issuer).unwrap();
         fs::write(master.file("master.key"), key.serialize_pem()).unwrap();

@@ -179,7 +179,8 @@ async fn an_event_is_posted_signed_and_with_an_id_and_again_until_it_is_taken() 
 #[tokio::test]
 async fn a_receiver_that_hangs_stalls_nobody_and_loses_nothing_over_its_restart_and_the_masters() {
     let master = Master::start().await;
-    let receiver = Receiver::start("127.0.0.1:0").await;
+    // An address that no other test has: its port is free until it comes back.
+    let receiver = Receiver::start("127.87.72.1:0").await;
     let _posting = posting(&master, receiver.address).await;
     // Nobody answers, and the master goes on.
     for n in 1..=20 {
