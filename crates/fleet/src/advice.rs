@@ -22,6 +22,8 @@ pub enum Why {
     MasterRestarted,
     /// It is away, and the certificate that it would come back with has ended.
     CertificateEnded,
+    /// Whatever else is so: the master cannot write down what happens.
+    NotRecorded,
     DownlinkDead,
     NotReady,
     /// It left by itself.
@@ -117,6 +119,10 @@ impl Why {
             Self::CertificateEnded => {
                 "Its certificate has ended while it was away, and nothing else lets it in: start it with a token made by \
                  `sloth-runner token create --name NAME`."
+            }
+            Self::NotRecorded => {
+                "The master cannot write its database, so what is shown may be old, no agent is registered and no \
+                 command is taken: mend that first, on the master's machine."
             }
             Self::DownlinkDead => {
                 "Its heartbeats arrive and nothing comes down to it: look for a firewall or proxy that lets one \
@@ -308,6 +314,7 @@ mod tests {
             (record(stopped, "shutdown"), vec![], Some(ClosedBy::Operator), Why::Stopped, "An operator"),
             (record(inactive, "of_a_later_version"), vec![], None, Why::Other, "does not know"),
         ];
+        assert!(Why::NotRecorded.advice("a").contains("on the master's machine"), "not of a record either");
         assert!(Why::CertificateEnded.advice("a").contains("`sloth-runner token create --name a`"), "not of a record");
         let words = [
             (LossReason::HeartbeatTimeout, "fell silent"),

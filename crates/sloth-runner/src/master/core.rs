@@ -265,9 +265,17 @@ impl Core {
         self.tickets.lock().expect("no holder of this lock panics").waiting.remove(&ticket);
     }
 
-    /// Notified when this agent becomes Active.
+    /// Notified when this agent becomes Active, or is no more.
     pub fn arrival(&self, agent: AgentId) -> Arc<Notify> {
         self.arrivals.lock().expect("no holder of this lock panics").entry(agent).or_default().clone()
+    }
+
+    /// Those who wait for this agent see again how it is.
+    pub fn look_again(&self, agent: AgentId) {
+        let waiting = self.arrivals.lock().expect("no holder of this lock panics").remove(&agent);
+        if let Some(waiting) = waiting {
+            waiting.notify_waiters();
+        }
     }
 
     /// Runs something that reads the store or a disk where it may block.
@@ -330,12 +338,7 @@ impl Core {
                     outbox.close();
                 }
             }
-            Effect::Active { agent } => {
-                let waiting = self.arrivals.lock().expect("no holder of this lock panics").remove(&agent);
-                if let Some(waiting) = waiting {
-                    waiting.notify_waiters();
-                }
-            }
+            Effect::Active { agent } => self.look_again(agent),
             Effect::Show { id, view } => self.show(&id, view),
             Effect::Done { ticket, result } => {
                 let waiting = self.tickets.lock().expect("no holder of this lock panics").waiting.remove(&ticket);

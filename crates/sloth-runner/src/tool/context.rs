@@ -122,8 +122,13 @@ fn homeless() -> String {
 pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
     let Some(file) = contexts::own_path() else {
         fail(format, &homeless());
-        return 1;
+        return 2;
     };
+    // What cannot be used is as wrong here as where a command looks for its master in it.
+    if let Err(why) = contexts::read(&file) {
+        fail(format, &why);
+        return 2;
+    }
     // What the command line names does not fit: wrong usage, as `--context` of one that there is not.
     let mut misnamed = false;
     let done = match command {

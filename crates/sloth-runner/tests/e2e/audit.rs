@@ -54,3 +54,22 @@ fn of_contexts_that_are_added_at_once_none_is_lost() {
     assert_eq!(found, names);
     assert_eq!(listed.as_array().unwrap().iter().filter(|row| row["current"] == true).count(), 1);
 }
+
+#[test]
+fn contexts_that_cannot_be_used_are_wrong_configuration_for_every_command() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("sloth-runner");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("contexts.json");
+    std::fs::write(&file, "{\"contexts\": {").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    for words in ["agent list", "context list", "context use a", "context remove a", "context add a --master a.test"] {
+        let mut tool = program(home.path());
+        let tool = tool.env("XDG_CONFIG_HOME", home.path()).env_remove("SLOTH_RUNNER_MASTER_ADDR");
+        let done = tool.args(words.split(' ')).output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{words}: {said}");
+        assert!(said.contains("contexts.json are damaged at line 1, column 14: correct that"), "{words}: {said}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"{\"contexts\": {", "nothing is lost");
+}

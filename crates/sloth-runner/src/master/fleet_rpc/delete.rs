@@ -79,6 +79,7 @@ pub async fn delete(
         Ok(Err(error)) => Err(Status::internal(format!("the master cannot record the deletion: {error}"))),
         Err(_) => Err(Status::unavailable("the master is shutting down")),
     };
+    core.look_again(id);
     match (&deleted, &secured) {
         (Ok(_), None) => record("agent deleted"),
         (Ok(_), Some(_)) => record("agent deleted, its certificates revoked"),

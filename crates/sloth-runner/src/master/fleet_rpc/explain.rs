@@ -38,23 +38,23 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
     let (remembered, view, commands, commands_in_all) = seen;
     let attempts = attempts(core, name, view.as_ref().map(|view| &view.record), remembered, now).await?;
     let Some(view) = view else {
-        return never_registered(attempts, now).ok_or_else(|| no_agent(core, name));
+        return never_registered(core, attempts, now).ok_or_else(|| no_agent(core, name));
     };
     let (sessions, told) = history(core, view.record.id).await?;
     let closed_by = sessions.iter().find_map(|session| session.end.as_ref()).map(|end| end.closed_by);
-    let why = Why::of(&view.record, &attempts, closed_by, now.unix_ms);
     let (next_beat_unix_ms, lost_at_unix_ms) = expected(&view, now);
     let certificate_expires_unix_ms = certificate_ends(core, &view.record.id);
     // TLS ends before it says who it is: of its attempts nothing is known.
     let certificate_ended =
         view.record.status != fleet::Status::Active && (1..=now.unix_ms).contains(&certificate_expires_unix_ms);
+    let why = match certificate_ended {
+        true => Why::CertificateEnded,
+        false => Why::of(&view.record, &attempts, closed_by, now.unix_ms),
+    };
     Ok(ExplainReply {
         sessions: sessions.into_iter().map(rows::session).collect(),
         attempts: attempts.into_iter().map(rows::attempt).collect(),
-        advice: match certificate_ended {
-            true => Why::CertificateEnded.advice(&view.record.name),
-            false => why.advice(&view.record.name),
-        },
+        advice: not_recorded(core).unwrap_or_else(|| why.advice(&view.record.name)),
         clock_known: view.clock_skew_ms.is_some(),
         clock_skew_ms: view.clock_skew_ms.unwrap_or(0),
         next_beat_unix_ms,
@@ -66,6 +66,12 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
         told: told.into_iter().map(rows::told).collect(),
         agent: Some(rows::agent(view)),
     })
+}
+
+/// The advice to mend the store, with what it said last, while it fails.
+fn not_recorded(core: &Core) -> Option<String> {
+    let said = core.meters.counts().store_failure?;
+    Some(format!("{} It said: {said}", Why::NotRecorded.advice("")))
 }
 
 /// 0: it has none that was made here.
@@ -112,7 +118,7 @@ fn expected(view: &AgentView, now: Now) -> (u64, u64) {
 }
 
 /// Of somebody who is only known for having been turned away.
-fn never_registered(attempts: Vec<Attempt>, now: Now) -> Option<ExplainReply> {
+fn never_registered(core: &Core, attempts: Vec<Attempt>, now: Now) -> Option<ExplainReply> {
     let last = attempts.first()?;
     let agent = AgentRow {
         name: last.name.clone(),
@@ -126,7 +132,7 @@ fn never_registered(attempts: Vec<Attempt>, now: Now) -> Option<ExplainReply> {
         ..AgentRow::default()
     };
     Some(ExplainReply {
-        advice: Why::turned(last.turned).advice(&last.name),
+        advice: not_recorded(core).unwrap_or_else(|| Why::turned(last.turned).advice(&last.name)),
         attempts: attempts.into_iter().map(rows::attempt).collect(),
         agent: Some(agent),
         time_unix_ms: now.unix_ms,

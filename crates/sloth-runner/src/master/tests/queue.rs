@@ -45,6 +45,24 @@ async fn what_waits_says_for_whom_and_survives_the_master() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_an_agent_that_is_deleted_meanwhile() {
+    let master = away().await;
+    let waiting = RunStart { wait_ms: 3_600_000, ..start("c", "a") };
+    let (run, ()) = tokio::join!(soon(master.run(waiting)), async {
+        let waits = || std::sync::Arc::strong_count(&master.core.upgrade().unwrap().arrival([1; 16])) > 2;
+        soon(async {
+            while !waits() {
+                tokio::task::yield_now().await
+            }
+        })
+        .await;
+        let request = proto::DeleteRequest { name: "a".to_owned(), force: false };
+        soon(master.fleet().await.delete(request)).await.unwrap();
+    });
+    assert_eq!(run.err().unwrap().code(), Code::NotFound);
+}
+
+#[tokio::test]
 async fn what_is_not_sent_in_time_expires_also_for_those_who_follow_it() {
     let master = away().await;
     let mut tool = master.run(RunStart { from_offset: 0, ..queued("c", 50) }).await.unwrap();

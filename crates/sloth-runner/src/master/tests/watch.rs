@@ -181,4 +181,6 @@ async fn health_and_metrics_say_how_the_master_and_its_fleet_are() {
     });
     assert_eq!(unready.await, (503, "the store failed: the disk is full\n".to_owned()));
     assert_eq!(get(address, "/healthz", "localhost").await.0, 200);
+    let advice = explain(&master, "a").await.advice;
+    assert!(advice.contains("cannot write its database") && advice.ends_with("It said: the disk is full"), "{advice}");
 }
