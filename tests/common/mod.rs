@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// No test waits longer for anything: a bound for what hangs, not a measure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The agent to try: the one that was built with the test, or what `SLOTH_TEST_AGENT` names by its absolute path, with
 /// an emulator before it if it needs one.

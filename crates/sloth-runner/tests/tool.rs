@@ -14,17 +14,29 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
+    time::timeout,
 };
+
+/// Nothing here takes longer, unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn tool(master: &str, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-runner"));
     command.args(line.split(' ')).env("SLOTH_RUNNER_MASTER_ADDR", master).env_remove("NO_COLOR").kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // As a terminal starts it, also where whoever runs the tests has hangups ignored.
+    // SAFETY: between fork and exec, signal is a system call without memory of its own.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     command
 }
 
 async fn ended(child: Child) -> Output {
-    tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("it ends").unwrap()
+    timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap()
 }
 
 async fn run(master: &Master, line: &str) -> (i32, String, String) {
@@ -295,7 +307,7 @@ async fn a_terminal_shows_how_many_are_done_from_the_beginning() {
         });
         let mut text = String::new();
         while !text.contains(expected) {
-            let more = tokio::time::timeout(Duration::from_secs(20), seen.recv()).await;
+            let more = timeout(PATIENCE, seen.recv()).await;
             text += &more.ok().flatten().unwrap_or_else(|| panic!("no {expected:?} in {text:?}"));
         }
         if stall_at.is_some() {
@@ -368,7 +380,7 @@ async fn a_master_that_hangs_is_told_of_soon_and_said_to_have_taken_nothing_for_
     let address = hangs.local_addr().unwrap().to_string();
     let mut child = tool(&address, "agent run lady --id x6 -- sleep").spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut next = async || tokio::time::timeout(Duration::from_secs(10), said.next_line()).await.expect("it comes");
+    let mut next = async || timeout(PATIENCE, said.next_line()).await.expect("it comes");
     assert_eq!(next().await.unwrap().unwrap(), format!("no answer from the master at {address} yet"));
     signal(&child, libc::SIGTERM);
     assert_eq!(
@@ -454,7 +466,7 @@ async fn a_reader_of_events_that_reads_nothing_holds_up_no_signal() {
     child.stdout.as_mut().unwrap().read_exact(&mut first).await.unwrap();
     // More than the pipe holds has come by now, or comes while it ends.
     signal(&child, libc::SIGTERM);
-    let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("it ends").unwrap();
+    let status = timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap();
     assert_eq!(status.code(), Some(1));
 }
 
@@ -467,7 +479,7 @@ async fn followed_events_come_once_each_over_broken_connections() {
     let mut child = tool(&master.address(), "agent events --follow -o json").spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for seq in 1..=6 {
-        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.expect("it comes").unwrap();
+        let line = timeout(PATIENCE, lines.next_line()).await.expect("it comes").unwrap();
         assert_eq!(serde_json::from_str::<Value>(&line.unwrap()).unwrap()["seq"], seq);
     }
     signal(&child, libc::SIGINT);

@@ -25,7 +25,7 @@ use std::{
 use tempfile::TempDir;
 
 /// No test waits longer for anything: a bound for what hangs, not a measure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Parameters that make failures quick.
 const QUICK: [&str; 8] = [

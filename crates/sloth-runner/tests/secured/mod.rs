@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// Nothing here takes longer, unless it is broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sloth-runner"));
