@@ -470,7 +470,7 @@ impl<C: Clock> Driver<C> {
                     self.beat = (seq, self.clock.now());
                     self.board.update(|link| link.heartbeats += 1);
                 }
-                Output::Goodbye { .. } => self.send_session(|session| _ = session.send(goodbye())),
+                Output::Goodbye { .. } => self.send_session(|session| _ = session.send(goodbye("shutdown"))),
                 Output::Close { how, .. } => {
                     self.commands.session_down();
                     let session = self.session.take();
@@ -522,8 +522,8 @@ async fn wait_for(future: Option<impl Future<Output = ()>>) {
     }
 }
 
-fn goodbye() -> Up {
-    Up::Goodbye(proto::Goodbye { reason: "shutdown".into(), retry_after_ms: 0 })
+fn goodbye(reason: &str) -> Up {
+    Up::Goodbye(proto::Goodbye { reason: reason.into(), retry_after_ms: 0 })
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -409,3 +409,31 @@ async fn a_service_manager_hears_how_the_agent_stands() {
     assert_eq!(agent.exit().await, 0);
     serving.abort();
 }
+
+#[tokio::test]
+async fn a_master_that_is_left_on_purpose_is_told_so() {
+    let (mut master, mut other) = (Master::start().await, Master::start().await);
+    let agent = agent(&master.address(), QUICK);
+    let mut first = master.session().await;
+    assert!(!first.register(1).await.renews, "there is none before it");
+    let seq = first.beat().await;
+    first.ack(seq).await;
+    agent.contains("status.json", "\"Active\"").await;
+    // The same master knows by the registration; its session of before needs no goodbye, and is over for it.
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\n");
+    let mut second = master.session().await;
+    assert!(second.register(2).await.renews);
+    let seq = second.beat().await;
+    second.ack(seq).await;
+    reload(&agent, &other.address(), QUICK);
+    let third = other.active(3).await;
+    let farewell = loop {
+        match second.next().await {
+            Some(Up::Heartbeat(_)) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(&farewell, Some(Up::Goodbye(goodbye)) if goodbye.reason == "moved"), "{farewell:?}");
+    assert!(second.next().await.is_none());
+    drop((first, third));
+}

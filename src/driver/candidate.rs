@@ -1,7 +1,7 @@
 //! What is to take a session's place after a reload: a link of its own, beside the one that has the session. That one
 //! goes on until the master has registered the other, so a configuration that leads nowhere costs no session.
 
-use super::{Driver, next_of as next_of_session};
+use super::{Driver, goodbye, next_of as next_of_session};
 use crate::{
     clock::Clock,
     config::{Config, MasterAddress},
@@ -13,6 +13,9 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 /// Messages of the present session that wait for the end of a registration. With more it is not read any further.
 const HELD_BACK_MAX: usize = 64;
+
+/// Why a master is told goodbye that the configuration does not name any more.
+const MOVED: &str = "moved";
 
 pub(super) struct Candidate {
     link: Link,
@@ -102,6 +105,13 @@ impl<C: Clock> Driver<C> {
         let (number, addresses) = (session.number, session.addresses());
         let reply = match event {
             session::Event::Registered(registered) if self.is_new(registered.epoch) => {
+                // The same one has heard by the registration.
+                if self.candidate.as_ref().is_some_and(|candidate| candidate.master != self.status.master)
+                    && let Some(mut former) = self.session.take()
+                {
+                    former.send(goodbye(MOVED));
+                    tokio::spawn(former.close_gracefully());
+                }
                 self.replace_session();
                 return self.registered(&registered);
             }
@@ -123,8 +133,7 @@ impl<C: Clock> Driver<C> {
         self.tell_candidate(Input::Reply { session: number, reply });
     }
 
-    /// The candidate becomes the link, and its attempt the session. A session that is still there is cut: its master
-    /// has heard of the other, or is not configured any more.
+    /// The candidate becomes the link, and its attempt the session. One that is still there is cut.
     fn replace_session(&mut self) {
         let Some(candidate) = self.candidate.take() else { return };
         let candidate = *candidate;
@@ -172,7 +181,8 @@ impl<C: Clock> Driver<C> {
                 Output::Register { will_wait, .. } => {
                     let spool_id = self.commands.spool_id_to_tell();
                     let report_address = self.candidate.as_ref().map(|candidate| candidate.report_address.clone());
-                    let register = self.register(will_wait, spool_id, report_address.unwrap_or_default());
+                    let mut register = self.register(will_wait, spool_id, report_address.unwrap_or_default());
+                    register.renews = self.session.is_some();
                     let candidate = self.candidate.as_mut().expect("it has put this out");
                     if let Some(session) = &mut candidate.session {
                         session.register(register);

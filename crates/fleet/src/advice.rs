@@ -1,8 +1,8 @@
 //! What a person should do about an agent, in one sentence. Pure.
 
 use crate::{
-    AgentRecord, Attempt, ClosedBy, REASON_DOWNLINK_DEAD, REASON_MASTER_RESTARTED, REASON_NOT_READY, Status, Turned,
-    registry::is_name,
+    AgentRecord, Attempt, ClosedBy, REASON_DOWNLINK_DEAD, REASON_MASTER_RESTARTED, REASON_MOVED, REASON_NOT_READY,
+    Status, Turned, registry::is_name,
 };
 use link::LossReason;
 
@@ -28,6 +28,8 @@ pub enum Why {
     NotReady,
     /// It left by itself.
     Left,
+    /// It left for another master, as its configuration says now.
+    Moved,
     /// It left because an operator asked it to.
     Stopped,
     /// A reason that this version does not know.
@@ -65,6 +67,7 @@ impl Why {
         match (record.status, turned) {
             (_, Some(turned)) => Self::turned(turned),
             (Status::Stopped, None) if closed_by == Some(ClosedBy::Operator) => Self::Stopped,
+            (Status::Stopped, None) if record.reason == REASON_MOVED => Self::Moved,
             (Status::Stopped, None) => Self::Left,
             (Status::Active | Status::Inactive, None) => match record.reason.as_str() {
                 REASON_MASTER_RESTARTED => Self::MasterRestarted,
@@ -134,6 +137,10 @@ impl Why {
             }
             Self::Left => {
                 "It was shut down on its node: start it there again (`systemctl start sloth-agent`, or as it was started before) when it is wanted."
+            }
+            Self::Moved => {
+                "Its configuration names another master now, and it went there: `sloth-runner agent delete NAME` if it \
+                 is not to come back."
             }
             Self::Stopped => {
                 "An operator had it shut down: start it on its node (`systemctl start sloth-agent`, or as it was started before) when it is wanted."
@@ -311,6 +318,7 @@ mod tests {
             (record(inactive, REASON_DOWNLINK_DEAD), vec![], None, Why::DownlinkDead, "one direction"),
             (record(inactive, REASON_NOT_READY), vec![], None, Why::NotReady, "takes no commands"),
             (record(stopped, "shutdown"), vec![], Some(ClosedBy::Agent), Why::Left, "shut down on its node"),
+            (record(stopped, "moved"), vec![], Some(ClosedBy::Agent), Why::Moved, "another master"),
             (record(stopped, "shutdown"), vec![], Some(ClosedBy::Operator), Why::Stopped, "An operator"),
             (record(inactive, "of_a_later_version"), vec![], None, Why::Other, "does not know"),
         ];

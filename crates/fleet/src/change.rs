@@ -70,6 +70,9 @@ pub const REASON_DOWNLINK_DEAD: &str = "downlink_dead";
 /// The agent says that it takes no commands.
 pub const REASON_NOT_READY: &str = "not_ready";
 
+/// What an agent says that leaves for another master.
+pub const REASON_MOVED: &str = "moved";
+
 /// The reason of sessions that a master ended when it was told to go itself.
 pub const REASON_MASTER_SHUTDOWN: &str = "master_shutdown";
 

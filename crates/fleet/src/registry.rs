@@ -14,11 +14,12 @@ mod sessions;
 mod tests;
 
 use crate::{
-    AgentId, AgentRecord, ConnId, MASTER_RESTARTED, Now, REASON_DOWNLINK_DEAD, REASON_NOT_READY, SessionId, Status,
-    pace::Stretch,
+    AgentId, AgentRecord, ConnId, MASTER_RESTARTED, Now, REASON_DOWNLINK_DEAD, REASON_MASTER_RESTARTED,
+    REASON_NOT_READY, SessionId, Status, pace::Stretch,
 };
 use attempts::Attempts;
 use deadlines::Deadlines;
+use register::RETURN_TIME;
 use rejections::Rejections;
 use rhythm::Rhythm;
 use std::{
@@ -81,6 +82,8 @@ pub struct Registry {
     stretch: Option<Stretch>,
     /// The master is going: its sessions' ends are no news.
     retired: bool,
+    /// Until then those who were connected when the master ended are awaited, and keep their names.
+    awaits_until: Duration,
 }
 
 #[derive(Debug)]
@@ -137,6 +140,7 @@ impl Registry {
     /// The fleet as the store knew it. Nobody is Active before it registers. Returns those that the store should forget:
     /// where writes failed in between, it may have two agents of one name, and the later one has it.
     pub fn load(&mut self, now: Now, mut records: Vec<AgentRecord>) -> Vec<AgentId> {
+        self.awaits_until = now.monotonic + RETURN_TIME;
         records.sort_by_key(|record| record.since_unix_ms);
         let mut forgotten = Vec::new();
         for mut record in records {
@@ -281,6 +285,12 @@ impl Registry {
 }
 
 impl Agent {
+    /// Nobody else gets its name: it is connected, or on its way back to a master that was restarted.
+    fn keeps_name(&self, now: Now, awaits_until: Duration) -> bool {
+        let awaited = self.record.reason == REASON_MASTER_RESTARTED && now.monotonic < awaits_until;
+        self.session.is_some() || awaited
+    }
+
     /// As the store has it.
     fn known(record: AgentRecord) -> Self {
         Self {

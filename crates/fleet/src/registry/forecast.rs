@@ -4,6 +4,7 @@ use super::{
     Register, Registry,
     register::{check, duplicate_id, name_taken},
 };
+use crate::Now;
 use link::LossReason;
 
 /// What would become of a registration now.
@@ -20,7 +21,7 @@ pub struct Forecast {
 impl Registry {
     /// Looks only: another process with the same id is taken to be alive while its session is, though a registration
     /// would ask it first.
-    pub fn would_register(&self, mut register: Register) -> Forecast {
+    pub fn would_register(&self, now: Now, mut register: Register) -> Forecast {
         let own = self.agents.get(&register.id);
         let known = own.is_some_and(|agent| agent.stored);
         let refused = |reason, message| Forecast { refused: Some(reason), message, known };
@@ -36,8 +37,8 @@ impl Registry {
         let holder = self.names.get(&register.name).filter(|holder| **holder != register.id);
         let holder = holder.and_then(|holder| self.agents.get(holder));
         let message = match holder {
-            Some(holder) if holder.session.is_some() => {
-                return refused(LossReason::NameTaken, name_taken(&register, &holder.record));
+            Some(holder) if holder.keeps_name(now, self.awaits_until) => {
+                return refused(LossReason::NameTaken, name_taken(&register, holder));
             }
             Some(holder) => format!(
                 "it would take the name of the {} agent on host {:?}",

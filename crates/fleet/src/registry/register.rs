@@ -27,6 +27,8 @@ pub struct Register {
     pub clock_skew_ms: Option<i64>,
     /// What happened on its side, oldest first. Only the latest [`TOLD_MAX`] count.
     pub told: Vec<Told>,
+    /// Its process goes over to this session on purpose, from one that it still has.
+    pub renews: bool,
 }
 
 /// What one registration tells of the past at most.
@@ -90,6 +92,11 @@ impl Timing {
 /// How long an old session may take to answer for its life, before a newcomer with its id takes over.
 pub const PROBE_TIME: Duration = Duration::from_secs(2);
 
+/// So long after its start a master awaits those who were connected when the one before it ended: their longest wait
+/// between two attempts at its default, 60 s, the attempt itself, and their turn. Else whoever was refused their name
+/// until then would have it, and their commands would be given up.
+pub(super) const RETURN_TIME: Duration = Duration::from_secs(90);
+
 /// Registrations that could not be recorded should come again after this.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
@@ -149,8 +156,8 @@ impl Registry {
         let mut replaced = None;
         if let Some(holder) = self.names.get(&register.name).copied().filter(|holder| *holder != register.id) {
             let holder = self.agents.get(&holder).expect("every name belongs to a known agent");
-            if holder.session.is_some() {
-                let message = name_taken(&register, &holder.record);
+            if holder.keeps_name(now, self.awaits_until) {
+                let message = name_taken(&register, holder);
                 return self.refuse(now, conn, &register, LossReason::NameTaken, message, out);
             }
             changes.push(Change::DeleteAgent(holder.record.id));
@@ -166,6 +173,9 @@ impl Registry {
         if let Some(old) = &replaced {
             self.agents.remove(&old.id);
         }
+        let old = self.agents.get(&register.id).and_then(|agent| agent.session.as_ref());
+        let renews = register.renews && old.is_some_and(|old| old.live && old.instance == register.instance);
+        let register = Register { renews, ..register };
         let session = self.begin_session(now, conn, register, &mut changes, out);
         let agent = self.agents.get_mut(&session.agent).expect("just begun");
         if replaced.is_some() {
@@ -173,7 +183,8 @@ impl Registry {
         }
         agent.pending += 1;
         changes.push(Change::PutAgent(active(now, &agent.record)));
-        changes.push(out.event(now, "agent.connected", &agent.record, "", connected(&agent.record)));
+        let how = if renews { RENEWED } else { "" };
+        changes.push(out.event(now, "agent.connected", &agent.record, how, connected(&agent.record)));
         changes.push(Change::BeginSession(SessionRecord {
             session,
             started_unix_ms: now.unix_ms,
@@ -210,6 +221,7 @@ impl Registry {
         agent.clock_skew_ms = register.clock_skew_ms.or(agent.clock_skew_ms);
         if let Some(old) = agent.session.take() {
             self.connections.remove(&old.conn);
+            let end = if register.renews { renewed(now) } else { superseded(now) };
             let message = "a newer session of this agent took over".to_owned();
             if old.live {
                 let session = SessionId { agent: id, epoch: old.epoch };
@@ -218,8 +230,10 @@ impl Registry {
                 agent.record.reason = reason.word().to_owned();
                 agent.record.detail.clone_from(&message);
                 agent.record.since_unix_ms = now.unix_ms;
-                changes.push(out.event(now, "agent.lost", &agent.record, reason.word(), message.clone()));
-                changes.push(Change::EndSession(session, superseded(now)));
+                if !register.renews {
+                    changes.push(out.event(now, "agent.lost", &agent.record, reason.word(), message.clone()));
+                }
+                changes.push(Change::EndSession(session, end));
                 out.push(Effect::Close { session, reason, message });
             } else {
                 out.reject(old.conn, LossReason::Superseded, message);
@@ -495,6 +509,18 @@ impl Told {
     }
 }
 
+/// The word for a session that its agent ended for another, and for that one's beginning.
+const RENEWED: &str = "renewed";
+
+fn renewed(now: Now) -> SessionEnd {
+    SessionEnd {
+        unix_ms: now.unix_ms,
+        reason: RENEWED.to_owned(),
+        detail: "its configuration has changed, and it registered anew".to_owned(),
+        closed_by: ClosedBy::Agent,
+    }
+}
+
 fn superseded(now: Now) -> SessionEnd {
     SessionEnd {
         unix_ms: now.unix_ms,
@@ -533,10 +559,15 @@ pub(super) fn duplicate_id(holder: &AgentRecord, claimed: &Register) -> String {
     )
 }
 
-pub(super) fn name_taken(register: &Register, holder: &AgentRecord) -> String {
+pub(super) fn name_taken(register: &Register, holder: &Agent) -> String {
+    let which = match &holder.session {
+        Some(_) => "connected agent",
+        None => "agent that was connected when the master ended, and may be on its way back,",
+    };
+    let holder = &holder.record;
     format!(
-        "the name {:?} belongs to the connected agent {} on host {:?} ({}), and was claimed by {} on host {:?} ({}): \
-         give one of them another name, or stop the other one",
+        "the name {:?} belongs to the {which} {} on host {:?} ({}), and was claimed by {} on host {:?} ({}): give one of \
+         them another name, or stop the other one",
         register.name,
         hex(&holder.id),
         holder.host,

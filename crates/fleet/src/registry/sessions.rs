@@ -289,11 +289,13 @@ impl Registry {
             self.deadlines.push(session.deadline, Due::Silence { agent: id, epoch });
             return false;
         }
-        let silence = format!("nothing was heard of it for {:.1} s", session.rhythm.patience().as_secs_f64());
+        let patience = session.rhythm.patience().as_secs_f64();
+        let silence = format!("nothing was heard of it for {patience:.1} s");
+        let told = format!("the master has heard nothing of this agent for {patience:.1} s");
         self.end_session(id);
         let session = SessionId { agent: id, epoch };
         let reason = LossReason::HeartbeatTimeout;
-        out.push(Effect::Close { session, reason, message: silence.clone() });
+        out.push(Effect::Close { session, reason, message: told });
         self.set_down(now, id, Status::Inactive, reason.word(), silence, Some((epoch, ClosedBy::Master)), out);
         self.admit_newcomer(now, id, out);
         true

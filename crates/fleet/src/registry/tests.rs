@@ -241,7 +241,7 @@ fn a_name_belongs_to_the_agent_that_is_connected() {
 #[test]
 fn what_a_registration_would_lead_to_is_told_without_doing_it() {
     let mut bench = Bench::new();
-    let forecast = |bench: &Bench, register| bench.fleet.registry().would_register(register);
+    let forecast = |bench: &Bench, register| bench.fleet.registry().would_register(bench.now, register);
     let fine = Forecast { refused: None, message: String::new(), known: false };
     assert_eq!(forecast(&bench, register(1, 1, "a")), fine);
     let bad = forecast(&bench, register(1, 1, "a b"));
@@ -275,6 +275,48 @@ fn the_name_of_a_lost_agent_goes_to_the_next_with_an_event() {
     assert!(bench.fleet.registry().view(id(1)).is_none());
     assert!(bench.durable.contains(&Change::DeleteAgent(id(1))));
     assert!(bench.events().contains(&("agent.replaced".to_owned(), "name_taken".to_owned())));
+}
+
+#[test]
+fn who_was_connected_when_the_master_ended_keeps_its_name_until_it_can_be_back() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    bench.register(2, register(2, 1, "b"));
+    bench.close(2);
+    let records = [1, 2].map(|n| bench.fleet.registry().view(id(n)).unwrap().record);
+    bench.fleet = Fleet::new(bench.now, records.to_vec(), Vec::new(), 100);
+    assert!(bench.register(3, register(4, 1, "b")).contains(&registered(3, 4, 1)), "it was away before");
+    bench.advance(MS(89_999));
+    let forecast = bench.fleet.registry().would_register(bench.now, register(3, 1, "a"));
+    let (reason, message) = rejection(&bench.register(4, register(3, 1, "a")), 4).expect("a rejection");
+    assert_eq!((Some(reason), &message), (forecast.refused, &forecast.message));
+    assert_eq!(reason, LossReason::NameTaken);
+    assert!(message.contains("may be on its way back") && message.contains("host1"), "{message}");
+    assert_documented(&message);
+    bench.advance(MS(1));
+    assert!(bench.register(5, register(3, 1, "a")).contains(&registered(5, 3, 1)), "it does not come back");
+}
+
+#[test]
+fn a_session_that_its_own_process_leaves_for_a_new_one_is_no_loss() {
+    let mut bench = Bench::new();
+    bench.register(1, register(1, 1, "a"));
+    let effects = bench.register(2, Register { renews: true, ..register(1, 1, "a") });
+    assert_eq!(closed(&effects), [(session(1, 1), LossReason::Superseded)]);
+    assert!(effects.contains(&registered(2, 1, 2)));
+    let events = bench.events();
+    assert!(!events.iter().any(|(kind, _)| kind == "agent.lost"), "{events:?}");
+    assert_eq!(events.last(), Some(&("agent.connected".to_owned(), "renewed".to_owned())));
+    assert_eq!(sessions(&bench)[1], (1, Some(("renewed".to_owned(), ClosedBy::Agent))));
+    // Where there is none to leave, or it was another process's, its word counts for nothing.
+    bench.close(2);
+    bench.register(3, Register { renews: true, ..register(1, 1, "a") });
+    assert_eq!(bench.last_event(), ("agent.connected".to_owned(), String::new()));
+    bench.register(4, Register { renews: true, ..register(1, 2, "a") });
+    bench.advance(MS(2_000));
+    bench.timeout();
+    assert_eq!(sessions(&bench).last(), Some(&(4, None)));
+    assert!(bench.events().contains(&("agent.lost".to_owned(), "superseded".to_owned())));
 }
 
 #[test]

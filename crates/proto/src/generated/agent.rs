@@ -104,6 +104,10 @@ pub struct Register {
     /// first, at most 16, the latest ones; what is older was left out. Told again until a master has registered the agent.
     #[prost(message, repeated, tag = "20")]
     pub past: ::prost::alloc::vec::Vec<PastEvent>,
+    /// This process still has a session with a master, and goes over from it to this one on purpose, for its configuration
+    /// has changed: where that session is with the same master its end is no loss.
+    #[prost(bool, tag = "22")]
+    pub renews: bool,
 }
 /// Something that happened on the agent's side since its last registration.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

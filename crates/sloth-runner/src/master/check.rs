@@ -37,7 +37,7 @@ pub fn check(core: &Core, request: CheckRequest, caller: Option<&Caller>) -> Che
             return CheckReply { reason: rejection(reason).into(), message, ..reply };
         }
     }
-    let forecast = core.read(|fleet| fleet.registry().would_register(register));
+    let forecast = core.read(|fleet| fleet.registry().would_register(core.now(), register));
     let reason = forecast.refused.map_or(Reason::Unspecified, rejection);
     CheckReply { reason: reason.into(), message: forecast.message, known: forecast.known, ..reply }
 }

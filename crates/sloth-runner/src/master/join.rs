@@ -401,6 +401,7 @@ mod tests {
             timing: Timing { interval: 5 * S, timeout: 5 * S, max_failures: 3, interval_max: 60 * S },
             clock_skew_ms: None,
             told: Vec::new(),
+            renews: false,
         }
     }
 

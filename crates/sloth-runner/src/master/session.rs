@@ -488,6 +488,7 @@ pub(super) fn split(
         },
         clock_skew_ms: skew(message.time_unix_ms, now),
         told: message.past.into_iter().filter_map(|past| told(past, id, now)).collect(),
+        renews: message.renews,
     };
     (register, held.collect())
 }

@@ -90,7 +90,10 @@ fn silence_of(length: Duration, beginning_after: Duration) -> String {
         found.push(after);
         if *dead == Dead::Up {
             // The master's word gets through, and may be first.
-            assert!(line.contains("after 3 failed heartbeats") || line.contains("nothing was heard of it"), "{line}");
+            assert!(
+                line.contains("after 3 failed heartbeats") || line.contains("has heard nothing of this agent"),
+                "{line}"
+            );
         } else {
             assert!(line.contains("after 3 failed heartbeats"), "{dead:?}: {line}");
         }
