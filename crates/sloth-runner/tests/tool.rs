@@ -109,6 +109,18 @@ async fn an_end_without_a_code_is_255_and_says_why() {
 }
 
 #[tokio::test]
+async fn what_an_agent_says_writes_no_line_of_its_own_and_steers_no_terminal() {
+    let reason = "x\x1b]0;title\x07\x1b[2J\r\nsloth-runner: all is well\u{202e}";
+    let master = Master::start(Script { output: Vec::new(), ..fleet(Outcome::Refused(reason.into())) }).await;
+    for line in ["agent run lady -- ls", "agent run lady -o json -- ls", "agent run lady kei -- ls"] {
+        let (code, _, said) = run(&master, line).await;
+        assert!(code != 0 && said.contains("all is well"), "{line}: {said:?}");
+        assert!(!said.lines().any(|line| line.starts_with("sloth-runner: all is well")), "{line}: {said:?}");
+        assert!(!said.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{line}: {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn usage_errors_are_2_and_other_failures_1() {
     let master = Master::start(fleet(Outcome::Exited(0))).await;
     for (line, expected) in [

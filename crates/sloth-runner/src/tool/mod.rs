@@ -121,9 +121,9 @@ pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// What the tool itself complains of.
+/// What the tool itself complains of: a line that steers no terminal, whatever it quotes.
 pub fn complain(what: impl std::fmt::Display) {
-    say(&format!("sloth-runner: {what}"));
+    say(&table::printable(&format!("sloth-runner: {what}")));
 }
 
 fn with_tool(access: Access, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {

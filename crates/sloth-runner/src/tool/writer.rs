@@ -1,5 +1,6 @@
 //! The tool's two outputs, written by a thread of its own: a reader that stops reading holds up no signal.
 
+use super::table::printable;
 use bytes::Bytes;
 use std::{
     fs::File,
@@ -49,7 +50,8 @@ impl Writer {
         self.queue.send(Part::Err(data)).await.map_err(|_| Gone)
     }
 
-    /// A line of the tool's own on standard error. Lost if nobody can read it.
+    /// A line of the tool's own on standard error. Lost if nobody can read it. What it quotes of agents steers no
+    /// terminal, and makes no line of its own.
     pub async fn notice(&self, line: impl Into<String>) {
         let _ = self.queue.send(Part::Notice(line.into())).await;
     }
@@ -116,7 +118,7 @@ fn write(mut parts: mpsc::Receiver<Part>, mut out: impl Write, mut err: impl Wri
             Part::Out(data) => put(&mut out, &data)?,
             Part::Err(data) => put(&mut err, &data)?,
             Part::Notice(line) => {
-                let _ = put(&mut err, format!("{line}\n").as_bytes());
+                let _ = put(&mut err, format!("{}\n", printable(&line)).as_bytes());
             }
             Part::Mark(done) => {
                 let _ = done.send(()); // whoever asked may be gone
@@ -192,6 +194,17 @@ mod tests {
         written.finish().await.unwrap();
         assert_eq!(*out.0.lock().unwrap(), b"\xff\0abcdef");
         assert_eq!(*err.0.lock().unwrap(), b"1/2\r\x1b[Knote\n1/2\r\x1b[Ke1/2\r\x1b[K");
+    }
+
+    #[tokio::test]
+    async fn what_a_notice_quotes_steers_no_terminal() {
+        let (out, err) = (Shared::default(), Shared::default());
+        let (writer, written) = start(out, err.clone(), false).unwrap();
+        writer.notice("x\x1b]0;title\x07\r\nsloth-runner: all is well\u{202e}").await;
+        drop(writer);
+        written.finish().await.unwrap();
+        let text = String::from_utf8(err.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "x\\u{1b}]0;title\\u{7}\\r\\nsloth-runner: all is well\\u{202e}\n");
     }
 
     #[tokio::test]
