@@ -36,7 +36,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 const STATUS_EVERY: u64 = 12;
 
 /// A timer that is later than this by more than its own process's doing: the machine slept, or the process was stopped.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// After a pause, so long for sockets to be read before deadlines are judged.
 const READ_FIRST: Duration = Duration::from_millis(100);

@@ -9,8 +9,11 @@ use std::{sync::Arc, time::Duration};
 
 /// It looks at least this often, to notice that the process was paused.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Woken later than this, the process itself was away: what lies in the sockets is read before anyone is judged.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Woken later than this, the process itself was away, or had no turn: what lies in the sockets is read before anyone is
+/// judged.
+const LATE: Duration = Duration::from_millis(200);
+/// … and this is worth a line.
+const PAUSE: Duration = Duration::from_secs(1);
 const READ_FIRST: Duration = Duration::from_millis(250);
 
 /// Judges what is due until the task is aborted.
@@ -22,8 +25,11 @@ pub async fn run(core: Arc<Core>) {
             () = crate::clock::sleep(wait) => {}
             () = core.rearm.notified() => {}
         }
-        if core.now().monotonic > now + wait + PAUSE_MIN {
+        let late = core.now().monotonic.saturating_sub(now + wait);
+        if late > PAUSE {
             log::warn!("this process was paused: reading what came meanwhile before judging any agent");
+        }
+        if late > LATE {
             crate::clock::sleep(READ_FIRST).await;
         }
         for outbox in core.wires.overdue(core.now().monotonic) {
