@@ -9,7 +9,7 @@ use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -151,6 +151,12 @@ impl StateDir {
                 state.lock = lock;
                 state.fall_back("be written", &error);
             }
+        }
+        if fs::metadata(path).is_ok_and(|found| found.mode() & 0o002 != 0) {
+            state.notice(format!(
+                "every user of this machine can write {}, and so have this agent run what he likes: chmod o-w it",
+                path.display()
+            ));
         }
         if is_temporary(path) {
             state.notice(format!(

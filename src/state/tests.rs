@@ -19,6 +19,17 @@ fn the_directory_is_made_for_its_owner_alone_and_the_id_stays() {
 }
 
 #[test]
+fn a_directory_that_everybody_can_write_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for (mode, told) in [(0o755, 0), (0o775, 0), (0o777, 1), (0o1777, 1)] {
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let state = open(folder.path());
+        assert_eq!(state.notices.len(), told, "{mode:o}: {:?}", state.notices);
+        assert!(state.notices.iter().all(|text| text.ends_with("chmod o-w it")), "{:?}", state.notices);
+    }
+}
+
+#[test]
 fn a_second_holder_is_refused_with_name_pid_and_directory() {
     let folder = tempfile::tempdir().unwrap();
     let mut state = open(folder.path());
