@@ -131,8 +131,15 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn load(self, listen: Option<String>, insecure: bool) -> Result<Loaded, i32> {
+    /// For what prints an answer.
+    fn load(self, listen: Option<String>, insecure: bool, format: Format) -> Result<Loaded, i32> {
         load_or_say(&self.sources(listen, insecure))
+            .inspect_err(|problems| {
+                if format == Format::Json {
+                    crate::tool::print(&json::error(&problems.to_string()));
+                }
+            })
+            .map_err(|_| USAGE)
     }
 
     fn sources(self, listen: Option<String>, insecure: bool) -> Sources {
@@ -148,10 +155,10 @@ impl ConfigArgs {
 
 impl ConfigArgs {
     /// With `--state-dir` a configuration that does not hold is in nobody's way; and where it listens does not matter.
-    fn state_dir(self) -> Result<PathBuf, i32> {
+    fn state_dir(self, format: Format) -> Result<PathBuf, i32> {
         match &self.state_dir {
             Some(path) if !path.is_empty() => Ok(path.into()),
-            _ => self.load(None, true).map(|loaded| loaded.config.state_dir),
+            _ => self.load(None, true, format).map(|loaded| loaded.config.state_dir),
         }
     }
 }
@@ -164,9 +171,9 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
     }
     let done = match command {
         MasterCommand::Start(args) => start(args),
-        MasterCommand::Stop(args) => args.config.state_dir().and_then(|path| control::stop(&path, format)),
-        MasterCommand::Status(args) => args.config.state_dir().and_then(|path| control::status(&path, format)),
-        MasterCommand::Web(args) => args.config.state_dir().and_then(|path| web::link(&path, format)),
+        MasterCommand::Stop(args) => args.config.state_dir(format).and_then(|path| control::stop(&path, format)),
+        MasterCommand::Status(args) => args.config.state_dir(format).and_then(|path| control::status(&path, format)),
+        MasterCommand::Web(args) => args.config.state_dir(format).and_then(|path| web::link(&path, format)),
         MasterCommand::Check(args) => check(args, format),
         MasterCommand::Init(args) => init::init(args),
         MasterCommand::OperatorCert(args) => operator_cert::make(args),
@@ -177,7 +184,7 @@ pub fn run(command: MasterCommand, format: Format) -> i32 {
 
 fn start(args: StartArgs) -> Result<(), i32> {
     let sources = args.config.sources(args.listen, args.insecure);
-    let loaded = load_or_say(&sources)?;
+    let loaded = load_or_say(&sources).map_err(|_| USAGE)?;
     let failed = |error: String| {
         eprintln!("cannot start the master: {error}");
         FAILED
@@ -208,11 +215,8 @@ fn start(args: StartArgs) -> Result<(), i32> {
     Ok(())
 }
 
-fn load_or_say(sources: &Sources) -> Result<Loaded, i32> {
-    load(sources, &Surroundings::of_process()).map_err(|problems| {
-        eprintln!("{problems}");
-        USAGE
-    })
+fn load_or_say(sources: &Sources) -> Result<Loaded, Problems> {
+    load(sources, &Surroundings::of_process()).inspect_err(|problems| eprintln!("{problems}"))
 }
 
 fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
@@ -247,19 +251,22 @@ fn check(args: CheckArgs, format: Format) -> Result<(), i32> {
     Ok(())
 }
 
-/// What a start would find in the files of TLS.
+/// What a start would find in the files that the configuration names.
 fn with_usable_files(loaded: Loaded) -> Result<Loaded, Problems> {
-    if let Some(files) = &loaded.config.tls
-        && let Err(text) = certificates(files)
-    {
-        return Err(Problems(vec![Problem { origin: Origin::Default, text }]));
-    }
-    Ok(loaded)
+    let of_tls = loaded.config.tls.as_ref().and_then(|files| certificates(files).err());
+    let of_tls = of_tls.map(|text| Problem { origin: Origin::Default, text });
+    let of_webhook = webhook(&loaded.config).err().map(|text| {
+        let set = |key: &str| loaded.shown.iter().find(|shown| shown.key == key).map(|shown| shown.origin.clone());
+        let origin = set("events.webhook.ca_file").or_else(|| set("events.webhook.url"));
+        Problem { origin: origin.unwrap_or(Origin::Default), text }
+    });
+    let problems: Vec<_> = of_tls.into_iter().chain(of_webhook).collect();
+    if problems.is_empty() { Ok(loaded) } else { Err(Problems(problems)) }
 }
 
 fn backup(args: BackupArgs, format: Format) -> Result<(), i32> {
     // Where it listens does not matter here.
-    let config = args.config.load(None, true)?.config;
+    let config = args.config.load(None, true, format)?.config;
     let summary = store::backup(&config.store, &args.file, args.force).map_err(|error| {
         eprintln!("cannot back up: {error}");
         if format == Format::Json {
@@ -284,7 +291,8 @@ fn backup(args: BackupArgs, format: Format) -> Result<(), i32> {
 
 /// Opens everything, serves until a signal, closes everything.
 ///
-/// The state directory is locked. With `background` it lets go of the terminal once it listens.
+/// The state directory is locked. With `background` it lets go of the terminal once it listens. After the line that says
+/// it is up nothing may fail any more: who has read that looks no further.
 fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) -> Result<(), String> {
     let open_files = open_files::raise_limit();
     let outputs = FileOutputs::new(&config.state_dir.join("output"), config.output_keep);
@@ -296,16 +304,21 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
     let audit = Audit::open(&config.state_dir.join(audit::FILE), config.log.max_size, config.log.max_files)?;
     let audit = Arc::new(audit);
     let security = config.tls.as_ref().map(|files| secure(files, config, &audit)).transpose()?;
+    let webhook = webhook(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no threads, or no timers: {error}"))?;
     let served = runtime.block_on(async {
         let listener = listen::bind(config.listen).map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        // Before the line that says it is up: who reads it may send a signal.
+        let http = web::bind(config, security.as_ref())?;
+        // Before the line that says it is up, as all that may fail: who reads it may send a signal.
         let signals = Shutdown::listen().and_then(|shutdown| reload.listen().map(|()| shutdown));
         let shutdown = signals.map_err(|error| format!("no signals: {error}"))?;
         if security.is_none() && !address.ip().to_canonical().is_loopback() {
             log::warn!("Neither TLS nor tokens on {address}: whoever reaches it can run commands on every agent");
+        }
+        if config.webhook.as_ref().is_some_and(|webhook| webhook.secret.is_none()) {
+            log::warn!("Events are posted without a signature: set events.webhook.secret_file");
         }
         say_started(address, &config.state_dir);
         log::info!(
@@ -319,8 +332,8 @@ fn serve(config: &MasterConfig, reload: Reload, background: Option<&Rolling>) ->
             daemon::detach(log);
         }
         let options = Options {
-            http: web::bind(config, security.as_ref())?,
-            webhook: webhook(config)?,
+            http,
+            webhook,
             name: sloth_agent::config::host_name(),
             registrations_per_second: config.registrations_per_second,
             heartbeats_per_second: config.heartbeats_per_second,
@@ -358,9 +371,6 @@ fn webhook(config: &MasterConfig) -> Result<Option<Webhook>, String> {
     let Some(webhook) = &config.webhook else { return Ok(None) };
     let (target, secret) =
         (webhook.target.clone(), webhook.secret.as_ref().map(|secret| secret.0.clone().into_bytes()));
-    if webhook.secret.is_none() {
-        log::warn!("Events are posted without a signature: set events.webhook.secret_file");
-    }
     let (ca_file, kinds) = (webhook.ca_file.clone(), webhook.kinds.clone());
     Webhook::new(target, secret, ca_file, kinds, Patience::default()).map(Some)
 }

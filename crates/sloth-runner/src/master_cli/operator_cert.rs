@@ -2,6 +2,7 @@
 
 use super::{ConfigArgs, FAILED, USAGE};
 use crate::{
+    cli::Format,
     clock,
     security::{Role, pki::Authority},
     tool::{check_context_name, duration},
@@ -44,7 +45,7 @@ enum PersonRole {
 pub fn make(args: OperatorCertArgs) -> Result<(), i32> {
     let OperatorCertArgs { config, name, role, ttl, dir } = args;
     // Where it listens does not matter here.
-    let config = config.load(None, true)?.config;
+    let config = config.load(None, true, Format::Table)?.config;
     let files = config.tls.as_ref().and_then(|tls| Some((tls.ca_file.clone()?, tls.ca_key_file.clone()?)));
     let Some((ca_file, key_file)) = files else {
         eprintln!(

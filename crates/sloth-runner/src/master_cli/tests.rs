@@ -179,6 +179,36 @@ fn a_port_in_use_is_a_failure_and_names_it() {
     );
 }
 
+#[test]
+fn a_master_that_cannot_serve_all_that_was_asked_of_it_says_so_and_not_that_it_is_up() {
+    let world = World::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let bad = world.directory.path().join("bad.pem");
+    std::fs::write(&bad, "no PEM\n").unwrap();
+    let http = format!("http.listen={taken}");
+    // Of a net for documentation: no host has it.
+    let not_ours = ["--insecure", "--set", "http.listen=192.0.2.1:0"];
+    let url = "events.webhook.url=https://hook.test/x";
+    let no_ca = ["--set", url, "--set", "events.webhook.ca_file=bad.pem"];
+    let cases = [
+        (&["--set", &http][..], format!("cannot listen on {taken} (http.listen): address already in use")),
+        (&not_ours, "cannot listen on 192.0.2.1:0 (http.listen): ".to_owned()),
+        (&no_ca, format!("events.webhook.ca_file is {}, which holds no certificate in PEM", bad.display())),
+    ];
+    let state = world.state();
+    for (arguments, expected) in cases {
+        for daemon in [&[][..], &["--daemon"]] {
+            let start = ["start", "--listen", "127.0.0.1:0", "--state-dir", &state];
+            let output = world.run(&[&start[..], arguments, daemon].concat());
+            let (said, message) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert_eq!(output.status.code(), Some(1), "{arguments:?} {daemon:?}: {said} {message}");
+            assert!(message.contains(&format!("cannot start the master: {expected}")), "{message}");
+            assert!(!said.contains(STARTED) && !said.contains("In the background"), "{said}");
+        }
+    }
+}
+
 /// What follows the lines of the test harness.
 fn document(output: Output) -> serde_json::Value {
     let text = String::from_utf8(output.stdout).unwrap();
@@ -213,6 +243,34 @@ fn wrong_configuration_is_exit_2_and_open_doors_have_to_be_asked_for() {
     assert_eq!(invalid.status.code(), Some(2));
     let problems = document(invalid)["problems"].as_array().unwrap().clone();
     assert_eq!(problems.len(), 2, "each has its sentence: {problems:?}");
+    let unread = world.run(&["backup", "-o", "json", "--set", "commands.keep=never", "x.db"]);
+    assert_eq!(unread.status.code(), Some(2));
+    let error = document(unread)["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("commands.keep"), "{error}");
+}
+
+#[test]
+fn check_finds_what_a_start_would_in_the_files_that_are_named() {
+    let world = World::new();
+    let bad = world.directory.path().join("bad.pem");
+    std::fs::write(&bad, "no PEM\n").unwrap();
+    let made = rcgen::generate_simple_self_signed(["hook.test".to_owned()]).unwrap();
+    std::fs::write(world.directory.path().join("good.pem"), made.cert.pem()).unwrap();
+    let check = |file: &str| {
+        let ca = format!("events.webhook.ca_file={file}");
+        world.run(&["check", "-o", "json", "--set", "events.webhook.url=https://hook.test/x", "--set", &ca])
+    };
+    let refused = check("bad.pem");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let expected = format!(
+        "--set events.webhook.ca_file: events.webhook.ca_file is {}, which holds no certificate in PEM: name one that does",
+        bad.display()
+    );
+    let answer = document(refused);
+    assert_eq!((&answer["valid"], &answer["problems"]), (&false.into(), &serde_json::json!([expected])));
+    assert_eq!(check("gone.pem").status.code(), Some(2));
+    let taken = check("good.pem");
+    assert_eq!((taken.status.code(), &document(taken)["valid"]), (Some(0), &true.into()));
 }
 
 #[test]
