@@ -16,6 +16,7 @@ use tokio::{
     process::{Child, Command},
     time::timeout,
 };
+use tonic::Code;
 
 /// Nothing here takes longer, unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,6 +50,16 @@ fn signal(child: &Child, number: i32) {
     let pid = i32::try_from(child.id().expect("it runs")).unwrap();
     // SAFETY: sends a signal to a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(pid, number) }, 0);
+}
+
+/// Until the master has seen that.
+async fn until(master: &Master, is_so: impl Fn(&Script) -> bool) {
+    let so = async {
+        while !master.seen(&is_so) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, so).await.expect("it comes to that");
 }
 
 fn agent(name: &str, status: &str, site: &str) -> AgentRow {
@@ -226,6 +237,163 @@ async fn json_is_one_document() {
             ])
         )
     );
+}
+
+#[tokio::test]
+async fn a_program_gets_a_document_also_where_a_command_is_not_begun() {
+    let parse =
+        |text: &str| -> Value { serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text:?}")) };
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    let detached = parse(&run(&master, "agent run lady --detach -o json --id x -- ls").await.1);
+    let fields = |document: &Value| document.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    master.script.lock().unwrap().refusal = Some("lady is Inactive");
+    for detach in ["", "--detach "] {
+        let (code, text, said) = run(&master, &format!("agent run lady {detach}-o json -- ls")).await;
+        let document = parse(&text);
+        assert_eq!((code, said.as_str()), (255, "sloth-runner: lady is Inactive\n"));
+        assert_eq!((&document["id"], &document["reason"]), (&json!(null), &json!("lady is Inactive")));
+        if !detach.is_empty() {
+            assert_eq!(fields(&document), fields(&detached), "those of a command, without output");
+        }
+    }
+    master.script.lock().unwrap().refused_with = Some(Code::AlreadyExists);
+    for detach in ["", "--detach "] {
+        let (code, text, _) = run(&master, &format!("agent run lady {detach}--id xx1 -o json -- ls")).await;
+        assert_eq!((code, &parse(&text)["id"]), (255, &json!(null)), "xx1 is another command");
+    }
+    // Held, so that no other test is given it, and without a listener.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = held.local_addr().unwrap().to_string();
+    let output = ended(tool(&nobody, "agent run lady --detach -o json -- ls").spawn().unwrap()).await;
+    let document = parse(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!((output.status.code(), &document["id"]), (Some(255), &json!(null)));
+}
+
+#[tokio::test]
+async fn of_several_agents_each_has_its_place_in_the_array_also_where_one_is_unknown() {
+    let master = Master::start(fleet(Outcome::Exited(0))).await;
+    for how in ["", "--queue ", "--detach "] {
+        let (code, text, said) = run(&master, &format!("agent run kei nobody kei lady {how}-o json -n -- ls")).await;
+        assert_eq!(code, 1, "{said}");
+        let rows: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"));
+        let why = "no agent \"nobody\", so nothing was run: `sloth-runner agent list` shows all";
+        assert_eq!(said, format!("sloth-runner: {why}\n"));
+        let word = if how == "--detach " { "error" } else { "reason" };
+        let shown: Vec<_> =
+            rows.as_array().unwrap().iter().map(|row| (&row["agent"], &row["id"], &row[word])).collect();
+        let not_started = json!(format!("not started: {why}"));
+        assert_eq!(
+            shown,
+            [
+                (&json!("kei"), &json!(null), &not_started),
+                (&json!("nobody"), &json!(null), &json!(why)),
+                (&json!("lady"), &json!(null), &not_started),
+            ]
+        );
+    }
+    master.seen(|script| assert_eq!(script.starts.len(), 0));
+}
+
+#[tokio::test]
+async fn a_program_gets_a_document_also_of_a_tool_that_has_to_leave() {
+    let parse = |output: &Output| -> Value {
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
+    };
+    for number in [libc::SIGTERM, libc::SIGHUP] {
+        let master = Master::start(endless()).await;
+        let mut command = tool(&master.address(), "agent run lady --id x8 -o json -- sleep");
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"abc").await.unwrap();
+        // It is sent on when the master has answered.
+        until(&master, |script| script.stdin == b"abc").await;
+        let open = child.stdin.take();
+        signal(&child, number);
+        let output = ended(child).await;
+        let document = parse(&output);
+        assert_eq!(
+            (output.status.code(), &document["id"], &document["state"]),
+            (Some(255), &json!("x8"), &json!(null))
+        );
+        let why = document["reason"].as_str().unwrap();
+        drop(open);
+        let expected = "leaving; it goes on, unless its standard input is unfinished; to look at it: sloth-runner command \
+                        logs x8 --follow";
+        assert_eq!(why, expected);
+        assert!(String::from_utf8_lossy(&output.stderr).ends_with(&format!("sloth-runner: {why}\n")));
+    }
+
+    let master = Master::start(Script { agents: fleet(Outcome::Exited(0)).agents, ..endless() }).await;
+    for (line, word) in [("", "reason"), ("--detach ", "error")] {
+        let begun = master.seen(|script| script.starts.len());
+        // The start of a detached one is only waited for where the master does not answer.
+        master.script.lock().unwrap().holds_starts = !line.is_empty();
+        let line = format!("agent run --all --max-parallel 2 {line}-o json -n -- sleep");
+        let child = tool(&master.address(), &line).spawn().unwrap();
+        until(&master, |script| script.starts.len() == begun + 2).await;
+        signal(&child, libc::SIGTERM);
+        let output = ended(child).await;
+        let rows = parse(&output);
+        let ids: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["id"].as_str()).collect();
+        let given =
+            master.seen(|script| script.starts[begun..].iter().map(|start| start.id.clone()).collect::<Vec<_>>());
+        assert_eq!((output.status.code(), ids.len(), ids[2]), (Some(1), 3, None), "{rows}");
+        assert!(given.iter().all(|id| ids.contains(&Some(id.as_str()))), "{rows} {given:?}");
+        assert_eq!(rows[2][word], "not started: left before its turn");
+        assert!(rows[0][word].as_str().unwrap().starts_with("leaving; "), "{rows}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_interrupt_leaves_at_once_and_with_a_document() {
+    // The kernel takes the connection, and nobody reads from it: nothing is heard of the cancelling either.
+    let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hangs.local_addr().unwrap().to_string();
+    let mut child = tool(&address, "agent run lady --id x9 -o json -n -- sleep").spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut next = async || timeout(PATIENCE, said.next_line()).await.expect("it comes").unwrap().unwrap();
+    assert_eq!(next().await, format!("no answer from the master at {address} yet"));
+    signal(&child, libc::SIGINT);
+    assert_eq!(next().await, "cancelling; Ctrl-C again leaves at once");
+    signal(&child, libc::SIGINT);
+    let output = ended(child).await;
+    assert_eq!(output.status.code(), Some(130));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["id"], "x9", "it may have been taken");
+    assert!(document["reason"].as_str().unwrap().starts_with("leaving; the master has not answered"), "{document}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_before_the_master_is_asked_is_a_document_too() {
+    let home = tempfile::tempdir().unwrap();
+    for line in [
+        "--context nope agent list",
+        "--master http://x agent list",
+        "--token sloth1.bad agent get x",
+        "--ca /nonex command list",
+        "--token sloth1.bad token list",
+        "--token sloth1.bad support-bundle x",
+        "--context nope support-bundle x",
+        "context add zz",
+        "agent run a b --id x -n -- ls",
+        "--token sloth1.bad agent list --watch",
+        "--token sloth1.bad agent events --follow",
+        "--token sloth1.bad command logs x --follow",
+    ] {
+        let mut command = tool("127.0.0.1:1", &format!("-o json {line}"));
+        if line.starts_with("--context") {
+            command.env_remove("SLOTH_RUNNER_MASTER_ADDR");
+        }
+        let output = ended(command.env("XDG_CONFIG_HOME", home.path()).spawn().unwrap()).await;
+        assert_eq!(output.status.code(), Some(2), "{line}: {output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let document: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text:?}"));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said, format!("sloth-runner: {}\n", document["error"].as_str().unwrap()), "{line}");
+        let lines = line.ends_with("--watch") || line.ends_with("--follow");
+        assert_eq!(text.lines().count() == 1, lines, "{line}: {text}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `sloth-runner command …`.
 
 use super::{
-    Tool, complain,
+    Answer, Tool, complain,
     connect::{Master, Trouble},
     ending::{self, Ending},
     fail,
@@ -160,7 +160,7 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
     let (mut signals, (writer, written)) = match signals.and_then(|signals| Ok((signals, standard?))) {
         Ok(both) => both,
         Err(error) => {
-            complain(format!("cannot start: {error}"));
+            Answer::of(tool.format, to_the_end).fail(&format!("cannot start: {error}"));
             return 1;
         }
     };
@@ -196,12 +196,7 @@ pub async fn logs(tool: &Tool, id: String, to_the_end: bool) -> i32 {
         (ending, written) = shown => match (ending, written) {
             (_, Err(error)) => output_failed(&error),
             (Ending::Failed(why) | Ending::Never(why), _) => {
-                match (tool.format, to_the_end) {
-                    (Format::Json, true) => drop(print(&json::error_line(&why))),
-                    (Format::Json, false) => drop(print(&json::error(&why))),
-                    _ => {}
-                }
-                complain(why);
+                Answer::of(tool.format, to_the_end).fail(&why);
                 1
             }
             _ => 0,

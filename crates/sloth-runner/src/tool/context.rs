@@ -136,7 +136,7 @@ pub fn context(access: Access, format: Format, command: ContextCommand) -> i32 {
             let context = match wanted(access, token_file.as_deref()).and_then(|context| let_in(&name, context)) {
                 Ok(context) => context,
                 Err(why) => {
-                    complain(why);
+                    fail(format, &why);
                     return 2;
                 }
             };

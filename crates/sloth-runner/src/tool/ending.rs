@@ -24,6 +24,9 @@ pub enum Ending {
     Never(String),
     /// Our own output is closed: the command goes on, unless it was still being fed.
     OutputGone { stdin_unfinished: bool },
+    /// Somebody had the tool leave before there was another end. What that means for the command was told to people
+    /// already.
+    Left(String),
 }
 
 impl Ending {
@@ -32,7 +35,7 @@ impl Ending {
         match self {
             Self::Finished(row) => row.outcome.as_ref().map_or(NO_CODE, exit_code),
             Self::Detached(_) => 0,
-            Self::NotStarted(_) | Self::Failed(_) | Self::Never(_) | Self::OutputGone { .. } => NO_CODE,
+            Self::NotStarted(_) | Self::Failed(_) | Self::Never(_) | Self::OutputGone { .. } | Self::Left(_) => NO_CODE,
         }
     }
 
@@ -48,7 +51,7 @@ impl Ending {
                 let away = if row.agent_away.is_empty() { "its agent is away" } else { &row.agent_away };
                 Some(format!("queued, {away}; to look at it: sloth-runner command get {}", row.id))
             }
-            Self::Detached(_) | Self::NotStarted(_) | Self::OutputGone { .. } => None,
+            Self::Detached(_) | Self::NotStarted(_) | Self::OutputGone { .. } | Self::Left(_) => None,
         }
     }
 }
@@ -64,7 +67,7 @@ pub fn without_output(id: &str, ending: &Ending) -> String {
         Ending::OutputGone { .. } | Ending::Detached(_) => {
             format!("the command goes on; {look} or `sloth-runner command cancel {id}`")
         }
-        Ending::NotStarted(why) | Ending::Failed(why) | Ending::Never(why) => why.clone(),
+        Ending::NotStarted(why) | Ending::Failed(why) | Ending::Never(why) | Ending::Left(why) => why.clone(),
     }
 }
 
@@ -116,7 +119,7 @@ pub fn summary(endings: &[(String, Ending)]) -> String {
             Ending::Detached(_) => (0, "started".to_owned()),
             Ending::NotStarted(_) => (0, "not started".to_owned()),
             Ending::Failed(_) | Ending::Never(_) => (4, "failed".to_owned()),
-            Ending::OutputGone { .. } => (5, "not followed to the end".to_owned()),
+            Ending::OutputGone { .. } | Ending::Left(_) => (5, "not followed to the end".to_owned()),
         };
         groups.entry(key).or_default().push(agent);
     }

@@ -1,9 +1,8 @@
 //! `sloth-runner agent events`.
 
 use super::{
-    Tool, complain,
+    Answer, Tool,
     connect::{Master, PATIENCE, Trouble},
-    fail,
     follow::{GOOD, UNANSWERED_MAX},
     json, output_failed, print, say,
     signals::{Signals, Wish},
@@ -87,7 +86,7 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
     let (mut signals, (writer, written)) = match Signals::new().and_then(|signals| Ok((signals, writer::standard()?))) {
         Ok(both) => both,
         Err(error) => {
-            complain(format!("cannot start: {error}"));
+            Answer::of(tool.format, true).fail(&format!("cannot start: {error}"));
             return 1;
         }
     };
@@ -118,13 +117,7 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
 
 /// Says why there are no events, or no more; the exit code.
 fn failed(format: Format, following: bool, trouble: &Trouble) -> i32 {
-    match format {
-        Format::Json if following => {
-            print(&json::error_line(&trouble.to_string()));
-            complain(trouble);
-        }
-        _ => fail(format, &trouble.to_string()),
-    }
+    Answer::of(format, following).fail(&trouble.to_string());
     1
 }
 

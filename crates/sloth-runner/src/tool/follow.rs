@@ -110,6 +110,8 @@ struct Stdin {
 
 enum Step {
     Ended(Ending),
+    /// The id is that of another command, so that ours was never taken, whatever went before.
+    Anothers(String),
     Lost(Trouble),
     /// Attach once more, at once.
     Again,
@@ -129,6 +131,7 @@ impl<O: Output> Follow<'_, O> {
                     let _ = self.tell_gap().await; // the ending says more
                     return ending;
                 }
+                Step::Anothers(why) => return Ending::Never(why),
                 Step::Lost(trouble) => trouble,
                 Step::Again => continue,
             };
@@ -434,10 +437,8 @@ impl<O: Output> Follow<'_, O> {
             Trouble::Answer { code: Code::NotFound, message } if self.answered => {
                 Step::Ended(Ending::Failed(format!("the master does not know this command any more: {message}")))
             }
-            // With other content there is one of this id.
-            Trouble::Answer { code, message } if !self.answered && code != Code::AlreadyExists => {
-                Step::Ended(Ending::Never(message))
-            }
+            Trouble::Answer { code: Code::AlreadyExists, message } if !self.answered => Step::Anothers(message),
+            Trouble::Answer { message, .. } if !self.answered => Step::Ended(Ending::Never(message)),
             // Who is let in no more: the command is not his.
             Trouble::Answer { code: Code::Unauthenticated | Code::PermissionDenied, message } if self.answered => {
                 let id = self.id();

@@ -8,15 +8,16 @@ use super::{
     id, json,
     output::{Budget, Collected, Nowhere, Prefixed},
     quote,
-    run::{document, say_away, spec, start, written},
+    run::{document, left, say_away, spec, start, written},
     say,
+    signals::Leaving,
     table::printable,
     writer::{self, Writer},
 };
 use crate::cli::{Format, RunArgs, Status};
 use proto::{GetRequest, ListRequest, RunStart};
-use std::{collections::HashSet, sync::Arc};
-use tokio::{sync::watch, task::JoinSet};
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tokio::{select, sync::watch, task::JoinSet};
 use tonic::Code;
 
 /// On several agents there is no code of one command: not everything that was asked for was done, and well.
@@ -28,13 +29,33 @@ pub fn is_meant(args: &RunArgs) -> bool {
 }
 
 /// Runs the command everywhere, at most `--max-parallel` at a time, and returns the exit code.
-pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> i32 {
-    let strangers = strangers(&tool.master, &args.agents).await;
+pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>, mut leaving: Leaving) -> i32 {
+    let strangers = select! {
+        strangers = strangers(&tool.master, &args.agents) => strangers,
+        _ = leaving.wished() => {
+            let runs = none_begun(&args.agents, |_| Ending::NotStarted("not started: left before".to_owned()));
+            super::print(&answer(tool.format, args.detach, &runs));
+            return FAILED;
+        }
+    };
     if !strangers.is_empty() {
-        super::fail(tool.format, &no_such(&strangers, args));
+        let why = no_such(&strangers, args);
+        let runs = none_begun(&args.agents, |agent| match strangers.contains(agent) {
+            true => Ending::Never(why.clone()),
+            false => Ending::NotStarted(format!("not started: {why}")),
+        });
+        super::print(&answer(tool.format, args.detach, &runs));
+        super::complain(why);
         return FAILED;
     }
-    let agents = match targets(&tool.master, args).await {
+    let targets = select! {
+        targets = targets(&tool.master, args) => targets,
+        _ = leaving.wished() => {
+            super::print(&json::error("left before the master said which agents there are: nothing was begun"));
+            return FAILED;
+        }
+    };
+    let agents = match targets {
         Ok((agents, stopped)) => {
             if stopped > 0 {
                 say(&format!("{stopped} stopped {} skipped", if stopped == 1 { "agent" } else { "agents" }));
@@ -65,7 +86,7 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
     let (writer, end) = match writer::standard() {
         Ok(both) => both,
         Err(error) => {
-            super::complain(format!("cannot start: {error}"));
+            super::fail(tool.format, &format!("cannot start: {error}"));
             return FAILED;
         }
     };
@@ -75,19 +96,19 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
         (false, Format::Table) => Mode::Show,
     };
     let total = agents.len();
-    let results = everywhere(&tool.master, args, agents, mode, cancel, &writer).await;
-    let answer = match (tool.format, args.detach) {
-        (Format::Table, false) => String::new(),
-        (Format::Table, true) => results.iter().filter_map(Run::started).collect(),
-        (Format::Json, true) => json::document(&results.iter().map(Run::as_started).collect::<Vec<_>>()),
-        (Format::Json, false) => json::document(&results.iter().map(Run::as_document).collect::<Vec<_>>()),
-    };
+    let results = everywhere(&tool.master, args, agents, mode, (cancel, leaving), &writer).await;
+    let answer = answer(tool.format, args.detach, &results);
     if !answer.is_empty() {
         let _ = writer.out(answer.into()).await;
     }
     let endings: Vec<(String, Ending)> = results.into_iter().map(|run| (run.agent, run.ending)).collect();
-    let summary = if args.detach { ending::summary_of_started(&endings) } else { ending::summary(&endings) };
-    writer.notice(summary).await;
+    let left = endings.iter().any(|(_, ending)| matches!(ending, Ending::Left(_)));
+    match args.detach {
+        // Whether these were started is not known, and that was told.
+        true if left => {}
+        true => writer.notice(ending::summary_of_started(&endings)).await,
+        false => writer.notice(ending::summary(&endings)).await,
+    }
     drop(writer);
     let meanwhile = || {
         let ended = endings.iter().filter(|(_, ending)| !matches!(ending, Ending::OutputGone { .. })).count();
@@ -97,6 +118,16 @@ pub async fn run(tool: &Tool, args: &RunArgs, cancel: watch::Receiver<bool>) -> 
         )
     };
     written(end.finish().await, ending::exit_code_of_all(&endings), FAILED, meanwhile)
+}
+
+/// What is printed at the end.
+fn answer(format: Format, detach: bool, results: &[Run]) -> String {
+    match (format, detach) {
+        (Format::Table, false) => String::new(),
+        (Format::Table, true) => results.iter().filter_map(Run::started).collect(),
+        (Format::Json, true) => json::document(&results.iter().map(Run::as_started).collect::<Vec<_>>()),
+        (Format::Json, false) => json::document(&results.iter().map(Run::as_document).collect::<Vec<_>>()),
+    }
 }
 
 /// What became of it on one agent.
@@ -120,7 +151,7 @@ async fn everywhere(
     args: &RunArgs,
     agents: Vec<String>,
     mode: Mode,
-    cancel: watch::Receiver<bool>,
+    (cancel, leaving): (watch::Receiver<bool>, Leaving),
     writer: &Writer,
 ) -> Vec<Run> {
     let total = agents.len();
@@ -136,24 +167,20 @@ async fn everywhere(
         while running.len() < usize::from(args.max_parallel)
             && let Some((at, agent)) = waiting.next()
         {
-            if let Some(why) = stop.clone().or_else(|| cancel.borrow().then(|| "cancelled before its turn".to_owned()))
-            {
+            let left = || leaving.wish().is_some().then(|| "left before its turn".to_owned());
+            let cancelled = || cancel.borrow().then(|| "cancelled before its turn".to_owned());
+            if let Some(why) = stop.clone().or_else(left).or_else(cancelled) {
                 results[at] = Some(Run::without_id(agent, Ending::NotStarted(format!("not started: {why}"))));
                 continue;
             }
             let id = id::new();
             let start = id.map(|id| start(args, id, agent.clone(), spec(args, false)));
             let (master, mode) = (master.clone(), mode.clone());
-            let (cancel, writer, wait) = (cancel.clone(), writer.clone(), args.wait);
+            let (watched, writer, wait) = ((cancel.clone(), leaving.clone()), writer.clone(), args.wait);
             running.spawn(async move {
                 let run = match start {
-                    Ok(start) => {
-                        if let Some(patience) = wait {
-                            say_away(&master, &agent, patience, &writer).await;
-                        }
-                        single(&master, *start, mode, cancel, &writer).await
-                    }
-                    Err(error) => Run::without_id(agent, Ending::Failed(format!("no randomness for an id: {error}"))),
+                    Ok(start) => single(&master, *start, wait, mode, watched, &writer).await,
+                    Err(error) => Run::without_id(agent, Ending::Never(format!("no randomness for an id: {error}"))),
                 };
                 (at, run)
             });
@@ -188,17 +215,47 @@ async fn everywhere(
     results.into_iter().flatten().collect()
 }
 
-async fn single(master: &Master, start: RunStart, mode: Mode, cancel: watch::Receiver<bool>, writer: &Writer) -> Run {
+async fn single(
+    master: &Master,
+    start: RunStart,
+    wait: Option<Duration>,
+    mode: Mode,
+    (cancel, mut leaving): (watch::Receiver<bool>, Leaving),
+    writer: &Writer,
+) -> Run {
     let (agent, id) = (start.agent.clone(), start.id.clone());
     let call = Call::Run(Box::new(start));
+    let told_as = id.clone();
+    let left = async move {
+        let wish = leaving.wished().await;
+        Ending::Left(left(&told_as, false, false, master.met(), wish))
+    };
+    let told_away = async {
+        if let Some(patience) = wait {
+            say_away(master, &agent, patience, writer).await;
+        }
+    };
     let (ending, output) = match mode {
-        Mode::Detach => (follow(master, call, None, cancel, &mut Nowhere(writer.clone())).await, None),
+        Mode::Detach => {
+            let mut nowhere = Nowhere(writer.clone());
+            let followed = async {
+                told_away.await;
+                follow(master, call, None, cancel, &mut nowhere).await
+            };
+            let ending = select! { ending = followed => ending, ending = left => ending };
+            (ending, None)
+        }
         Mode::Collect(budget) => {
             let mut collected = Collected::new(budget, writer.clone());
-            let ending = follow(master, call, None, cancel, &mut collected).await;
+            let followed = async {
+                told_away.await;
+                follow(master, call, None, cancel, &mut collected).await
+            };
+            let ending = select! { ending = followed => ending, ending = left => ending };
             (ending, Some(collected))
         }
         Mode::Show => {
+            told_away.await;
             let mut lines = Prefixed::new(&agent, writer.clone());
             let ending = follow(master, call, None, cancel, &mut lines).await;
             match lines.finish().await {
@@ -221,7 +278,9 @@ impl Run {
 
     fn as_started(&self) -> json::Started<'_> {
         let error = match &self.ending {
-            Ending::Failed(why) | Ending::Never(why) | Ending::NotStarted(why) => Some(why.as_str()),
+            Ending::Failed(why) | Ending::Never(why) | Ending::NotStarted(why) | Ending::Left(why) => {
+                Some(why.as_str())
+            }
             _ => None,
         };
         let id = (!matches!(self.ending, Ending::Never(_) | Ending::NotStarted(_))).then_some(self.id.as_str());
@@ -265,6 +324,16 @@ fn no_such(strangers: &[String], args: &RunArgs) -> String {
     format!("no {agents} {names}, so nothing was run: `sloth-runner agent list` shows all{hint}")
 }
 
+/// Nothing was begun on those that were named, each for its reason.
+fn none_begun(named: &[String], ending: impl Fn(&String) -> Ending) -> Vec<Run> {
+    unrepeated(named).into_iter().map(|agent| Run::without_id(agent.clone(), ending(agent))).collect()
+}
+
+fn unrepeated(names: &[String]) -> Vec<&String> {
+    let mut seen = HashSet::new();
+    names.iter().filter(|name| seen.insert(name.as_str())).collect()
+}
+
 /// Names without repetition, in the order given; those found by label are in the master's order. With them the number of
 /// those that were left out: an agent that said goodbye is no part of "all", one that is lost is.
 async fn targets(master: &Master, args: &RunArgs) -> Result<(Vec<String>, usize), Trouble> {
@@ -274,6 +343,5 @@ async fn targets(master: &Master, args: &RunArgs) -> Result<(Vec<String>, usize)
         let (stopped, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.status == Status::Stopped.word());
         return Ok((rest.into_iter().map(|row| row.name).collect(), stopped.len()));
     }
-    let mut seen = HashSet::new();
-    Ok((args.agents.iter().filter(|agent| seen.insert(agent.as_str())).cloned().collect(), 0))
+    Ok((unrepeated(&args.agents).into_iter().cloned().collect(), 0))
 }

@@ -61,7 +61,8 @@ pub struct Access {
 
 /// Runs `sloth-runner agent …` and returns the exit code.
 pub fn agent(access: Access, format: Format, command: AgentCommand) -> i32 {
-    with_tool(access, format, async |tool| match command {
+    let lines = matches!(command, AgentCommand::List { watch: true, .. } | AgentCommand::Events { follow: true, .. });
+    with_tool(access, Answer::of(format, lines), async |tool| match command {
         AgentCommand::Start { .. }
         | AgentCommand::Status { .. }
         | AgentCommand::Reconnect { .. }
@@ -82,7 +83,8 @@ pub fn agent(access: Access, format: Format, command: AgentCommand) -> i32 {
 
 /// Runs `sloth-runner command …` and returns the exit code.
 pub fn command(access: Access, format: Format, command: CommandCommand) -> i32 {
-    with_tool(access, format, async |tool| match command {
+    let lines = matches!(command, CommandCommand::Logs { follow: true, .. });
+    with_tool(access, Answer::of(format, lines), async |tool| match command {
         CommandCommand::List { agent, state, outcome, since, before, limit } => {
             let request = commands::wanted(agent, state, outcome, since, before, limit);
             commands::show_list(tool, request).await
@@ -95,7 +97,7 @@ pub fn command(access: Access, format: Format, command: CommandCommand) -> i32 {
 
 /// Runs `sloth-runner token …` and returns the exit code.
 pub fn token(access: Access, format: Format, command: TokenCommand) -> i32 {
-    with_tool(access, format, async |tool| tokens::token(tool, command).await)
+    with_tool(access, Answer::of(format, false), async |tool| tokens::token(tool, command).await)
 }
 
 /// Runs `sloth-runner support-bundle …` and returns the exit code.
@@ -103,11 +105,11 @@ pub fn support_bundle(access: Access, format: Format, args: SupportArgs) -> i32 
     let token = match context::token_of(&access, context::Environment::own()) {
         Ok(token) => token,
         Err(why) => {
-            complain(why);
+            fail(format, &why);
             return 2;
         }
     };
-    with_tool(access, format, async |tool| bundle::show(tool, args, token).await)
+    with_tool(access, Answer::of(format, false), async |tool| bundle::show(tool, args, token).await)
 }
 
 /// Colours are for terminals, and for those who don't refuse them.
@@ -126,23 +128,56 @@ pub fn complain(what: impl std::fmt::Display) {
     say(&table::printable(&format!("sloth-runner: {what}")));
 }
 
-fn with_tool(access: Access, format: Format, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
+/// What is printed of an answer, and in place of one.
+#[derive(Clone, Copy)]
+enum Answer {
+    Text,
+    Document,
+    /// A line of JSON for each piece, as with `--follow` and `--watch`.
+    Lines,
+}
+
+impl Answer {
+    fn of(format: Format, lines: bool) -> Self {
+        match (format, lines) {
+            (Format::Table, _) => Self::Text,
+            (Format::Json, false) => Self::Document,
+            (Format::Json, true) => Self::Lines,
+        }
+    }
+
+    fn format(self) -> Format {
+        if matches!(self, Self::Text) { Format::Table } else { Format::Json }
+    }
+
+    /// Says why there is none: to people, and to programs that wait for one.
+    fn fail(self, why: &str) {
+        match self {
+            Self::Text => {}
+            Self::Document => drop(print(&json::error(why))),
+            Self::Lines => drop(print(&json::error_line(why))),
+        }
+        complain(why);
+    }
+}
+
+fn with_tool(access: Access, answer: Answer, body: impl AsyncFnOnce(&Tool) -> i32) -> i32 {
     let (address, credential) = match context::resolve(access, context::Environment::own()) {
         Ok(resolved) => resolved,
         Err(why) => {
-            complain(why);
+            answer.fail(&why);
             return 2;
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(format!("cannot start: {error}"));
+            answer.fail(&format!("cannot start: {error}"));
             return 1;
         }
     };
     let master = Arc::new(Master::new(address, Waits::default()).with(credential));
-    let tool = Tool { master, format, colours: wants_colours(&io::stdout()) };
+    let tool = Tool { master, format: answer.format(), colours: wants_colours(&io::stdout()) };
     let code = runtime.block_on(body(&tool));
     // A name that is still being resolved is not waited for.
     runtime.shutdown_background();
@@ -179,8 +214,5 @@ fn show_answer<T>(format: Format, answer: Result<T, Trouble>, text: impl FnOnce(
 
 /// Says why there is no answer: to people, and to programs that wait for a document.
 pub fn fail(format: Format, why: &str) {
-    if format == Format::Json {
-        print(&json::error(why));
-    }
-    complain(why);
+    Answer::of(format, false).fail(why);
 }

@@ -4,11 +4,12 @@ use super::{
     Tool, agents, complain,
     connect::Master,
     ending::{Ending, INTERRUPTED, NO_CODE, without_output},
+    fail,
     follow::{Call, follow},
     id, json, many,
     output::{Budget, Collected, Nowhere, Raw},
     say,
-    signals::{Signals, Wish},
+    signals::{Leaving, Signals, Wish, end_at_once},
     stdin,
     time::span,
     writer::{self, Writer},
@@ -26,14 +27,14 @@ use tokio::{select, sync::watch};
 pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
     let several = many::is_meant(&args);
     if several && args.id.is_some() {
-        complain("--id names one command, and each of several agents has its own: leave it away");
+        fail(tool.format, "--id names one command, and each of several agents has its own: leave it away");
         return 2;
     }
     let no_code = if several { many::FAILED } else { NO_CODE };
     let (mut signals, id) = match Signals::new().and_then(|signals| Ok((signals, id::new()?))) {
         Ok(both) => both,
         Err(error) => {
-            complain(format!("cannot start: {error}"));
+            fail(tool.format, &format!("cannot start: {error}"));
             return no_code;
         }
     };
@@ -42,25 +43,40 @@ pub async fn run(tool: &Tool, args: RunArgs) -> i32 {
     let told = stdin_unused.filter(|_| stdin::has_unread());
     told.inspect(|why| say(&stdin_left(why)));
     let (ask_to_cancel, cancel) = watch::channel(false);
+    let (had_to_leave, leaving) = Leaving::new();
     let work = async {
-        if several { many::run(tool, &args, cancel).await } else { one(tool, &args, id.clone(), cancel).await }
+        if several {
+            many::run(tool, &args, cancel, leaving).await
+        } else {
+            one(tool, &args, id.clone(), cancel, leaving).await
+        }
     };
-    select! {
-        code = work => {
+    tokio::pin!(work);
+    let wish = select! {
+        code = &mut work => {
             // What feeds a pipe may have been slower than the first look.
             stdin_unused.filter(|_| told.is_none() && stdin::has_unread()).inspect(|why| say(&stdin_left(why)));
-            if *ask_to_cancel.borrow() { INTERRUPTED } else { code }
+            return if *ask_to_cancel.borrow() { INTERRUPTED } else { code };
         }
-        wish = leave(&mut signals, &ask_to_cancel) => {
-            let fed = !(several || args.no_stdin || args.detach || args.queue || io::stdin().is_terminal());
-            complain(left(&id, several, fed, tool.master.met(), wish));
-            if wish == Wish::Interrupt { INTERRUPTED } else { no_code }
-        }
+        wish = leave(&mut signals, &ask_to_cancel) => wish,
+    };
+    complain(left(&id, several, is_fed(&args, several), tool.master.met(), wish));
+    if tool.format == Format::Json {
+        // A program waits for a document, with what is known by now.
+        end_at_once();
+        had_to_leave.send_replace(Some(wish));
+        work.await;
     }
+    if wish == Wish::Interrupt { INTERRUPTED } else { no_code }
+}
+
+/// Whether there may be standard input for the command.
+pub fn is_fed(args: &RunArgs, several: bool) -> bool {
+    !(several || args.no_stdin || args.detach || args.queue || io::stdin().is_terminal())
 }
 
 /// What becomes of what is left before its end. `fed`: the command has standard input; `met`: the master has answered.
-fn left(id: &str, several: bool, fed: bool, met: bool, wish: Wish) -> String {
+pub fn left(id: &str, several: bool, fed: bool, met: bool, wish: Wish) -> String {
     let cancel = if several { "ID" } else { id };
     let look = match (several, met) {
         (true, _) => "command list".to_owned(),
@@ -150,39 +166,48 @@ async fn leave(signals: &mut Signals, ask_to_cancel: &watch::Sender<bool>) -> Wi
     }
 }
 
-async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bool>) -> i32 {
+async fn one(tool: &Tool, args: &RunArgs, id: String, cancel: watch::Receiver<bool>, mut leaving: Leaving) -> i32 {
     let stdin = if args.no_stdin || args.detach || args.queue { Ok(None) } else { stdin::standard() };
     let (stdin, (writer, end)) = match stdin.and_then(|stdin| Ok((stdin, writer::standard()?))) {
         Ok(both) => both,
         Err(error) => {
-            complain(format!("cannot start: {error}"));
+            fail(tool.format, &format!("cannot start: {error}"));
             return NO_CODE;
         }
     };
     let agent = args.agents[0].clone();
-    if let Some(patience) = args.wait {
-        say_away(&tool.master, &agent, patience, &writer).await;
-    }
+    let told_away = async {
+        if let Some(patience) = args.wait {
+            say_away(&tool.master, &agent, patience, &writer).await;
+        }
+    };
     let call = Call::Run(start(args, id.clone(), agent.clone(), spec(args, stdin.is_some())));
     let (ending, answer) = match tool.format {
-        _ if args.detach => {
-            let ending = follow(&tool.master, call, None, cancel, &mut Nowhere(writer.clone())).await;
-            let answer = match (&ending, tool.format) {
-                (Ending::Detached(row), Format::Json) => json::document(&json::command(row)),
-                (Ending::Detached(row), Format::Table) => format!("{}\n", row.id),
-                _ => String::new(),
-            };
-            (ending, answer)
-        }
         Format::Table => {
-            let ending = follow(&tool.master, call, stdin, cancel, &mut Raw(writer.clone())).await;
+            told_away.await;
+            let ending = match args.detach {
+                true => follow(&tool.master, call, None, cancel, &mut Nowhere(writer.clone())).await,
+                false => follow(&tool.master, call, stdin, cancel, &mut Raw(writer.clone())).await,
+            };
             let id = if let Ending::Detached(row) = &ending { format!("{}\n", row.id) } else { String::new() };
             (ending, id)
         }
         Format::Json => {
             let mut collected = Collected::new(Budget::default(), writer.clone());
-            let ending = follow(&tool.master, call, stdin, cancel, &mut collected).await;
-            let answer = json::document(&document(&id, &agent, &ending, Some(&collected)));
+            let followed = async {
+                told_away.await;
+                follow(&tool.master, call, stdin, cancel, &mut collected).await
+            };
+            let ending = select! {
+                ending = followed => ending,
+                wish = leaving.wished() => {
+                    Ending::Left(left(&id, false, is_fed(args, false), tool.master.met(), wish))
+                }
+            };
+            let answer = match args.detach {
+                true => json::document(&command(&id, &agent, &ending)),
+                false => json::document(&document(&id, &agent, &ending, Some(&collected))),
+            };
             (ending, answer)
         }
     };
@@ -203,18 +228,23 @@ pub async fn say_away(master: &Master, agent: &str, patience: Duration, writer: 
 }
 
 /// A command as JSON has it, whatever became of it.
+fn command<'a>(id: &'a str, agent: &'a str, ending: &'a Ending) -> json::Command<'a> {
+    match ending {
+        Ending::Finished(row) | Ending::Detached(row) => json::command(row),
+        Ending::Failed(why) | Ending::Left(why) => json::command_without_row(Some(id), agent, why),
+        Ending::Never(why) | Ending::NotStarted(why) => json::command_without_row(None, agent, why),
+        Ending::OutputGone { .. } => json::command_without_row(Some(id), agent, "its output was not read to the end"),
+    }
+}
+
+/// … with its output.
 pub fn document<'a>(
     id: &'a str,
     agent: &'a str,
     ending: &'a Ending,
     output: Option<&Collected>,
 ) -> json::CommandWithOutput<'a> {
-    let command = match ending {
-        Ending::Finished(row) | Ending::Detached(row) => json::command(row),
-        Ending::Failed(why) => json::command_without_row(Some(id), agent, why),
-        Ending::Never(why) | Ending::NotStarted(why) => json::command_without_row(None, agent, why),
-        Ending::OutputGone { .. } => json::command_without_row(Some(id), agent, "its output was not read to the end"),
-    };
+    let command = command(id, agent, ending);
     match output {
         Some(output) => json::with_output(command, &output.stdout, &output.stderr, output.truncated),
         None => json::with_output(command, b"", b"", false),

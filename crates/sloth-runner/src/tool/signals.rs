@@ -4,6 +4,7 @@ use std::io;
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 
 /// What somebody wants of the tool.
@@ -43,6 +44,44 @@ impl Signals {
             Some(()) = self.terminate.recv() => Wish::Leave,
             () = arrived(&mut self.hangup) => Wish::Leave,
             else => std::future::pending().await,
+        }
+    }
+}
+
+/// From now on these signals end this process at once: what is still to be written may have no reader.
+pub fn end_at_once() {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        if !is_ignored(kind) {
+            // SAFETY: the default action runs no code of ours.
+            unsafe { libc::signal(kind.as_raw_value(), libc::SIG_DFL) };
+        }
+    }
+}
+
+/// That somebody leaves, for those who have something to say before. Clones hear of it, too.
+#[derive(Clone)]
+pub struct Leaving(watch::Receiver<Option<Wish>>);
+
+impl Leaving {
+    /// With what tells it.
+    pub fn new() -> (watch::Sender<Option<Wish>>, Self) {
+        let (sender, receiver) = watch::channel(None);
+        (sender, Self(receiver))
+    }
+
+    /// What somebody wanted, if it is so already.
+    pub fn wish(&self) -> Option<Wish> {
+        *self.0.borrow()
+    }
+
+    /// Until somebody leaves.
+    ///
+    /// # Cancel safety
+    /// Safe: it is told again.
+    pub async fn wished(&mut self) -> Wish {
+        match self.0.wait_for(Option::is_some).await.map(|wish| *wish) {
+            Ok(Some(wish)) => wish,
+            _ => std::future::pending().await,
         }
     }
 }

@@ -4,9 +4,9 @@ mod feed;
 mod screen;
 
 use super::{
-    Tool, complain,
+    Answer, Tool, complain,
     connect::Trouble,
-    fail, json, output_failed, print,
+    json, output_failed,
     signals::{Signals, Wish},
     table::printable,
     time::{now_unix_ms, rfc3339},
@@ -31,7 +31,7 @@ pub async fn show(tool: &Tool, request: ListRequest) -> i32 {
     let (mut signals, (writer, written)) = match standard {
         Ok(both) => both,
         Err(error) => {
-            complain(format!("cannot start: {error}"));
+            Answer::of(tool.format, true).fail(&format!("cannot start: {error}"));
             return 1;
         }
     };
@@ -60,13 +60,7 @@ pub async fn show(tool: &Tool, request: ListRequest) -> i32 {
     match (ended, failed) {
         (_, Some(error)) => output_failed(&error),
         (Ended::Failed(trouble), None) => {
-            match tool.format {
-                Format::Json => {
-                    print(&json::error_line(&trouble.to_string()));
-                    complain(trouble);
-                }
-                Format::Table => fail(tool.format, &trouble.to_string()),
-            }
+            Answer::of(tool.format, true).fail(&trouble.to_string());
             1
         }
         (Ended::Asked(Wish::Interrupt), None) => 130,

@@ -21,7 +21,7 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream, wrappers::TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
 /// What the master does, and what it has seen.
 #[derive(Default)]
@@ -33,6 +33,8 @@ pub struct Script {
     pub outcome: Option<link::Outcome>,
     /// Refuses every start with this message.
     pub refusal: Option<&'static str>,
+    /// … and this code.
+    pub refused_with: Option<Code>,
     /// Answers no start, as when it waits for an agent that is away.
     pub holds_starts: bool,
     /// Output stops here until the command is cancelled.
@@ -320,7 +322,8 @@ impl Fleet for Master {
         };
         self.script.lock().unwrap().starts.push(start.clone());
         if let Some(refusal) = self.seen(|script| script.refusal) {
-            return Err(Status::failed_precondition(refusal));
+            let code = self.seen(|script| script.refused_with).unwrap_or(Code::FailedPrecondition);
+            return Err(Status::new(code, refusal));
         }
         if self.seen(|script| script.holds_starts) {
             std::future::pending::<()>().await;
