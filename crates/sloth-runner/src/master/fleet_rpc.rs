@@ -13,12 +13,13 @@ pub use look::{Look, look_at_output};
 
 use super::{
     core::Core,
+    hub::Hub,
     join::blocking,
     ports::Record,
     rows::{self, Eyes},
 };
 use crate::{access::Caller, security::admission::Revoked};
-use fleet::{AgentId, Cancelled, CommandState};
+use fleet::{AgentId, Cancelled, CommandState, View};
 use proto::{
     AgentRow, CancelRequest, CommandRow, CreateTokenReply, CreateTokenRequest, DeleteReply, DeleteRequest, EventsReply,
     EventsRequest, ExplainReply, GetCommandRequest, GetRequest, ListCommandsReply, ListCommandsRequest, ListRequest,
@@ -38,6 +39,9 @@ const REPLIES_MAX: usize = 16;
 const PREFIX_MIN: usize = 4;
 /// Names that are looked at for one that was mistyped: some milliseconds' worth.
 const COMPARED_MAX: usize = 5_000;
+/// The end of a command that waits with the master is waited for before it is told that it is cancelled. It takes
+/// milliseconds.
+const CONCLUDED_MAX: Duration = Duration::from_secs(5);
 /// Shown of those that begin alike.
 const CANDIDATES_MAX: usize = 10;
 
@@ -137,8 +141,16 @@ impl proto::fleet_server::Fleet for FleetService {
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
         let (caller, eyes) = (request.extensions().get::<Caller>().cloned(), Eyes::of(request.extensions().get()));
         let id = request.into_inner().id;
+        // Known before it is over, as what closes is known no more.
+        let queued = self.core.read(|fleet| {
+            fleet.dispatch().unfinished(&id).is_some_and(|(record, _)| record.state == CommandState::Queued)
+        });
+        let hub = self.core.hub(&id).filter(|_| queued);
         if cancel(&self.core, caller.as_ref(), &id, "cancelled") {
             log::info!("command {id}: cancellation asked by an operator");
+            if let Some(hub) = hub {
+                concluded(&self.core, &hub).await;
+            }
         }
         let record = record(&self.core, &id).await?;
         Ok(Response::new(row(&self.core, &record, eyes)))
@@ -205,6 +217,21 @@ fn cancel(core: &Arc<Core>, caller: Option<&Caller>, id: &str, how: &str) -> boo
         core.audit(caller, "audit.cancel", (name, *agent), &format!("command {id} {how}"));
     }
     asked.is_some()
+}
+
+/// Until a command is over that only this master has, and that somebody has cancelled: two writes of the store.
+async fn concluded(core: &Core, hub: &Hub) {
+    let mut view = hub.view.subscribe();
+    let over = view.wait_for(|view| match view {
+        Some(View::Record(record)) => record.outcome.is_some(),
+        Some(View::Failed(_)) => true,
+        None => false,
+    });
+    tokio::select! {
+        // A disk that hangs holds up nobody: the answer then says how it stands.
+        _ = tokio::time::timeout(CONCLUDED_MAX, over) => {}
+        () = core.ended() => {}
+    }
 }
 
 impl FleetService {

@@ -101,11 +101,11 @@ pub trait Store: Send + Sync + 'static {
     /// For people: why the store could not be read.
     fn ids_beginning(&self, prefix: &str, limit: usize) -> Result<Vec<String>, String>;
 
-    /// Newest first.
+    /// Newest first; none: there is no command `before_id`.
     ///
     /// # Errors
     /// For people: why the store could not be read.
-    fn commands(&self, wanted: &Wanted, before_id: Option<&str>, limit: usize) -> Result<Vec<Record>, String>;
+    fn commands(&self, wanted: &Wanted, before_id: Option<&str>, limit: usize) -> Result<Option<Vec<Record>>, String>;
 }
 
 /// A part of a command's output. Offsets count both streams and the gaps together.

@@ -261,7 +261,7 @@ impl Store for SqliteStore {
         wanted: &Wanted,
         before_id: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<CommandRecord<Spec>>, String> {
+    ) -> Result<Option<Vec<CommandRecord<Spec>>>, String> {
         let reader = self.reader();
         let mut sql = format!("SELECT {} FROM commands WHERE 1", rows::COMMAND);
         let mut parameters = Vec::new();
@@ -274,7 +274,7 @@ impl Store for SqliteStore {
                 let mut statement = reader.prepare_cached("SELECT seq FROM commands WHERE id = ?1")?;
                 statement.query_row([id], |row| row.get::<_, i64>(0)).optional()
             };
-            let seq = self.explained(find())?.ok_or_else(|| format!("there is no command {id} to go on from"))?;
+            let Some(seq) = self.explained(find())? else { return Ok(None) };
             add("seq <", seq.into());
         }
         if let Some(agent) = &wanted.agent {
@@ -299,7 +299,7 @@ impl Store for SqliteStore {
             let mut statement = reader.prepare_cached(&sql)?;
             statement.query_map(params_from_iter(parameters), rows::command)?.collect::<rusqlite::Result<Vec<_>>>()
         };
-        self.explained(read())
+        self.explained(read()).map(Some)
     }
 }
 

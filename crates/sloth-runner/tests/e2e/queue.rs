@@ -35,8 +35,8 @@ fn a_queue_survives_the_masters_death_and_is_run_in_order_once_the_agent_is_back
     assert_eq!(ids, ["qj", "q4", "q3", "q2", "q1", "q0"]);
     // One of them is not wanted any more.
     let cancelled = master.json(&["command", "cancel", "q3"]);
-    assert_eq!(cancelled["id"], "q3");
-    assert_eq!(master.until_finished("q3")["outcome"], "cancelled");
+    assert_eq!((&cancelled["id"], &cancelled["state"]), (&"q3".into(), &"finished".into()));
+    assert_eq!((&cancelled["outcome"], cancelled.get("cancelling")), (&"cancelled".into(), None));
     assert!(!master.path("order").exists());
 
     agent.again();

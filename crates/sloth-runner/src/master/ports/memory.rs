@@ -162,8 +162,11 @@ impl Store for MemoryStore {
         Ok(ids)
     }
 
-    fn commands(&self, wanted: &Wanted, before_id: Option<&str>, limit: usize) -> Result<Vec<Record>, String> {
+    fn commands(&self, wanted: &Wanted, before_id: Option<&str>, limit: usize) -> Result<Option<Vec<Record>>, String> {
         let tables = self.tables.lock().unwrap();
+        if before_id.is_some_and(|id| !tables.commands.contains_key(id)) {
+            return Ok(None);
+        }
         let mut records: Vec<_> = tables
             .commands
             .values()
@@ -182,7 +185,7 @@ impl Store for MemoryStore {
             records.drain(..end);
         }
         records.truncate(limit);
-        Ok(records)
+        Ok(Some(records))
     }
 }
 

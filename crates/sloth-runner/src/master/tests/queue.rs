@@ -2,10 +2,12 @@
 
 use super::bench::*;
 use proto::{
-    CommandSpec, GetCommandRequest, ListCommandsRequest, RunRequest, RunStart, agent_message::Kind as Up,
-    fleet_client::FleetClient, outcome, run_reply, run_request,
+    CancelRequest, CommandSpec, GetCommandRequest, ListCommandsRequest, RunRequest, RunStart,
+    agent_message::Kind as Up, fleet_client::FleetClient, outcome, run_reply, run_request,
 };
 use tonic::{Code, Status, transport::Channel};
+
+const CANCELLED: Option<outcome::Kind> = Some(outcome::Kind::Cancelled);
 
 fn queued(id: &str, expires_ms: u64) -> RunStart {
     RunStart { queue: true, expires_ms, from_offset: u64::MAX, ..start(id, "a") }
@@ -74,6 +76,37 @@ async fn what_is_not_sent_in_time_expires_also_for_those_who_follow_it() {
     let unknown = ListCommandsRequest { outcome: "well".to_owned(), ..ListCommandsRequest::default() };
     let refused = master.fleet().await.list_commands(unknown).await.unwrap_err();
     assert!(refused.message().contains("no outcome \"well\": use exited,"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_waits_is_over_when_its_cancelling_is_answered() {
+    let master = away().await;
+    let mut fleet = master.fleet().await;
+    for n in 0..20 {
+        let id = format!("c{n}");
+        enqueue(&mut fleet, &id).await.unwrap();
+        let row = soon(fleet.cancel(CancelRequest { id: id.clone() })).await.unwrap().into_inner();
+        assert_eq!((row.state.as_str(), row.outcome.map(|outcome| outcome.kind())), ("finished", CANCELLED), "{id}");
+    }
+    // The wish alone is noted where a store that fails takes no end.
+    enqueue(&mut fleet, "c").await.unwrap();
+    master.store.fail(Some("disk full"));
+    let row = soon(fleet.cancel(CancelRequest { id: "c".to_owned() })).await;
+    master.store.fail(None);
+    assert!(row.is_err() || row.unwrap().into_inner().outcome.is_none_or(|outcome| Some(outcome.kind()) == CANCELLED));
+}
+
+#[tokio::test]
+async fn a_list_that_is_to_go_on_below_what_there_is_not_says_so() {
+    let master = away().await;
+    let mut fleet = master.fleet().await;
+    enqueue(&mut fleet, "c1").await.unwrap();
+    let below = |id: &str| ListCommandsRequest { before_id: id.to_owned(), ..ListCommandsRequest::default() };
+    let refused = fleet.list_commands(below("nosuch")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    assert!(refused.message().starts_with("no command \"nosuch\":"), "{refused}");
+    let mut rows = fleet.list_commands(below("c1")).await.unwrap().into_inner();
+    assert_eq!(soon(rows.message()).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ fn commands_are_found_by_outcome_and_by_the_time_they_were_asked_for() {
     write(&store, vec![Change::PutCommand(command("running", CommandState::Accepted))]).unwrap();
     let find = |outcome, since_unix_ms| {
         let wanted = Wanted { outcome, since_unix_ms, ..Wanted::default() };
-        store.commands(&wanted, None, 100).unwrap()
+        store.commands(&wanted, None, 100).unwrap().unwrap()
     };
     for (kind, outcome) in &outcomes[1..] {
         assert_eq!(ids(&find(Some(*kind), 0)), [outcome.word()]);
