@@ -215,9 +215,22 @@ impl Dialler {
     }
 }
 
+/// What an agent would be told to do, and what the user of this tool is: the words come from the agent's code, which
+/// knows nothing of this one's.
+const REMEDIES: [(&str, &str); 5] = [
+    ("(then leave out the token and tls.*)", "(then leave the token and --ca away, or take another context)"),
+    ("see tls.ca_file", "name its CA with --ca or SLOTH_RUNNER_CA, or take the context of this master"),
+    ("see tls.server_name", "call the master by a name that its certificate has (--master, or the context's)"),
+    ("as this agent does", "as this program does"),
+    (
+        "a certificate of this agent: set tls.cert_file and tls.key_file, or give it a token to join with",
+        "a certificate: name one with --cert and --key",
+    ),
+];
+
 /// The agent's words for what TLS found, with what the tool would call the remedy.
 fn told(why: &str) -> String {
-    why.replace("(then leave out the token and tls.*)", "(then leave the token and --ca away, or take another context)")
+    REMEDIES.iter().fold(why.to_owned(), |text, (agents, ours)| text.replace(agents, ours))
 }
 
 impl tower_service::Service<http::Uri> for Dialler {
@@ -237,6 +250,28 @@ impl tower_service::Service<http::Uri> for Dialler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_tls_finds_is_told_with_remedies_of_this_program() {
+        use rustls::{AlertDescription as Alert, CertificateError as Cert, Error, InvalidMessage, PeerIncompatible};
+        let name = ServerName::try_from("a.test").unwrap();
+        let errors = [
+            Error::InvalidCertificate(Cert::UnknownIssuer),
+            Error::InvalidCertificate(Cert::NotValidForNameContext { expected: name, presented: Vec::new() }),
+            Error::InvalidMessage(InvalidMessage::InvalidContentType),
+            Error::AlertReceived(Alert::ProtocolVersion),
+            Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered),
+            Error::AlertReceived(Alert::CertificateRequired),
+        ];
+        let mut used = std::collections::BTreeSet::<&str>::new();
+        for error in errors {
+            let agents = tls::explain(&io::Error::other(error));
+            let said = told(&agents);
+            used.extend(REMEDIES.iter().map(|(_, ours)| *ours).filter(|ours| said.contains(ours)));
+            assert!(!said.contains("tls.") && !said.contains("this agent"), "{said}");
+        }
+        assert_eq!(used.len(), REMEDIES.len(), "each is the remedy of something: {used:?}");
+    }
 
     fn token(text: &str) -> Said {
         Said { token: Some(text.to_owned()), ..Said::default() }
