@@ -26,7 +26,20 @@ const VERSION: &str = concat!("Version ", env!("CARGO_PKG_VERSION"));
 /// Prints the script for a shell, for both programs; the exit code.
 pub fn completions(shell: Shell) -> i32 {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut with_agent(cli::definition()), PROGRAM, &mut script);
+    let command = for_shells(&with_agent(cli::definition()), &[]);
+    // Of an agent of this node, which these options name.
+    let which = ["name", "config", "state-dir"];
+    let its_stop = agent::subcommands("sloth-runner agent").into_iter().find(|own| own.get_name() == "stop");
+    let its_stop: Vec<_> = its_stop.iter().flat_map(clap::Command::get_arguments).cloned().collect();
+    let named = its_stop.into_iter().filter(|arg| arg.get_long().is_some_and(|long| which.contains(&long)));
+    let named = named
+        .map(|arg| {
+            let id = agent::lasting(&format!("agent's {}", arg.get_id()));
+            arg.id(id)
+        })
+        .collect::<Vec<_>>();
+    let mut command = command.mut_subcommand("agent", |agent| agent.mut_subcommand("stop", |stop| stop.args(named)));
+    clap_complete::generate(shell, &mut command, PROGRAM, &mut script);
     clap_complete::generate(shell, &mut agent::definition(), AGENT, &mut script);
     print(&String::from_utf8(script).expect("the generator writes text"))
 }
@@ -107,6 +120,28 @@ fn for_pages(command: clap::Command) -> clap::Command {
         if arg.is_global_set() { arg.display_order(LAST) } else { arg }
     });
     command.mut_subcommands(for_pages)
+}
+
+/// As shells complete it. What makes their scripts offers hidden options, too, and those that every command takes
+/// everywhere: so it is given a command that has no others than mean something. `above`: what all below `command` take.
+fn for_shells(command: &clap::Command, above: &[clap::Arg]) -> clap::Command {
+    let own: Vec<_> = command.get_arguments().collect();
+    let is_own = |arg: &&clap::Arg| own.iter().any(|known| known.get_id() == arg.get_id());
+    let above = above.iter().filter(|arg| !is_own(arg)).cloned();
+    let own_global = own.iter().filter(|arg| arg.is_global_set() && !arg.is_hide_set());
+    let global: Vec<_> = above.chain(own_global.map(|arg| (*arg).clone().global(false))).collect();
+    let rest = own.iter().filter(|arg| !arg.is_global_set() && !arg.is_hide_set());
+    let mut made = clap::Command::new(agent::lasting(command.get_name()))
+        .args(rest.map(|arg| (*arg).clone()))
+        .args(global.iter().cloned())
+        .subcommands(command.get_subcommands().map(|below| for_shells(below, &global)));
+    if let Some(about) = command.get_about() {
+        made = made.about(about.clone());
+    }
+    if let Some(version) = command.get_version() {
+        made = made.version(agent::lasting(version));
+    }
+    command.get_visible_aliases().fold(made, |made, alias| made.visible_alias(agent::lasting(alias)))
 }
 
 /// Returns how many.

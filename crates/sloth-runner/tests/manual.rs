@@ -70,6 +70,47 @@ fn bash_completes_commands_options_and_values() {
 }
 
 #[test]
+fn no_option_is_offered_that_would_be_refused() {
+    if !has("bash") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = script("bash", folder.path());
+    let connection = ["--master", "--token", "--ca", "--cert", "--key", "--context"];
+    let offered =
+        |line: &str, option: &str| bash_offers(&script, &format!("sloth-runner {line} {option}")).contains(option);
+    for line in ["master start", "master status", "master", "demo", "completions", "man"] {
+        for option in connection {
+            assert!(!offered(line, option), "{line} {option}");
+        }
+    }
+    for line in ["master start", "master init", "master operator-cert", "demo", "completions", "agent start"] {
+        assert!(!offered(line, "--output") && !offered(line, "-o"), "{line}");
+    }
+    for line in ["agent start", "agent status", "agent check", "agent doctor", "agent reconnect"] {
+        for option in ["--context", "--ca", "--cert", "--key"] {
+            assert!(!offered(line, option), "{line} {option}");
+        }
+    }
+    for (line, options) in [
+        ("", &["--master", "--token", "--ca", "--cert", "--key", "--context", "--output", "--version"][..]),
+        ("agent", &["--master", "--context", "--output"]),
+        ("agent run", &["--master", "--context", "--output", "--label", "--queue"]),
+        ("agent exec", &["--master", "--detach"]),
+        ("agent start", &["--master", "--token", "--name", "--daemon"]),
+        ("agent status", &["--output", "--name", "--history"]),
+        ("agent stop", &["--master", "--output", "--name", "--state-dir", "--config"]),
+        ("master status", &["--output", "--state-dir"]),
+        ("master start", &["--listen", "--insecure", "--daemon", "--help"]),
+        ("context add", &["--master", "--token-file", "--output"]),
+    ] {
+        for option in options {
+            assert!(offered(line, option), "{line} {option}");
+        }
+    }
+}
+
+#[test]
 fn zsh_and_fish_take_their_scripts() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["zsh", "fish"] {

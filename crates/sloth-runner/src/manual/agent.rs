@@ -25,7 +25,7 @@ struct Choice {
 }
 
 /// Clap keeps names for as long as the process runs, which is not long here.
-fn lasting(text: &str) -> &'static str {
+pub fn lasting(text: &str) -> &'static str {
     text.to_owned().leak()
 }
 
