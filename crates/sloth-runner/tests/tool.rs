@@ -673,6 +673,21 @@ async fn followed_events_come_once_each_over_broken_connections() {
 }
 
 #[tokio::test]
+async fn who_follows_ends_when_nobody_reads_any_more_and_not_with_the_next_event() {
+    let event = |seq| EventRow { seq, time_unix_ms: seq, kind: "agent.lost".into(), ..EventRow::default() };
+    let script = Script { events: vec![event(1)], ..fleet(Outcome::Exited(0)) };
+    let master = Master::start(script).await;
+    for line in ["agent events --follow", "agent list --watch -o json"] {
+        let mut child = tool(&master.address(), line).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(timeout(PATIENCE, lines.next_line()).await.expect("it comes").unwrap().is_some(), "{line}");
+        drop(lines);
+        let output = ended(child).await;
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b""[..]), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_line_that_nobody_quoted_starts_nothing() {
     let master = Master::start(fleet(Outcome::Exited(0))).await;
     let (code, _, said) = run(&master, "agent run lady --timeout 1s --shell sleep 5").await;

@@ -108,6 +108,8 @@ pub async fn show(tool: &Tool, name: Option<String>, follow: bool, last: Option<
     };
     select! {
         code = shown => code,
+        // Else it would be noticed with the next event, which may be long in coming.
+        () = writer::unread() => 1,
         wish = signals.next() => match wish {
             Wish::Interrupt => 130,
             Wish::Leave => 1,

@@ -144,6 +144,8 @@ async fn in_a_pipe(tool: &Tool, news: &mut mpsc::Receiver<News>, signals: &mut S
     loop {
         let told = select! {
             Some(told) = news.recv() => told,
+            // Else it would be noticed with the next change, which may be long in coming.
+            () = writer::unread() => return Ended::Unread,
             wish = signals.next() => return Ended::Asked(wish),
         };
         match told {

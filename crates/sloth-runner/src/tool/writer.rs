@@ -9,7 +9,10 @@ use std::{
     thread,
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{mpsc, oneshot},
+};
 
 /// Pieces that wait to be written; each is one message of the master, so 4 MiB at most and 64 KiB usually.
 const QUEUE: usize = 16;
@@ -66,6 +69,27 @@ impl Writer {
     /// How far things are, for a terminal; nothing for nothing more to say. Skipped when there is much else to write.
     pub fn progress(&self, line: String) {
         let _ = self.queue.try_send(Part::Progress(line));
+    }
+}
+
+/// Until nobody reads the standard output any more, where that can be seen: of a pipe it can, before anything is
+/// written. Else for ever.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn unread() {
+    let Ok(out) = io::stdout().as_fd().try_clone_to_owned() else { return std::future::pending().await };
+    // A file is nothing that the kernel could be asked about.
+    // SAFETY: the AsyncFd owns the descriptor and is the only one to use it.
+    let Ok(watched) = (unsafe { AsyncFd::register_with_interest(out, Interest::ERROR) }) else {
+        return std::future::pending().await;
+    };
+    loop {
+        match watched.ready(Interest::ERROR).await {
+            Ok(ready) if ready.ready().is_error() => return,
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => return std::future::pending().await,
+        }
     }
 }
 
