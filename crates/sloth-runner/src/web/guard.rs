@@ -10,10 +10,10 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
         header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-            X_FRAME_OPTIONS,
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, REFERRER_POLICY,
+            X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
         },
     },
     middleware::Next,
@@ -42,6 +42,14 @@ pub struct Peer {
 pub struct Looker {
     pub hash: Hash,
     pub session: Session,
+}
+
+/// Lets requests pass that say for whom they are, as HTTP/1.1 wants it (RFC 9112, section 3.2).
+pub async fn named(request: Request<Body>, next: Next) -> Response {
+    if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
+        return (StatusCode::BAD_REQUEST, "A request of HTTP/1.1 has a header \"Host\"\n").into_response();
+    }
+    next.run(request).await
 }
 
 /// Lets requests pass that are for this host.

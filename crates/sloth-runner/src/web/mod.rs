@@ -138,7 +138,7 @@ fn router(core: Arc<Core>, web: Arc<Web>, loopback: bool) -> Router {
         .layer(middleware::from_fn_with_state(web.clone(), guard::for_us))
         .layer(middleware::map_response(guard::harden))
         .with_state(web);
-    open.merge(page)
+    open.merge(page).layer(middleware::from_fn(guard::named))
 }
 
 /// Serves until the task is dropped.

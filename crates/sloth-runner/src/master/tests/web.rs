@@ -275,6 +275,22 @@ async fn connections_that_only_keep_their_places_shut_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_request_of_http_1_1_names_its_host_and_one_of_1_0_need_not() {
+    let master = Master::start().await;
+    let page = Page::of(&master).await;
+    for path in ["/metrics", "/healthz", "/", "/api/fleet", "/nowhere"] {
+        for (version, refused) in [("1.1", true), ("1.0", false)] {
+            let mut stream = TcpStream::connect(page.address).await.unwrap();
+            let head = format!("GET {path} HTTP/{version}\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            soon(stream.read_to_string(&mut answer)).await.unwrap();
+            assert_eq!(answer.split(' ').nth(1) == Some("400"), refused, "{path} {version}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_session_ends_with_the_token_that_opened_it() {
     let master = Master::start().await;
     let page = Page::of(&master).await;
