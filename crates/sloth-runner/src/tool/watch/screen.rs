@@ -94,14 +94,15 @@ impl Screen {
     }
 
     /// Headings and rows, at most `room` rows and one line more. Where they do not all fit, those that are not Active
-    /// come first: they are what one looks for.
+    /// come first, and of those the lost ones: they are what one looks for.
     fn table(&self, room: usize, columns: usize, now_unix_ms: u64) -> Vec<String> {
         let mut rows: Vec<&AgentRow> = self.rows.iter().flatten().collect();
         let hidden = rows.len().saturating_sub(room);
         // One of them for the line that says so.
         let shown = if hidden > 0 { room.saturating_sub(1) } else { rows.len() };
         if hidden > 0 {
-            rows.sort_by_key(|row| row.status == Status::Active.word());
+            let calm = [Status::Stopped, Status::Active].map(Status::word);
+            rows.sort_by_key(|row| calm.iter().position(|status| row.status == *status));
         }
         let mut table = Table::new(&["NAME", "STATUS", "SINCE", "REASON", "ADDRESS", "VERSION"]);
         for row in &rows[..shown] {
@@ -226,6 +227,16 @@ mod tests {
             assert!(drawn.len() <= usize::from(height), "{columns} {height}");
             assert!(drawn.iter().all(|line| crate::tool::table::width(line) < usize::from(columns)));
         }
+    }
+
+    #[test]
+    fn those_that_said_goodbye_hide_none_that_is_lost() {
+        let stopped = (0..17).map(|n| row(&format!("a{n:02}"), "Stopped"));
+        let active = (0..17).map(|n| row(&format!("b{n:02}"), "Active"));
+        let lost = (0..3).map(|n| row(&format!("z{n:02}"), "Inactive"));
+        let drawn = lines(&screen(stopped.chain(active).chain(lost).collect()), 80, 12);
+        let names: Vec<_> = drawn[3..11].iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(names, ["z00", "z01", "z02", "a00", "a01", "a02", "a03", "a04"]);
     }
 
     #[test]
