@@ -29,7 +29,7 @@ pub(super) async fn show(tool: &Tool, name: String) -> i32 {
 pub struct Explained<'a> {
     #[serde(flatten)]
     row: json::Agent<'a>,
-    host: &'a str,
+    host: Option<&'a str>,
     epoch: u64,
     detail: Option<&'a str>,
     sessions: Vec<Session<'a>>,
@@ -88,7 +88,7 @@ pub fn document(reply: &ExplainReply) -> Explained<'_> {
     let agent = reply.agent.as_ref().unwrap_or(&NOBODY);
     Explained {
         row: json::agent(agent),
-        host: &agent.host,
+        host: json::present(&agent.host),
         epoch: agent.epoch,
         detail: json::present(&agent.detail),
         sessions: reply.sessions.iter().map(session).collect(),

@@ -13,8 +13,8 @@ pub struct Agent<'a> {
     status: &'a str,
     reason: Option<&'a str>,
     since: Option<String>,
-    address: &'a str,
-    version: &'a str,
+    address: Option<&'a str>,
+    version: Option<&'a str>,
     labels: BTreeMap<&'a str, &'a str>,
     last_heartbeat: Option<String>,
 }
@@ -32,7 +32,7 @@ pub struct Gone<'a> {
 pub struct AgentInFull<'a> {
     #[serde(flatten)]
     row: Agent<'a>,
-    host: &'a str,
+    host: Option<&'a str>,
     epoch: u64,
     detail: Option<&'a str>,
     node: Option<Node>,
@@ -154,8 +154,8 @@ pub fn agent(row: &AgentRow) -> Agent<'_> {
         status: &row.status,
         reason: present(&row.reason),
         since: rfc3339(row.since_unix_ms),
-        address: &row.address,
-        version: &row.version,
+        address: present(&row.address),
+        version: present(&row.version),
         labels: row.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
         last_heartbeat: rfc3339(row.last_heartbeat_unix_ms),
     }
@@ -164,7 +164,7 @@ pub fn agent(row: &AgentRow) -> Agent<'_> {
 pub fn agent_in_full(row: &AgentRow) -> AgentInFull<'_> {
     AgentInFull {
         row: agent(row),
-        host: &row.host,
+        host: present(&row.host),
         epoch: row.epoch,
         detail: present(&row.detail),
         node: row.node.as_ref().map(node),

@@ -330,7 +330,7 @@ function facts(one) {
   const { agent, explain } = one, node = agent.node;
   const skew = explain.clock_skew;
   const lines = [
-    ["Id", el("span", { class: "mono theirs" }, agent.id)], ["Host", theirs(agent.host)], ["Address", theirs(agent.address)], ["Version", theirs(agent.version)],
+    ["Id", el("span", { class: "mono theirs" }, agent.id)], ["Host", agent.host && theirs(agent.host)], ["Address", agent.address && theirs(agent.address)], ["Version", agent.version && theirs(agent.version)],
     ["Detail", agent.detail && theirs(agent.detail)],
     ["Last heartbeat", when(agent.last_heartbeat)],
     ["Clock", skew === null ? null : Math.abs(skew) < 1 ? "as the master’s, within a second" : duration(Math.abs(skew) * 1000) + (skew > 0 ? " ahead of" : " behind") + " the master’s"],
