@@ -11,7 +11,7 @@ use sloth_agent::config::describe;
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -29,7 +29,7 @@ pub struct OperatorCertArgs {
     /// How long it is good; it cannot be revoked before
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "30d")]
     ttl: Duration,
-    /// Where NAME.pem and NAME.key go
+    /// Where NAME.pem and NAME.key go; the directory is made if it is not there
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 }
@@ -90,6 +90,8 @@ fn issue(ca_file: &Path, key_file: &Path, role: Role, name: &str, life: Duration
 fn keep(dir: &Path, name: &str, made: &(String, String)) -> Result<(PathBuf, PathBuf), String> {
     let dir = std::path::absolute(dir).map_err(|error| format!("{}: {}", dir.display(), describe(&error)))?;
     let (certificate, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+    let made_dir = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+    made_dir.map_err(|error| format!("{}: {}", dir.display(), describe(&error)))?;
     write_new(&certificate, &made.0)?;
     if let Err(error) = write_new(&key, &made.1) {
         let _ = fs::remove_file(&certificate);

@@ -154,7 +154,10 @@ fn configured(loaded: &Loaded) -> Configured {
 fn without_path(url: &str) -> String {
     let from = url.find("://").map_or(0, |at| at + 3);
     match url[from..].find(['/', '?', '#']) {
-        Some(at) => format!("{}/***", &url[..from + at]),
+        Some(at) => {
+            let quote = if url.starts_with('"') { "\"" } else { "" };
+            format!("{}/***{quote}", &url[..from + at])
+        }
         None => url.to_owned(),
     }
 }
@@ -175,7 +178,7 @@ mod tests {
     #[test]
     fn of_the_webhook_its_host_is_shown() {
         assert_eq!(without_path("https://example.com:1/hooks/T0/secret?x"), "https://example.com:1/***");
-        assert_eq!(without_path("\"http://example.com/x\""), "\"http://example.com/***");
+        assert_eq!(without_path("\"http://example.com/x\""), "\"http://example.com/***\"");
         assert_eq!(without_path("http://example.com"), "http://example.com");
     }
 }
