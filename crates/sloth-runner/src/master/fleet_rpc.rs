@@ -8,8 +8,10 @@ mod list;
 mod look;
 mod run;
 mod tokens;
+mod unknown;
 
 pub use look::{Look, look_at_output};
+use unknown::{no_agent, unknown};
 
 use super::{
     core::Core,
@@ -37,8 +39,6 @@ const REPLIES_MAX: usize = 16;
 
 /// Of the beginning of an id, to mean the one command whose id begins so.
 const PREFIX_MIN: usize = 4;
-/// Names that are looked at for one that was mistyped: some milliseconds' worth.
-const COMPARED_MAX: usize = 5_000;
 /// The end of a command that waits with the master is waited for before it is told that it is cancelled. It takes
 /// milliseconds.
 const CONCLUDED_MAX: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<AgentRow>, Status> {
-        let id = self.find(&request.get_ref().name)?;
+        let id = self.find(&request.get_ref().name).await?;
         let view = self.core.read(|fleet| fleet.registry().view(id));
         view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&self.core, &request.get_ref().name))
     }
@@ -77,14 +77,14 @@ impl proto::fleet_server::Fleet for FleetService {
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let DeleteRequest { name, force } = request.into_inner();
-        let id = self.find(&name)?;
+        let id = self.find(&name).await?;
         whole(delete::delete(self.core.clone(), caller, name, id, force)).await.map(Response::new)
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let name = request.into_inner().name;
-        let id = self.find(&name)?;
+        let id = self.find(&name).await?;
         if self.core.decide(|fleet, _| fleet.stop(id, "stopped by an operator".to_owned())) {
             self.core.audit(caller.as_ref(), "audit.stop", (&name, id), "agent asked to shut down");
             return Ok(Response::new(StopReply { message: format!("agent {name} was asked to shut down") }));
@@ -235,8 +235,11 @@ async fn concluded(core: &Core, hub: &Hub) {
 }
 
 impl FleetService {
-    fn find(&self, name: &str) -> Result<AgentId, Status> {
-        self.core.read(|fleet| fleet.registry().find(name)).ok_or_else(|| no_agent(&self.core, name))
+    async fn find(&self, name: &str) -> Result<AgentId, Status> {
+        match self.core.read(|fleet| fleet.registry().find(name)) {
+            Some(id) => Ok(id),
+            None => Err(unknown(&self.core, name).await),
+        }
     }
 }
 
@@ -299,30 +302,6 @@ fn waiting(core: &Core, record: &Record, row: CommandRow) -> CommandRow {
     CommandRow { agent_away: away.map(|view| absence(&view.record)).unwrap_or_default(), ..row }
 }
 
-fn no_agent(core: &Core, name: &str) -> Status {
-    let nearest = core.read(|fleet| {
-        let names = fleet.registry().each().map(|(record, _)| record.name.as_str());
-        nearest(name, names.take(COMPARED_MAX)).map(str::to_owned)
-    });
-    // Who was turned away is on no list, but known.
-    if core.read(|fleet| !fleet.registry().attempts(name, None).is_empty()) {
-        return Status::not_found(format!(
-            "no agent {name:?}, but somebody of that name was turned away: `sloth-runner agent explain {name}` says why"
-        ));
-    }
-    let meant = nearest.map(|nearest| format!(" did you mean {nearest:?}?")).unwrap_or_default();
-    Status::not_found(format!("no agent {name:?}:{meant} `sloth-runner agent list` shows all"))
-}
-
-/// The name that somebody may have meant: a slip of the finger away, or two in a long one.
-fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let length = wanted.chars().count();
-    let slips = if length < 3 { 0 } else { (length / 4).clamp(1, 2) };
-    let near = names.filter(|name| name.len().abs_diff(wanted.len()) <= 4 * slips);
-    let far = near.map(|name| (strsim::osa_distance(wanted, name), name)).filter(|(far, _)| (1..=slips).contains(far));
-    far.min().map(|(_, name)| name)
-}
-
 fn no_command(id: &str) -> Status {
     let id_is = if looks_like_an_id(id) {
         String::new()
@@ -346,21 +325,4 @@ fn absence(record: &fleet::AgentRecord) -> String {
     let since = Utc(Duration::from_millis(record.since_unix_ms));
     let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
     format!("agent {} is {} since {since} ({}{detail})", record.name, record.status.word(), record.reason)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_of_the_finger_is_taken_for_one_and_another_name_is_not() {
-        let names = ["lady", "node1", "node12", "berlin-gateway"];
-        let meant = |wanted: &str| nearest(wanted, names.into_iter());
-        assert_eq!(meant("lday"), Some("lady"), "two letters in the wrong order");
-        assert_eq!(meant("nodel"), Some("node1"));
-        assert_eq!(meant("berlin-gatway"), Some("berlin-gateway"));
-        assert_eq!(meant("gateway"), None);
-        assert_eq!(meant("la"), None, "of a short name nothing is left");
-        assert_eq!(meant(&"x".repeat(100_000)), None);
-    }
 }

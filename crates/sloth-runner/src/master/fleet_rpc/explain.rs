@@ -1,6 +1,6 @@
 //! Why is this agent as it is? From all that is known of it.
 
-use super::{no_agent, unreadable};
+use super::{unknown, unreadable};
 use crate::master::{core::Core, rows};
 use fleet::{AgentId, AgentRecord, AgentView, Attempt, Now, advice::Why};
 use proto::{AgentRow, ExplainReply};
@@ -38,7 +38,10 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
     let (remembered, view, commands, commands_in_all) = seen;
     let attempts = attempts(core, name, view.as_ref().map(|view| &view.record), remembered, now).await?;
     let Some(view) = view else {
-        return never_registered(core, attempts, now).ok_or_else(|| no_agent(core, name));
+        return match never_registered(core, attempts, now) {
+            Some(reply) => Ok(reply),
+            None => Err(unknown(core, name).await),
+        };
     };
     let (sessions, told) = history(core, view.record.id).await?;
     let closed_by = sessions.iter().find_map(|session| session.end.as_ref()).map(|end| end.closed_by);

@@ -1,6 +1,6 @@
 //! `Run`: start or attach, follow, feed standard input, cancel.
 
-use super::{REPLIES_MAX, Replies, absence, cancel, follow, no_agent, stored, whole};
+use super::{REPLIES_MAX, Replies, absence, cancel, follow, stored, unknown, whole};
 use crate::access::Caller;
 use crate::master::{
     core::{Core, Queueing},
@@ -144,7 +144,7 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<(follow::Target, b
                     other_content(start, unfinished.or(earlier.as_ref()), agent)
                 }));
             }
-            Refusal::UnknownAgent => return Err(no_agent(core, &start.agent)),
+            Refusal::UnknownAgent => return Err(unknown(core, &start.agent).await),
             Refusal::QueueFull { agent, waiting } => {
                 return Err(Status::resource_exhausted(format!(
                     "{waiting} commands wait for agent {agent} already, and no more are taken: cancel some of them \

@@ -65,6 +65,25 @@ async fn nobody_waits_for_an_agent_that_is_deleted_meanwhile() {
 }
 
 #[tokio::test]
+async fn of_an_agent_that_was_deleted_it_is_said_when() {
+    let master = away().await;
+    let mut fleet = master.fleet().await;
+    let named = |name: &str| proto::GetRequest { name: name.to_owned() };
+    soon(fleet.delete(proto::DeleteRequest { name: "a".to_owned(), force: false })).await.unwrap();
+    let answers = [
+        soon(fleet.get(named("a"))).await.unwrap_err(),
+        soon(fleet.explain(named("a"))).await.unwrap_err(),
+        soon(master.run(start("c", "a"))).await.err().unwrap(),
+    ];
+    for answer in answers {
+        assert_eq!(answer.code(), Code::NotFound);
+        assert!(answer.message().starts_with("no agent \"a\": it was deleted at 2"), "{answer}");
+    }
+    let never = soon(fleet.get(named("other"))).await.unwrap_err();
+    assert!(!never.message().contains("deleted"), "{never}");
+}
+
+#[tokio::test]
 async fn what_is_not_sent_in_time_expires_also_for_those_who_follow_it() {
     let master = away().await;
     let mut tool = master.run(RunStart { from_offset: 0, ..queued("c", 50) }).await.unwrap();
