@@ -366,6 +366,10 @@ mod tests {
         );
         let full = to_value(agent_in_full(&row)).unwrap();
         assert_eq!((&full["name"], &full["epoch"], &full["node"]), (&json!("lady"), &json!(0), &json!(null)));
+        let unknown = to_value(agent_in_full(&AgentRow::default())).unwrap();
+        for field in ["address", "version", "host"] {
+            assert_eq!(unknown[field], json!(null), "{field}");
+        }
     }
 
     #[test]

@@ -245,6 +245,13 @@ mod tests {
              c   agent  valid          any        never\n"
         );
     }
+
+    #[test]
+    fn a_token_without_a_name_has_none_in_json() {
+        let name = |name: &str| Shown::of(TokenRow { name: name.into(), ..TokenRow::default() }).name;
+        assert_eq!((name(""), name("eva")), (None, Some("eva".to_owned())));
+    }
+
     #[test]
     fn a_token_that_was_revoked_before_is_said_to_be() {
         let row = |revoked_unix_ms| TokenRow { id: "a".into(), revoked_unix_ms, ..TokenRow::default() };

@@ -22,6 +22,8 @@ struct Pair {
 impl Pair {
     /// As `master operator-cert` makes it.
     async fn made(master: &Master, folder: &Path, name: &str, options: &[&str]) -> Self {
+        // Which is made.
+        let folder = &folder.join("made/here");
         let mut make = program();
         make.args(["master", "operator-cert", "--name", name]).args(options).arg("--dir").arg(folder);
         let done = run_with(make.arg("--config").arg(master.file("master.toml"))).await;
@@ -122,7 +124,7 @@ async fn operators_and_viewers_are_let_in_by_certificates_that_the_master_made()
 
     // Nothing is written over, and half a pair is not left.
     let mut again = program();
-    again.args(["master", "operator-cert", "--name", "eva", "--dir"]).arg(folder.path());
+    again.args(["master", "operator-cert", "--name", "eva", "--dir"]).arg(folder.path().join("made/here"));
     let done = run_with(again.arg("--config").arg(master.file("master.toml"))).await;
     assert!(done.code == 1 && done.err.contains("eva.pem is there already, and is not overwritten"), "{}", done.err);
 }
