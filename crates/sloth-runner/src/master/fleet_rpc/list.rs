@@ -1,6 +1,6 @@
 //! Lists, in messages of bounded size.
 
-use super::{REPLIES_MAX, no_command, row, unreadable};
+use super::{REPLIES_MAX, row, unreadable};
 use crate::master::{
     core::Core,
     ports::{Record, Wanted},
@@ -152,7 +152,12 @@ impl Page {
         let limit = self.left.min(COMMAND_ROWS);
         let read = move |core: &Core| core.store.commands(&wanted, before.as_deref(), limit);
         let records = self.core.blocking(read).await.map_err(|error| unreadable(&error))?;
-        let records = records.ok_or_else(|| no_command(self.before.as_deref().unwrap_or_default()))?;
+        let records = records.ok_or_else(|| {
+            let id = self.before.as_deref().unwrap_or_default();
+            Status::not_found(format!(
+                "no command {id:?} to go on below: --before takes a whole id, as `sloth-runner command list` shows them"
+            ))
+        })?;
         self.left -= records.len();
         if let Some(last) = records.last() {
             self.before = Some(last.id.clone());

@@ -123,7 +123,7 @@ async fn a_list_that_is_to_go_on_below_what_there_is_not_says_so() {
     let below = |id: &str| ListCommandsRequest { before_id: id.to_owned(), ..ListCommandsRequest::default() };
     let refused = fleet.list_commands(below("nosuch")).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
-    assert!(refused.message().starts_with("no command \"nosuch\":"), "{refused}");
+    assert!(refused.message().starts_with("no command \"nosuch\" to go on below:"), "{refused}");
     let mut rows = fleet.list_commands(below("c1")).await.unwrap().into_inner();
     assert_eq!(soon(rows.message()).await.unwrap(), None);
 }
