@@ -22,8 +22,6 @@ struct Pair {
 impl Pair {
     /// As `master operator-cert` makes it.
     async fn made(master: &Master, folder: &Path, name: &str, options: &[&str]) -> Self {
-        // Which is made.
-        let folder = &folder.join("made/here");
         let mut make = program();
         make.args(["master", "operator-cert", "--name", name]).args(options).arg("--dir").arg(folder);
         let done = run_with(make.arg("--config").arg(master.file("master.toml"))).await;
@@ -76,6 +74,10 @@ async fn operators_and_viewers_are_let_in_by_certificates_that_the_master_made()
     let mut other = master.joins(other_state.path(), "mari");
     other.active().await;
     let eva = Pair::made(&master, folder.path(), "eva", &[]).await;
+    // In a folder that is made, for its owner alone.
+    let new = folder.path().join("made/here");
+    let ada = Pair::made(&master, &new, "ada", &[]).await;
+    assert!(ada.key.exists() && fs::metadata(&new).unwrap().mode() & 0o777 == 0o700);
     let otto = Pair::made(&master, folder.path(), "otto", &["--role", "viewer", "--ttl", "1h"]).await;
     assert_eq!(fs::metadata(&eva.key).unwrap().mode() & 0o777, 0o600);
 
@@ -124,7 +126,7 @@ async fn operators_and_viewers_are_let_in_by_certificates_that_the_master_made()
 
     // Nothing is written over, and half a pair is not left.
     let mut again = program();
-    again.args(["master", "operator-cert", "--name", "eva", "--dir"]).arg(folder.path().join("made/here"));
+    again.args(["master", "operator-cert", "--name", "eva", "--dir"]).arg(folder.path());
     let done = run_with(again.arg("--config").arg(master.file("master.toml"))).await;
     assert!(done.code == 1 && done.err.contains("eva.pem is there already, and is not overwritten"), "{}", done.err);
 }
