@@ -369,10 +369,10 @@ impl Link {
 
     fn unknown_agent(&mut self, now: Duration, detail: String) {
         let again = self.unknown_at.is_some_and(|at| now < at.saturating_add(self.params.reset_after));
-        self.unknown_at = Some(now);
         if again {
             self.end(now, LossReason::UnknownAgent, detail, End::Failed);
         } else {
+            self.unknown_at = Some(now);
             self.end(now, LossReason::UnknownAgent, detail, End::Again);
             self.dial(now);
         }

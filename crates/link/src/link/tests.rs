@@ -303,6 +303,28 @@ fn unknown_agent_registers_again_at_once_and_only_once() {
 }
 
 #[test]
+fn a_master_that_forgets_again_and_again_gets_one_registration_at_once_in_each_such_time() {
+    let params = Params { delay_max: s(5), ..params() };
+    let reset_after = params.reset_after;
+    let mut bench = Bench::active(params);
+    let mut at_once = Vec::new();
+    while bench.now < 10 * reset_after {
+        bench.run_acked(bench.now + ms(300));
+        bench.fail(LossReason::UnknownAgent);
+        if bench.link.state() == Phase::Connecting {
+            at_once.push(bench.now);
+        }
+        while bench.link.state() != Phase::Connecting {
+            let due = bench.link.poll_timeout().expect("it waits");
+            bench.run(due);
+        }
+        bench.activate();
+    }
+    assert!(at_once.len() > 7, "{at_once:?}");
+    assert!(at_once.windows(2).all(|pair| pair[1] >= pair[0] + reset_after), "{at_once:?}");
+}
+
+#[test]
 fn flapping_master_meets_growing_waits() {
     let mut bench = Bench::new(params());
     for until in [5, 15, 35, 75, 135] {
