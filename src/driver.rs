@@ -320,8 +320,12 @@ impl<C: Clock> Driver<C> {
                     None => self.tell(Input::Renew),
                 }
             }
-            if self.draining.is_some() && self.commands.is_idle() {
-                self.tell(Input::Drained);
+            if self.draining.is_some() {
+                if self.commands.is_idle() {
+                    self.tell(Input::Drained);
+                } else if self.commands.is_settled() {
+                    self.tell(Input::Settled);
+                }
             }
         }
     }
@@ -342,8 +346,7 @@ impl<C: Clock> Driver<C> {
         match self.draining {
             // A service manager that signals the whole group reaches us twice.
             Some(at) if now < at + SAME_SIGNAL => return,
-            Some(_) => {}
-            None => self.draining = Some(now),
+            _ => self.draining = Some(now),
         }
         self.manager.stopping();
         self.drop_candidate();

@@ -24,7 +24,7 @@ pub struct Context<'a> {
     pub report_address: &'a str,
     pub heartbeat_timeout: Duration,
     pub shutdown_grace: Duration,
-    pub commands_held: usize,
+    pub commands_running: usize,
 }
 
 /// So often a master's wish to be left alone is logged in one outage before only reminders are.
@@ -110,9 +110,9 @@ impl Lines {
             Report::Breaker { master, change } => vec![breaker(context.named(*master), *change)],
             Report::Woken(WakeReason::Network) => vec![info("Network changed, reconnecting now".into())],
             Report::Woken(WakeReason::Operator) => vec![info("Reconnecting now, as asked".into())],
-            Report::ShuttingDown if context.commands_held > 0 => {
-                let (held, grace) = (context.commands_held, Seconds(context.shutdown_grace));
-                vec![info(format!("Shutting down: waiting up to {grace} for {held} command(s)"))]
+            Report::ShuttingDown if context.commands_running > 0 => {
+                let (running, grace) = (context.commands_running, Seconds(context.shutdown_grace));
+                vec![info(format!("Shutting down: waiting up to {grace} for {running} command(s)"))]
             }
             Report::ShuttingDown => vec![info("Shutting down".into())],
             Report::Stopped => vec![info("Agent stopped".into())],
@@ -194,6 +194,7 @@ fn lost(
     let next = match handed_over {
         _ if reason == LossReason::NetworkChanged => "Network changed, reconnecting now".to_owned(),
         Some(other) => format!("🔄 Reconnecting to master at {other} now..."),
+        None if wait.is_zero() => "🔄 Reconnecting to master now...".to_owned(),
         None => format!("🔄 Reconnecting to master in {}...", Seconds(wait)),
     };
     vec![

@@ -322,6 +322,16 @@ impl Commands {
         self.meter.clone()
     }
 
+    /// Number of commands whose outcome is not on record yet.
+    pub fn unsettled(&self) -> usize {
+        self.ledger.unsettled()
+    }
+
+    /// Nothing runs, and the next start finds what was not delivered.
+    pub fn is_settled(&self) -> bool {
+        self.ledger.unsettled() == 0 && self.spool.is_on_disk() && self.spool.is_idle()
+    }
+
     /// Nothing runs, nothing waits for an acknowledgement, and what is on record is written.
     pub fn is_idle(&self) -> bool {
         self.ledger.is_empty() && self.spool.is_idle()

@@ -220,7 +220,7 @@ impl<C: Clock> Driver<C> {
             report_address: &candidate.report_address,
             heartbeat_timeout: self.config.heartbeat.timeout,
             shutdown_grace: self.config.shutdown_grace,
-            commands_held: self.commands.count(),
+            commands_running: self.commands.unsettled(),
         };
         let mut lines = candidate.lines.of(now, report, &context);
         let waits = match report {

@@ -28,7 +28,7 @@ impl<C: Clock> Driver<C> {
             report_address: &self.report_address,
             heartbeat_timeout: self.config.heartbeat.timeout,
             shutdown_grace: self.config.shutdown_grace,
-            commands_held: self.commands.count(),
+            commands_running: self.commands.unsettled(),
         };
         for line in self.lines.of(now, report, &context) {
             self.keeper.line(line);

@@ -11,7 +11,7 @@ fn context() -> Context<'static> {
         report_address: "192.168.1.16:50051",
         heartbeat_timeout: s(5),
         shutdown_grace: s(30),
-        commands_held: 0,
+        commands_running: 0,
     }
 }
 
@@ -58,6 +58,9 @@ fn the_documented_lines_are_written_to_the_letter() {
             "INFO  🔄 Reconnecting to master in 5s...",
         ]
     );
+    let detail = String::new();
+    let forgotten = Report::Lost { reason: LossReason::UnknownAgent, detail, failures: 0, wait: s(0), next: 0 };
+    assert_eq!(lines(&forgotten)[2], "INFO  🔄 Reconnecting to master now...");
     assert_eq!(
         lines(&lost(LossReason::ConnectionReset, 0))[0],
         "ERROR Lost connection to master: connection reset by master. Reconnecting..."

@@ -158,6 +158,11 @@ impl<S: Clone + Eq> Ledger<S> {
         self.commands.len()
     }
 
+    /// How many have no outcome on record yet.
+    pub fn unsettled(&self) -> usize {
+        self.commands.values().filter(|command| command.state.finished().is_none()).count()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.commands.is_empty()
     }

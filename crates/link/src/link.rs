@@ -29,7 +29,7 @@ use std::{collections::VecDeque, time::Duration};
 /// Shortest and longest wait that a master can ask for: what a master sends is clamped, never trusted.
 const MASTERS_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 
-/// After the grace and the kill: so long for the last outcomes to reach the master.
+/// Once nothing runs: so long for the last outcomes to reach the master. They are recorded, and told after the next start.
 const DELIVERY_GRACE: Duration = Duration::from_secs(5);
 
 /// The state machine. See the module's diagram.
@@ -81,8 +81,11 @@ enum Shutdown {
     No,
     /// Running commands may finish until then.
     Grace(Duration),
-    /// They are being ended; stop then, whatever is left.
-    Ending(Duration),
+    /// They are being ended, or nothing runs any more; stop then, whatever is left. `hurried`: one more request stops it.
+    Ending {
+        until: Duration,
+        hurried: bool,
+    },
 }
 
 impl Link {
@@ -170,7 +173,9 @@ impl Link {
             State::Reconnecting { until } => Some(*until),
         };
         let shutdown = match self.shutdown {
-            Shutdown::Grace(until) | Shutdown::Ending(until) if !matches!(self.state, State::Stopped) => Some(until),
+            Shutdown::Grace(until) | Shutdown::Ending { until, .. } if !matches!(self.state, State::Stopped) => {
+                Some(until)
+            }
             _ => None,
         };
         [own, shutdown].into_iter().flatten().min()
@@ -191,6 +196,7 @@ impl Link {
                     self.beat(now);
                 }
             }
+            Input::Settled => self.settled(now),
             Input::Drained => {
                 if !matches!(self.shutdown, Shutdown::No) {
                     self.stop();
@@ -277,12 +283,8 @@ impl Link {
 
     fn timeout(&mut self, now: Duration) {
         match self.shutdown {
-            Shutdown::Grace(until) if now >= until => {
-                let stop_at = now.saturating_add(self.params.kill_grace).saturating_add(DELIVERY_GRACE);
-                self.shutdown = Shutdown::Ending(stop_at);
-                self.outputs.push_back(Output::Interrupt);
-            }
-            Shutdown::Ending(until) if now >= until => return self.stop(),
+            Shutdown::Grace(until) if now >= until => self.interrupt(now, false),
+            Shutdown::Ending { until, .. } if now >= until => return self.stop(),
             _ => {}
         }
         match &mut self.state {
@@ -425,11 +427,32 @@ impl Link {
         if matches!(self.state, State::Stopped) {
             return;
         }
-        if matches!(self.shutdown, Shutdown::No) {
-            self.shutdown = Shutdown::Grace(now.saturating_add(self.params.shutdown_grace));
-            self.report(Report::ShuttingDown);
-        } else {
-            self.stop();
+        match self.shutdown {
+            Shutdown::No => {
+                self.shutdown = Shutdown::Grace(now.saturating_add(self.params.shutdown_grace));
+                self.report(Report::ShuttingDown);
+            }
+            // Commands are ended as they would be after the grace: whoever waits for one is to hear what became of it.
+            Shutdown::Grace(_) => self.interrupt(now, true),
+            Shutdown::Ending { until, hurried: false } => self.shutdown = Shutdown::Ending { until, hurried: true },
+            Shutdown::Ending { hurried: true, .. } => self.stop(),
+        }
+    }
+
+    fn interrupt(&mut self, now: Duration, hurried: bool) {
+        let until = now.saturating_add(self.params.kill_grace).saturating_add(DELIVERY_GRACE);
+        self.shutdown = Shutdown::Ending { until, hurried };
+        self.outputs.push_back(Output::Interrupt);
+    }
+
+    /// While a session is there, outcomes and output may use the rest of the grace.
+    fn settled(&mut self, now: Duration) {
+        let connected = matches!(self.state, State::Registered(_) | State::Active { .. });
+        if let Shutdown::Ending { until, .. } | Shutdown::Grace(until) = self.shutdown
+            && !(connected && matches!(self.shutdown, Shutdown::Grace(_)))
+        {
+            let until = until.min(now.saturating_add(DELIVERY_GRACE));
+            self.shutdown = Shutdown::Ending { until, hurried: true };
         }
     }
 

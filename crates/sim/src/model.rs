@@ -104,6 +104,7 @@ fn inputs(node: &Node) -> Vec<(Duration, Input)> {
         (SOON, Input::SourceAddressGone),
         (SOON, Input::Renew),
         (SOON, Input::Shutdown),
+        (SOON, Input::Settled),
         (SOON, Input::Drained),
         (SOON, Input::Timeout),
     ];

@@ -19,6 +19,7 @@ fn params() -> Params {
 }
 
 /// A link whose time runs from one due moment to the next, and what it put out with the moment.
+#[derive(Clone)]
 struct Bench {
     link: Link,
     now: Duration,

@@ -88,10 +88,14 @@ pub enum Input {
     RouteChanged,
     /// The address that the session's connection comes from is gone.
     SourceAddressGone,
-    /// SIGTERM, or the master's wish. A second one skips the wait for running commands.
+    /// SIGTERM, or the master's wish. A second one skips the wait for running commands: they are ended at once. A third
+    /// skips the wait for their end.
     Shutdown,
     /// No command would get through any more, which the master is to learn at once.
     Unready,
+    /// After [`Input::Shutdown`]: nothing runs any more, and what is not delivered yet is where the next start finds it.
+    /// May be said again and again.
+    Settled,
     /// After [`Input::Shutdown`]: nothing runs any more and every outcome was delivered.
     Drained,
 }
@@ -160,7 +164,7 @@ pub enum Output {
         how: Close,
     },
     Report(Report),
-    /// The grace of a shutdown is over: end what runs.
+    /// The grace of a shutdown is over, or skipped: end what runs.
     Interrupt,
     /// The process may exit.
     Stop,

@@ -367,6 +367,8 @@ impl World {
         let Some(process) = &self.hosts[host].process else { return };
         if process.draining && process.ledger.is_empty() {
             self.tell_link(host, Input::Drained);
+        } else if process.draining && process.ledger.unsettled() == 0 {
+            self.tell_link(host, Input::Settled);
         }
     }
 

@@ -37,12 +37,68 @@ fn a_shutdown_ends_what_outlasts_its_grace_and_then_itself() {
     assert_eq!(bench.link.state(), Phase::Stopped);
 }
 
+fn interrupts(bench: &Bench) -> usize {
+    bench.log.iter().filter(|(_, output)| *output == Output::Interrupt).count()
+}
+
 #[test]
-fn a_second_signal_skips_the_wait() {
+fn a_second_signal_skips_the_wait_and_a_third_the_end_of_what_runs() {
     let mut bench = Bench::active(params());
     bench.input(Input::Shutdown);
+    bench.run_acked(s(2));
     bench.input(Input::Shutdown);
-    assert_eq!(bench.log.last(), Some(&(s(0), Output::Stop)));
+    assert_eq!((interrupts(&bench), bench.link.state()), (1, Phase::Active), "it is there to tell the outcomes");
+    let mut third = bench.clone();
+    third.input(Input::Shutdown);
+    assert_eq!(third.log.last(), Some(&(s(2), Output::Stop)));
+    // The kill's grace and that of the delivery, from the second on.
+    bench.run_acked(s(16));
+    assert_eq!(bench.link.state(), Phase::Active);
+    bench.run_acked(s(17));
+    assert_eq!((interrupts(&bench), bench.link.state()), (1, Phase::Stopped));
+}
+
+#[test]
+fn a_second_signal_after_the_grace_leaves_the_time_for_the_kill() {
+    let mut bench = Bench::active(params());
+    bench.input(Input::Shutdown);
+    bench.run_acked(s(31));
+    bench.input(Input::Shutdown);
+    assert_eq!((interrupts(&bench), bench.link.state()), (1, Phase::Active));
+    bench.input(Input::Shutdown);
+    assert_eq!(bench.link.state(), Phase::Stopped);
+}
+
+#[test]
+fn with_nothing_left_to_run_a_master_that_is_away_is_waited_for_no_longer_than_a_delivery_takes() {
+    let mut bench = Bench::active(params());
+    bench.input(Input::Settled);
+    assert_eq!(bench.link.poll_timeout(), Some(s(5)), "no shutdown: only the next beat is due");
+    bench.input(Input::Shutdown);
+    // With a master the rest of what commands have printed may use the grace.
+    bench.input(Input::Settled);
+    bench.run_acked(s(8));
+    assert_eq!(bench.link.state(), Phase::Active);
+    bench.fail(LossReason::ConnectionReset);
+    for at in [s(8), s(9), ms(12_999)] {
+        bench.run(at);
+        bench.input(Input::Settled);
+        assert_ne!(bench.link.state(), Phase::Stopped, "{at:?}");
+    }
+    bench.run(s(13));
+    assert_eq!((interrupts(&bench), bench.link.state()), (0, Phase::Stopped));
+}
+
+#[test]
+fn with_everything_ended_the_kill_is_waited_for_no_more() {
+    let mut bench = Bench::active(params());
+    bench.input(Input::Shutdown);
+    bench.run_acked(s(31));
+    bench.input(Input::Settled);
+    bench.run_acked(ms(35_999));
+    assert_eq!(bench.link.state(), Phase::Active);
+    bench.run_acked(s(36));
+    assert_eq!(bench.link.state(), Phase::Stopped);
 }
 
 #[test]
