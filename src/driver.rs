@@ -8,7 +8,7 @@ mod tell;
 use crate::{
     clock::{Clock, unix_ms},
     commands::{Commands, Uplink},
-    config::{self, Config, Loaded},
+    config::{self, Config, Loaded, Spool},
     credentials::Credentials,
     history::History,
     metrics::Board,
@@ -464,9 +464,10 @@ impl<C: Clock> Driver<C> {
                     self.send_session(|session| session.register(register));
                 }
                 Output::Heartbeat { seq, last_ack, .. } => {
-                    let status = seq
-                        .is_multiple_of(STATUS_EVERY)
-                        .then(|| self.node.status(self.commands.count(), self.keeper.disk()));
+                    let status = seq.is_multiple_of(STATUS_EVERY).then(|| proto::NodeStatus {
+                        in_memory: self.config.commands.spool == Spool::Disk && self.commands.in_memory(),
+                        ..self.node.status(self.commands.count(), self.keeper.disk())
+                    });
                     let ready = self.commands.ready();
                     let beat = Up::Heartbeat(proto::Heartbeat { seq, last_ack, ready, status });
                     self.send_session(|session| _ = session.send(beat));

@@ -7,7 +7,7 @@ use common::{
     cramped::{self, MemoryGroup, Mount, needs},
     master::{Master, OutputCall, Session},
 };
-use proto::{Outcome, OutputAck, agent_message::Kind as Up, master_message::Kind as Down, outcome::Kind};
+use proto::{Heartbeat, Outcome, OutputAck, agent_message::Kind as Up, master_message::Kind as Down, outcome::Kind};
 use sloth_agent::spool::{
     disk::Folder,
     format::{Change, Chunk, Content, Record},
@@ -238,6 +238,16 @@ async fn a_full_disk_is_said_and_holds_nothing_up() {
     beats(&mut session, 5).await;
     let outcome = outcome(&mut session, "c", "exit 3").await;
     assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
+    // The master is told what a crash would lose, with the first beat that carries how the node does.
+    let told = loop {
+        if let Some(Up::Heartbeat(Heartbeat { seq, status, .. })) = session.next().await {
+            session.ack(seq).await;
+            if let Some(status) = status {
+                break status.in_memory;
+            }
+        }
+    };
+    assert!(told);
     // Its epoch is kept in memory: the next session must still be a newer one.
     drop(session);
     agent.line("Lost connection").await;

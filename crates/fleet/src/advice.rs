@@ -1,8 +1,8 @@
 //! What a person should do about an agent, in one sentence. Pure.
 
 use crate::{
-    AgentRecord, Attempt, ClosedBy, REASON_DOWNLINK_DEAD, REASON_MASTER_RESTARTED, REASON_MOVED, REASON_NOT_READY,
-    Status, Turned, registry::is_name,
+    AgentRecord, Attempt, ClosedBy, NodeStatus, REASON_DOWNLINK_DEAD, REASON_MASTER_RESTARTED, REASON_MOVED,
+    REASON_NOT_READY, Status, Turned, registry::is_name,
 };
 use link::LossReason;
 
@@ -11,6 +11,8 @@ use link::LossReason;
 pub enum Why {
     /// A command would get through.
     Active,
+    /// Active, and a crash of it would lose commands.
+    InMemory,
     /// Active, and somebody else claims to be it.
     Claimed(LossReason),
     /// The session ended so, or the last attempt to begin one was refused so.
@@ -87,6 +89,14 @@ impl Why {
         }
     }
 
+    /// The same with what the agent last said of its node: of one that is well that way only.
+    pub fn on(self, node: Option<&NodeStatus>) -> Self {
+        match self {
+            Self::Active if node.is_some_and(|node| node.in_memory) => Self::InMemory,
+            why => why,
+        }
+    }
+
     /// One sentence, about the agent of this name. What can be typed from it has the name in its place.
     pub fn advice(self, name: &str) -> String {
         // Who was only turned away calls himself as he likes, and nobody should type that.
@@ -97,6 +107,11 @@ impl Why {
     fn sentence(self) -> &'static str {
         match self {
             Self::Active => "Nothing is to be done: a command would get through.",
+            Self::InMemory => {
+                "A command would get through, but the agent's disk does not take it (its state directory is full, \
+                 read-only or not its own), so that a crash of the agent would lose it: `sloth-agent doctor` on the node \
+                 says which, and the agent is to be restarted once that is mended."
+            }
             Self::Claimed(LossReason::NameTaken) => {
                 "It is well, but another machine claims its name: give that one a name of its own (attempts say which \
                  host it is)."
@@ -355,6 +370,16 @@ mod tests {
             assert!(!advice.contains(PLACE), "{advice}");
             assert!(sentences.insert(advice.clone()), "twice: {advice}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_could_lose_commands_is_well_no_further_than_that() {
+        let on = |why: Why, in_memory| why.on(Some(&NodeStatus { in_memory, ..NodeStatus::default() }));
+        assert_eq!((on(Why::Active, true), on(Why::Active, false)), (Why::InMemory, Why::Active));
+        assert_eq!(Why::Active.on(None), Why::Active);
+        assert_eq!(on(Why::NotReady, true), Why::NotReady, "the last word of one that is away is old");
+        let advice = Why::InMemory.advice("mari");
+        assert!(advice.contains("a crash of the agent would lose it") && advice.ends_with('.'), "{advice}");
     }
 
     #[test]

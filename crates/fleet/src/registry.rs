@@ -43,6 +43,8 @@ pub struct NodeStatus {
     pub disk_free_kib: u64,
     pub uptime_s: u64,
     pub commands_held: u32,
+    /// Its disk does not take the commands that it holds.
+    pub in_memory: bool,
     /// Its wall clock less the master's, when this came in; None where it did not say.
     pub clock_skew_ms: Option<i64>,
 }

@@ -282,6 +282,9 @@ pub struct NodeStatus {
     /// The wall clock, as in `Register`.
     #[prost(uint64, tag = "8")]
     pub time_unix_ms: u64,
+    /// The disk does not take the commands that it holds, as it is set up to: a crash of the agent loses them.
+    #[prost(bool, tag = "9")]
+    pub in_memory: bool,
 }
 /// The command is recorded where a crash does not lose it, and will start once, or has.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

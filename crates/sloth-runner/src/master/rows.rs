@@ -39,6 +39,7 @@ pub fn agent(view: AgentView) -> AgentRow {
             uptime_s: node.uptime_s,
             commands_held: node.commands_held,
             time_unix_ms: 0,
+            in_memory: node.in_memory,
         }),
     }
 }

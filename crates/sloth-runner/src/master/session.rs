@@ -419,6 +419,7 @@ fn beat(message: &Heartbeat, now: Now) -> Beat {
         disk_free_kib: status.disk_free_kib,
         uptime_s: status.uptime_s,
         commands_held: status.commands_held,
+        in_memory: status.in_memory,
         clock_skew_ms: skew(status.time_unix_ms, now),
     });
     Beat { seq: message.seq, last_ack: message.last_ack, ready: message.ready, node }

@@ -141,7 +141,8 @@ fn in_full(row: &AgentRow, now_unix_ms: u64) -> String {
         line("Memory", &format!("{} of {} MiB free", mebi(node.memory_available_kib), mebi(node.memory_total_kib)));
         line("Disk", &format!("{} of {} MiB free", mebi(node.disk_free_kib), mebi(node.disk_total_kib)));
         line("Up", &span(Duration::from_secs(node.uptime_s)));
-        line("Commands held", &node.commands_held.to_string());
+        let lost = if node.in_memory { ", in memory: a crash of the agent loses them" } else { "" };
+        line("Commands held", &format!("{}{lost}", node.commands_held));
     }
     text
 }

@@ -48,6 +48,7 @@ struct Node {
     disk_free: u64,
     uptime: u64,
     commands_held: u64,
+    in_memory: bool,
 }
 
 #[derive(Serialize)]
@@ -180,6 +181,7 @@ fn node(status: &NodeStatus) -> Node {
         disk_free: status.disk_free_kib.saturating_mul(1024),
         uptime: status.uptime_s,
         commands_held: status.commands_held.into(),
+        in_memory: status.in_memory,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What goes wrong outside of the program: each with its message, and nothing lost.
 
-use crate::fleet::{Agent, Master, Running, all_bytes, look, needs, program};
+use crate::fleet::{Agent, Master, Running, all_bytes, look, needs, program, until};
 use std::{fs, io::Write, net::TcpListener, path::Path, process::Command, process::Stdio};
 
 /// A master that does not start, and what it says.
@@ -190,6 +190,17 @@ fn an_agent_that_cannot_write_its_state_says_so_and_runs_on_in_memory() {
     let expected = format!("the state directory {} cannot be written", state.display());
     assert!(text.contains(&expected) && text.contains("going on with state in memory"), "{text}");
     assert_eq!(master.tool(&["agent", "run", "lady", "--", "echo", "well"]).expect(0).text(), "well\n");
+    // With the twelfth heartbeat it says what a crash would cost.
+    let node = until("how its node does", || {
+        let node = master.json(&["agent", "get", "lady"])["node"].take();
+        node.is_object().then_some(node)
+    });
+    assert_eq!(node["in_memory"], true, "{node}");
+    let told = master.json(&["agent", "explain", "lady"]);
+    assert_eq!(told["status"], "Active", "{told}");
+    assert!(told["advice"].as_str().unwrap().contains("a crash of the agent would lose it"), "{told}");
+    let text = master.tool(&["agent", "get", "lady"]).expect(0).text();
+    assert!(text.contains("Commands held   0, in memory: a crash of the agent loses them\n"), "{text}");
 }
 
 #[test]

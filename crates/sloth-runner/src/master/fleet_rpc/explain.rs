@@ -52,7 +52,7 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
         view.record.status != fleet::Status::Active && (1..=now.unix_ms).contains(&certificate_expires_unix_ms);
     let why = match certificate_ended {
         true => Why::CertificateEnded,
-        false => Why::of(&view.record, &attempts, closed_by, now.unix_ms),
+        false => Why::of(&view.record, &attempts, closed_by, now.unix_ms).on(view.node.as_ref()),
     };
     Ok(ExplainReply {
         sessions: sessions.into_iter().map(rows::session).collect(),
