@@ -62,6 +62,7 @@ pub struct Session {
     outgoing: Option<Outgoing>,
     dialled: Option<Dialled>,
     renewal: Option<AbortHandle>,
+    registered: bool,
 }
 
 enum Stage {
@@ -108,6 +109,7 @@ impl Session {
             outgoing: Some(Outgoing(outgoing)),
             dialled: None,
             renewal: None,
+            registered: false,
         }
     }
 
@@ -242,7 +244,10 @@ impl Session {
     fn event(&mut self, kind: Down) -> Event {
         let interval = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
         Event::Reply(match kind {
-            Down::Registered(registered) => return Event::Registered(registered),
+            Down::Registered(registered) => {
+                self.registered = true;
+                return Event::Registered(registered);
+            }
             Down::RunCommand(run) => return Event::Run(run),
             Down::CancelCommand(cancel) => return Event::Cancel(cancel.id),
             Down::FinishedAck(ack) => return Event::FinishedAck(ack.id),
@@ -268,6 +273,7 @@ impl Session {
 
     fn failed(&mut self, failure: Failure) -> Reply {
         self.stage = Stage::Ended;
+        let failure = if self.registered { failure.of_a_master() } else { failure };
         Reply::Failed { reason: failure.reason, detail: said(failure.detail) }
     }
 }

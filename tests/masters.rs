@@ -196,6 +196,18 @@ async fn nonsense_is_a_failure_with_a_reason() {
 }
 
 #[tokio::test]
+async fn nonsense_in_a_session_is_of_a_master_all_the_same() {
+    let mut master = Master::start().await;
+    let proxy = Proxy::to(master.address).await;
+    let mut agent = Agent::start(&proxy.address(), &[]);
+    let _session = master.active(1).await;
+    agent.line("Agent registered").await;
+    proxy.set(Wire::Nonsense);
+    let line = agent.line("ERROR Lost connection to master: ").await;
+    assert!(line.contains("what came from master is no HTTP/2. Reconnecting..."), "{line}");
+}
+
+#[tokio::test]
 async fn answers_out_of_turn_end_the_session_and_harm_nothing() {
     let mut master = Master::start().await;
     let mut agent = Agent::start(&master.address(), &[]);

@@ -27,6 +27,14 @@ impl Failure {
         Self::new(LossReason::Protocol, detail)
     }
 
+    /// Of a peer that has registered this agent: it is a master, whatever came from there since.
+    pub fn of_a_master(mut self) -> Self {
+        if self.detail == NO_MASTER {
+            self.detail = "what came from master is no HTTP/2".to_owned();
+        }
+        self
+    }
+
     pub fn io(error: io::Error) -> Self {
         use io::ErrorKind as Kind;
         let (reason, detail) = match error.kind() {
@@ -140,6 +148,14 @@ mod tests {
         ] {
             assert_eq!(Failure::io(io::Error::from_raw_os_error(number)), Failure::new(reason, detail));
         }
+    }
+
+    #[test]
+    fn a_peer_that_has_registered_an_agent_is_a_master_whatever_it_says_then() {
+        let garbage = Failure::protocol(NO_MASTER).of_a_master();
+        assert_eq!(garbage, Failure::protocol("what came from master is no HTTP/2"));
+        let closed = Failure::new(LossReason::StreamClosed, "connection closed by master");
+        assert_eq!(closed.clone().of_a_master(), closed);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub enum Wire {
     Reset,
     /// Connections are closed, new ones, too.
     Closed,
+    /// The agent is told what no master says.
+    Nonsense,
 }
 
 pub struct Proxy {
@@ -75,6 +77,12 @@ async fn forward(mut agent: TcpStream, target: SocketAddr, mut wire: watch::Rece
                 return;
             }
             Wire::Closed => return,
+            Wire::Nonsense => {
+                let _ = agent.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                // Closed at once, the connection would as well be reset.
+                while let Ok(1..) = agent.read(&mut up).await {}
+                return;
+            }
             _ => {}
         }
         tokio::select! {

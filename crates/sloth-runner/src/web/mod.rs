@@ -16,6 +16,7 @@ mod output;
 mod places;
 mod session;
 mod sign_in;
+mod stray;
 mod text;
 
 use crate::{
@@ -38,6 +39,7 @@ use hyper_util::{
 use places::{Known, Places, Reading};
 use session::Sessions;
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -180,23 +182,28 @@ pub async fn serve(core: Arc<Core>, http: Http) {
         let known = Known::default();
         let extensions = (Extension(Peer { remote, local }), Extension(known.clone()));
         let service = TowerToHyperService::new(router.clone().layer(extensions.0).layer(extensions.1));
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
             .serve_connection(TokioIo::new(Reading::new(stream, READS_TIMEOUT)), service);
         places.free().await;
         places.take(known.clone(), async move {
             let _counted = of_address;
-            tokio::pin!(connection);
             loop {
                 tokio::select! {
-                    // A client that breaks off is none of our business.
-                    _ = &mut connection => return,
+                    ended = &mut connection => {
+                        // A client that breaks off is none of our business.
+                        if ended.is_err_and(|error| error.is_parse()) {
+                            let parts = connection.into_parts();
+                            stray::answer(parts.io.into_inner(), &parts.read_buf).await;
+                        }
+                        return;
+                    }
                     () = sleep(STRANGER_MAX) => {}
                 }
                 if !known.is_set() {
                     // What is being answered is, if it is read in time.
-                    connection.as_mut().graceful_shutdown();
+                    Pin::new(&mut connection).graceful_shutdown();
                     let _ = tokio::time::timeout(READS_TIMEOUT, connection).await;
                     return;
                 }

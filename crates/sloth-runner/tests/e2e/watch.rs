@@ -23,6 +23,16 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 #[test]
+fn an_agent_that_was_given_the_port_of_the_page_is_told_that_no_agents_are_served_there() {
+    let master = Master::with(&["http.listen=\"127.0.0.1:0\""]);
+    let page = metrics_of(&master);
+    let agent = Agent::start(master.folder.path(), "lady", &page.to_string(), &[]);
+    let line = agent.line("Cannot connect to master at");
+    assert!(line.contains("(attempt 1): it does not serve agents (is this a Sloth Runner master?)"), "{line}");
+    assert!(get(page, "/healthz").starts_with("HTTP/1.1 200 "), "it serves on");
+}
+
+#[test]
 fn an_outage_is_explained_after_the_master_itself_was_restarted() {
     let mut master = Master::start();
     let mut agent = master.agent("lady");
