@@ -1,5 +1,6 @@
 //! The agent's command line, with the real binary: configuration, one agent per state directory, life in the background.
 
+use sloth_agent::token::Token;
 use std::{
     fs,
     io::Read,
@@ -137,7 +138,9 @@ fn check_shows_a_good_configuration_with_its_origins_and_no_secret() {
     let place = Place::new();
     fs::write(place.path().join("agent.toml"), "name = 'node7'\n\n[heartbeat]\ninterval = '2s'\n").unwrap();
     let mut command = place.command(&["check", "--max-failures", "4", "--state-dir", "/state"]);
-    command.env("SLOTH_RUNNER_MASTER_ADDR", "[::1]:6000").env("SLOTH_RUNNER_TOKEN", "s3cret");
+    command
+        .env("SLOTH_RUNNER_MASTER_ADDR", "[::1]:6000")
+        .env("SLOTH_RUNNER_TOKEN", Token::new([7; 32], [8; 32]).text());
     assert_eq!(
         Done::of(command.output().unwrap()).expect(0).out,
         "The configuration of agent node7 is good.

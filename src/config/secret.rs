@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Secret, layers::describe};
-use crate::token::{Malformed, Token};
+use crate::token::Token;
 
 /// Longest token, in bytes: the ones that masters make have some hundred.
 const TOKEN_MAX: usize = 4096;
@@ -68,8 +68,9 @@ pub(super) fn check_token(text: &str) -> Result<Secret, String> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("holds spaces or characters that no token has: copy it again".into());
     }
-    if let Err(Malformed::Damaged) = Token::parse(text) {
-        return Err(Malformed::Damaged.to_string());
+    // No master gives any other, so this one could never admit.
+    if let Err(malformed) = Token::parse(text) {
+        return Err(malformed.to_string());
     }
     Ok(Secret(text.to_string()))
 }

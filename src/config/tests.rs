@@ -5,6 +5,7 @@ use std::{
 };
 
 use super::{reader::Layers, *};
+use crate::token::Token;
 
 fn surroundings() -> Surroundings {
     Surroundings { host_name: "node1".into(), root: true, ..Surroundings::default() }
@@ -455,24 +456,32 @@ fn tokens_come_from_private_files_variables_and_flags_and_never_show() {
     let message = || load(&sources, &surroundings()).unwrap_err().to_string();
     let start = format!("--set auth.token_file: auth.token_file is {}, ", path.display());
     assert_eq!(message(), format!("{start}which cannot be read (no such file or directory): check it"));
-    fs::write(&path, "s3cret\n").unwrap();
+    let [of_file, of_variable, of_flag] = [1, 2, 3].map(|n| Token::new([7; 32], [n; 32]).text());
+    fs::write(&path, format!("{of_file}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(message(), format!("{start}which others can read (mode 0640): run chmod 600 {}", path.display()));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(load(&sources, &surroundings()).unwrap().config.token, Some(Secret("s3cret".into())));
+    assert_eq!(load(&sources, &surroundings()).unwrap().config.token, Some(Secret(of_file)));
     fs::write(&path, "\n").unwrap();
     assert!(message().starts_with(&format!("{start}whose token is empty")), "{}", message());
+    fs::write(&path, "s3cret\n").unwrap();
+    assert!(message().starts_with(&format!("{start}whose token is no token: one begins with")), "{}", message());
 
-    let with_variable = Surroundings { token: Some("of-variable".into()), ..surroundings() };
+    let with_variable = Surroundings { token: Some(of_variable.clone().into()), ..surroundings() };
     let loaded = load(&Sources::default(), &with_variable).unwrap();
-    assert_eq!(loaded.config.token, Some(Secret("of-variable".into())));
-    assert!(!format!("{loaded:?}").contains("of-variable"));
-    let flag = Sources { flags: vec![("--token", "auth.token", "of-flag".into())], ..Sources::default() };
-    assert_eq!(load(&flag, &with_variable).unwrap().config.token, Some(Secret("of-flag".into())));
+    assert_eq!(loaded.config.token, Some(Secret(of_variable.clone())));
+    assert!(!format!("{loaded:?}").contains(&of_variable));
+    let flag = Sources { flags: vec![("--token", "auth.token", of_flag.clone().into())], ..Sources::default() };
+    assert_eq!(load(&flag, &with_variable).unwrap().config.token, Some(Secret(of_flag)));
     let bad = Surroundings { token: Some("two words".into()), ..surroundings() };
     assert_eq!(
         load(&Sources::default(), &bad).unwrap_err().to_string(),
         "SLOTH_RUNNER_TOKEN: auth.token holds spaces or characters that no token has: copy it again"
+    );
+    let foreign = Sources { flags: vec![("--token", "auth.token", "zzz".into())], ..Sources::default() };
+    assert_eq!(
+        load(&foreign, &surroundings()).unwrap_err().to_string(),
+        "--token: auth.token is no token: one begins with \"sloth1.\"; give what the master printed"
     );
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Secret;
+use crate::{config::Secret, token::Token};
 use std::fs;
 
 fn loaded(settings: &[&str]) -> Loaded {
@@ -42,13 +42,13 @@ fn changes_are_named_with_both_values_and_when_they_count() {
 fn secrets_are_masked_and_a_new_one_is_told_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
-    let with = |text: &str| {
+    let with = |text: u8| {
         use std::os::unix::fs::PermissionsExt;
-        fs::write(&path, text).unwrap();
+        fs::write(&path, Token::new([7; 32], [text; 32]).text()).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         loaded(&[&format!("auth.token_file={:?}", path.to_str().unwrap())])
     };
-    let (none, one, other) = (loaded(&[]), with("s3cret-1"), with("s3cret-2"));
+    let (none, one, other) = (loaded(&[]), with(1), with(2));
     let mut reload = reload(&none);
     let expected = format!("INFO config: auth.token_file changed from the default to {}", path.display());
     assert_eq!(said(&reload.replace(&none.config, &one)), [expected]);
