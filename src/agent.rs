@@ -154,8 +154,8 @@ async fn serve(config: Config, context: StartContext) -> io::Result<()> {
     tls::hear(state.heard(), &[]);
     warn_of_plain(&config, state.path());
     let commands = Commands::open(&config.commands, &config.name, state.path(), !state.is_memory());
-    let directory = (!state.is_memory()).then(|| state.path().to_path_buf());
-    let credentials = Credentials::new(directory.as_deref(), state.agent_id(), &config.name);
+    let directory = credentials::kept_in(state.path(), state.is_memory());
+    let credentials = Credentials::new(directory, state.agent_id(), &config.name);
     let boot_ms = boottime().as_millis().try_into().unwrap_or(u64::MAX);
     let now = Moment { unix_ms: unix_ms(), boot_ms };
     let history = History::start(&state.read_history(), &identity.boot_id, now, before.as_deref());

@@ -6,7 +6,7 @@ mod pending;
 use crate::{
     config::{Secret, Tls},
     joining::{Exported, statement},
-    state::HEARD,
+    state::{HEARD, is_trusted},
     token::{Token, sha256},
     transport::{
         Client, Dialled, Failure, classify_status,
@@ -21,6 +21,7 @@ use ring::{
 };
 use rustls_pki_types::CertificateDer;
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -60,6 +61,13 @@ pub fn lost(state_dir: &Path) -> Option<String> {
             path.display()
         )
     })
+}
+
+/// Where an agent keeps its credentials; none: nowhere. Where its state lives in memory, those that it was given before are
+/// of use still, if they can be read: so it comes back after a restart on a disk that has become read-only. Blocks.
+pub fn kept_in(state_dir: &Path, memory: bool) -> Option<&Path> {
+    let readable = || is_trusted(state_dir).is_ok() && File::open(state_dir.join(file::NAME)).is_ok();
+    (!memory || readable()).then_some(state_dir)
 }
 
 /// What an agent with this state directory was given for a token; none: nothing. Blocks.
@@ -424,11 +432,12 @@ impl Means {
             let connector = tls::Connector::pinned(fingerprint, certified, server_name, Arc::default());
             connector.map_err(|found| unusable(&found))
         };
+        let token = self.token()?;
         if let Some(identity) = self.credentials.identity().await? {
             let connector = pinned(sha256(&identity.ca), Some(identity.certified.clone()))?;
             return Ok(Standing::Joined(connector, identity.certificate()));
         }
-        match self.token()? {
+        match token {
             Some(token) => Ok(Standing::Token(pinned(token.fingerprint, None)?, token)),
             None => Ok(Standing::Configured),
         }

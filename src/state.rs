@@ -141,7 +141,7 @@ impl StateDir {
         };
         if let Err(error) = make_trusted(path) {
             state.fall_back("be trusted", &error);
-            state.agent_id = identity::derive(Path::new("/"), name);
+            state.agent_id = derived_agent_id(name);
             return state.settled();
         }
         match take_lock(path) {
@@ -332,7 +332,7 @@ impl StateDir {
                 Err(error) => self.fall_back("be given an agent id", &error),
             }
         }
-        identity::derive(Path::new("/"), &self.name)
+        derived_agent_id(&self.name)
     }
 
     /// Writes a file whole or not at all. False: it lives in memory only.
@@ -444,6 +444,31 @@ fn patient_lock(file: &File) -> io::Result<bool> {
     lock(file)
 }
 
+/// Whether an agent of this directory would have its state in memory alone: looks as [`StateDir::open`] does, and makes
+/// nothing.
+pub fn would_be_in_memory(path: &Path) -> bool {
+    let lock = OpenOptions::new().read(true).write(true).open(path.join(LOCK));
+    let unwritable = match lock {
+        Ok(_) => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            path.ancestors().find(|folder| folder.exists()).is_none_or(|folder| may_write(folder).is_err())
+        }
+        Err(_) => true,
+    };
+    unwritable || is_trusted(path).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
+}
+
+/// Whether this process may make files there.
+///
+/// # Errors
+/// Why not.
+pub fn may_write(folder: &Path) -> io::Result<()> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes())?;
+    // SAFETY: the path ends with a zero byte.
+    let done = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Empty where there is none.
 fn read_history(folder: &Path) -> Vec<u8> {
     let mut kept = Vec::new();
@@ -452,6 +477,11 @@ fn read_history(folder: &Path) -> Vec<u8> {
         let _ = file.take(history::FILE_MAX).read_to_end(&mut kept);
     }
     kept
+}
+
+/// The id of an agent that can keep none.
+pub fn derived_agent_id(name: &str) -> [u8; 16] {
+    identity::derive(Path::new("/"), name)
 }
 
 /// The id that an agent of this directory has; none before its first start.

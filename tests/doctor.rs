@@ -11,7 +11,12 @@ use common::{
 };
 use std::path::Path;
 use tempfile::TempDir;
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    process::Command,
+    time::timeout,
+};
 
 struct Said {
     code: Option<i32>,
@@ -39,7 +44,9 @@ async fn doctor_with(state: &Path, name: &str, masters: &[&str], settings: &[&st
     command.args(masters.iter().flat_map(|master| ["--master", master]));
     command.args(settings.iter().flat_map(|setting| ["--set", setting]));
     command.args(more);
-    command.env_remove("SLOTH_RUNNER_MASTER_ADDR").current_dir(state);
+    // A state directory may be one that cannot be made.
+    let folder = state.ancestors().find(|folder| folder.is_dir()).expect("the root is one");
+    command.env_remove("SLOTH_RUNNER_MASTER_ADDR").current_dir(folder);
     let output = timeout(PATIENCE, command.output()).await.expect("it ends").expect("the agent's binary starts");
     Said { code: output.status.code(), out: String::from_utf8(output.stdout).expect("UTF-8") }
 }
@@ -156,4 +163,85 @@ async fn json_is_one_document() {
         said.out
     );
     assert!(said.out.ends_with("\n  ]\n}\n") || said.out.ends_with("]\n}\n"), "{}", said.out);
+}
+
+#[tokio::test]
+async fn an_agent_whose_state_would_live_in_memory_is_tried_as_it_would_go() {
+    let master = Master::start().await;
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let said = doctor(&folder.path().join("file/state"), "lady", &[&master.address()], &[]).await;
+    assert_eq!(said.code, Some(0), "{}", said.out);
+    assert!(said.line("directory").starts_with("  warning ") && said.line("directory").contains("go on in memory"));
+    assert!(said.line("registration").starts_with("  ok  "), "{}", said.out);
+}
+
+#[tokio::test]
+async fn what_cannot_be_shown_to_a_master_keeps_none_from_being_tried() {
+    let (master, nobody) = (Master::start().await, Refusing::new());
+    let state = TempDir::new().unwrap();
+    std::fs::write(state.path().join("identity.pem"), "half a fi").unwrap();
+    let said = doctor(state.path(), "lady", &[&nobody.address(), &master.address()], &[]).await;
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert!(
+        said.last().starts_with("Cause: certificate: ") && said.last().contains("/identity.pem "),
+        "{}",
+        said.last()
+    );
+    assert!(said.out.contains(&format!("failed     TCP              {}: connection refused", nobody.address())));
+    assert!(said.out.contains(&format!("ok         TCP              {}", master.address())), "{}", said.out);
+    assert!(said.line("registration").starts_with("  not tried  "), "{}", said.out);
+}
+
+#[tokio::test]
+async fn a_master_that_says_nothing_is_told_from_one_that_closes_and_from_a_web_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let talker = tokio::spawn(async move {
+        let mut open = Vec::new();
+        for answer in [None, Some(""), Some("HTTP/1.1 505 HTTP Version Not Supported\r\n\r\n")] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if let Some(answer) = answer {
+                stream.read_u8().await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+            // Dropped with something unread it would be reset.
+            open.push(stream);
+        }
+        open
+    });
+    let state = TempDir::new().unwrap();
+    for (limit, says) in [
+        ("0.5s", "connection_timeout: no answer within 0.5s"),
+        (
+            "1m",
+            "stream_closed: connection closed by master (is this the port of `listen` in the master's configuration, and \
+             not of a web page?)",
+        ),
+        ("1m", "protocol: it does not serve agents (is this a Sloth Runner master?)"),
+    ] {
+        let said = doctor(state.path(), "lady", &[&address], &[&format!("connection.timeout={limit:?}")]).await;
+        assert_eq!(
+            (said.code, said.last()),
+            (Some(1), &*format!("Cause: registration with master at {address}: {says}"))
+        );
+    }
+    talker.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_file_is_tried_as_the_agent_opens_it_and_not_left_behind() {
+    let master = Master::start().await;
+    let state = TempDir::new().unwrap();
+    let said = doctor(state.path(), "lady", &[&master.address()], &["log.file=\"/proc/x/y\""]).await;
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert!(said.last().starts_with("Cause: log.file: cannot write the log file /proc/x/y: "), "{}", said.last());
+    let file = state.path().join("agent.log");
+    let setting = format!("log.file={:?}", file.display().to_string());
+    let said = doctor(state.path(), "lady", &[&master.address()], &[&setting]).await;
+    assert!(said.line("log.file").starts_with("  ok  ") && said.code == Some(0) && !file.exists(), "{}", said.out);
+    std::fs::write(&file, "kept\n").unwrap();
+    doctor(state.path(), "lady", &[&master.address()], &[&setting]).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept\n");
 }

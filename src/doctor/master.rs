@@ -3,7 +3,7 @@
 use super::{Notes, Running, Verdict};
 use crate::{
     clock::unix_ms,
-    config::{Config, MasterAddress, host_name},
+    config::{Config, MasterAddress, host_name, units::ShowDuration},
     credentials::{self, Credentials, Means, Standing},
     driver::{Identity, registration_of, reported},
     state,
@@ -11,7 +11,7 @@ use crate::{
 };
 use link::{LossReason, Seconds};
 use proto::{CheckReply, CheckRequest, rejected::Reason};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 use tonic::Code;
 
@@ -20,6 +20,9 @@ const REGISTRATION: &str = "registration";
 /// Clocks that are apart by more than this make certificates and logs hard to read.
 const SKEW_MAX: Duration = Duration::from_secs(30);
 
+/// What closes without a word may be something else than a master.
+const WHICH_PORT: &str = " (is this the port of `listen` in the master's configuration, and not of a web page?)";
+
 /// After a call failed, so long for the connection itself to say why.
 const VERDICT_GRACE: Duration = Duration::from_millis(100);
 
@@ -27,7 +30,7 @@ const VERDICT_GRACE: Duration = Duration::from_millis(100);
 const ENDS_SOON: u64 = 14 * 86_400;
 
 pub(super) async fn examine(config: &Config, running: &Running, notes: &mut Notes<'_>) {
-    let Some(way) = way(config, notes).await else { return };
+    let way = way(config, notes).await;
     for master in &config.masters {
         notes.about(master.to_string());
         visit(config, running, master, &way, notes).await;
@@ -40,22 +43,28 @@ struct Way {
     connector: Option<tls::Connector>,
     /// There is something to show, so that a master answers; a token is not shown, for that would use it up.
     asks: bool,
+    /// What there is to show cannot be used: the agent fails before it dials.
+    unusable: bool,
+    /// Nothing can be kept.
+    memory: bool,
     /// What there was to show is gone.
     lost: bool,
 }
 
-/// None: what there is cannot be used.
-async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
-    let agent_id = state::agent_id_at(&config.state_dir).unwrap_or_default();
-    let credentials = Arc::new(Credentials::new(Some(&config.state_dir), agent_id, &config.name));
+async fn way(config: &Config, notes: &mut Notes<'_>) -> Way {
+    let memory = state::would_be_in_memory(&config.state_dir);
+    let agent_id = agent_id(config, memory).unwrap_or_default();
+    let kept_in = credentials::kept_in(&config.state_dir, memory);
+    let credentials = Arc::new(Credentials::new(kept_in, agent_id, &config.name));
     let means = Means { tls: config.tls.clone(), token: config.token.clone(), credentials };
     let own = config.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
     let lost = credentials::lost(&config.state_dir).filter(|_| !own);
     if let Some(lost) = &lost {
         notes.note("certificate", Verdict::Warning, lost.replace("NAME", &config.name));
     }
+    let way = Way { connector: None, asks: true, unusable: false, memory, lost: lost.is_some() };
     match means.standing().await {
-        Ok(Standing::Configured) => configured(config, lost.is_some(), notes),
+        Ok(Standing::Configured) => configured(config, way, notes),
         Ok(Standing::Joined(connector, certificate)) => {
             let given = "given to this agent for a token";
             let (verdict, text) = match (connector.own().and_then(|own| own.ended()), certificate) {
@@ -67,32 +76,37 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Option<Way> {
                 (None, None) => (Verdict::Ok, given.to_owned()),
             };
             notes.note("certificate", verdict, text);
-            Some(Way { connector: Some(connector), asks: true, lost: false })
+            Way { connector: Some(connector), lost: false, ..way }
         }
         Ok(Standing::Token(connector, token)) => {
             let text = format!("{} is whole; whether it admits is seen when the agent joins with it", token.id());
             notes.note("token", Verdict::Ok, text);
-            Some(Way { connector: Some(connector), asks: false, lost: lost.is_some() })
+            Way { connector: Some(connector), asks: false, ..way }
         }
         Err(failure) => {
             notes.note("certificate", Verdict::Failed, failure.detail);
-            None
+            Way { unusable: true, ..way }
         }
     }
 }
 
-fn configured(config: &Config, lost: bool, notes: &mut Notes<'_>) -> Option<Way> {
-    let Some(settings) = &config.tls else { return Some(Way { connector: None, asks: true, lost }) };
+/// None: a random one will be made.
+fn agent_id(config: &Config, memory: bool) -> Option<[u8; 16]> {
+    state::agent_id_at(&config.state_dir).or_else(|| memory.then(|| state::derived_agent_id(&config.name)))
+}
+
+fn configured(config: &Config, way: Way, notes: &mut Notes<'_>) -> Way {
+    let Some(settings) = &config.tls else { return way };
     if let Some(own) = tls::own_certificate(settings) {
         let (verdict, note) = dates(&own);
         notes.note("certificate", verdict, format!("this agent's own: {own}{note}"));
     }
     match tls::Connector::load(settings) {
-        Ok(connector) => Some(Way { connector: Some(connector), asks: true, lost }),
+        Ok(connector) => Way { connector: Some(connector), ..way },
         Err(unusable) => {
             let all: Vec<_> = unusable.iter().map(|found| format!("{} {}", found.key, found.text)).collect();
             notes.note("certificate", Verdict::Failed, all.join("; "));
-            None
+            Way { unusable: true, ..way }
         }
     }
 }
@@ -117,6 +131,10 @@ async fn visit(config: &Config, running: &Running, master: &MasterAddress, way: 
         notes.note("TCP", verdict, tcp_failure(address, &failure));
     }
     let Some(tcp) = connected else { return };
+    if way.unusable {
+        let text = "what this agent has to show cannot be used, so it would not dial";
+        return notes.note(REGISTRATION, Verdict::NotTried, text);
+    }
     let Some(mut dialled) = open(config, master, way, tcp, notes).await else { return };
     if !way.asks {
         notes.note(
@@ -209,9 +227,8 @@ async fn ask(
     notes: &mut Notes<'_>,
 ) -> bool {
     notes.begin();
-    let id = state::agent_id_at(&config.state_dir);
     let random = || state::random().unwrap_or_default();
-    let agent_id = id.unwrap_or_else(random);
+    let agent_id = agent_id(config, way.memory).unwrap_or_else(random);
     let instance = running.instance.as_ref().and_then(|text| state::parse_hex(text.as_bytes()));
     let instance_id = instance.unwrap_or_else(random);
     let identity = Identity { agent_id, instance_id, boot_id: state::boot_id(), host: host_name() };
@@ -219,8 +236,17 @@ async fn ask(
     register.spool_id = vec![0; 16];
     let before = unix_ms();
     let mut client = dialled.client.clone();
-    let asked = within_status(config, client.check(CheckRequest { register: Some(register) })).await;
-    let reply = match asked {
+    let check = client.check(CheckRequest { register: Some(register) });
+    let limit = config.connection_timeout;
+    let said = match timeout(limit, check).await {
+        Ok(said) => said.map(tonic::Response::into_inner),
+        Err(_) => {
+            let text = format!("{}: no answer within {}", LossReason::ConnectionTimeout, Seconds(limit));
+            notes.note(REGISTRATION, Verdict::Failed, text);
+            return false;
+        }
+    };
+    let reply = match said {
         Ok(reply) => reply,
         Err(status) if status.code() == Code::Unimplemented => {
             let text = "the master knows no dry runs: it is older than this agent, or no Sloth Runner master";
@@ -232,8 +258,12 @@ async fn ask(
             // says.
             let beneath = timeout(VERDICT_GRACE, dialled.ended()).await.ok().flatten();
             let failure = beneath.unwrap_or_else(|| transport::classify_status(&status));
-            let text = consequence(config, way, &failure)
-                .unwrap_or_else(|| format!("{}: {}{}", failure.reason, failure.detail, remedy(failure.reason)));
+            let text = consequence(config, way, &failure).unwrap_or_else(|| {
+                // The connection ended, not the call. A master on its way down does the same, so it is asked and not said.
+                let cut = failure.reason == LossReason::StreamClosed && status.source().is_some();
+                let remedy = if cut { WHICH_PORT } else { remedy(failure.reason) };
+                format!("{}: {}{remedy}", failure.reason, failure.detail)
+            });
             notes.note(REGISTRATION, Verdict::Failed, text);
             return false;
         }
@@ -255,7 +285,9 @@ fn clock(reply: &CheckReply, before: u64, after: u64, notes: &mut Notes<'_>) {
     let ours = before.midpoint(after);
     let apart = Duration::from_millis(ours.abs_diff(reply.time_unix_ms));
     let side = if ours < reply.time_unix_ms { "behind" } else { "ahead of" };
-    let text = format!("{} {side} the master's", Seconds(apart));
+    // To the second, but for a difference that is less than that.
+    let shown = if apart.as_secs() > 0 { Duration::from_secs(apart.as_secs()) } else { apart };
+    let text = format!("{} {side} the master's", ShowDuration(shown));
     if apart > SKEW_MAX {
         let text = format!("{text}: set one of them; the agent works, but certificates and times in logs may mislead");
         notes.note("clock", Verdict::Warning, text);
@@ -303,11 +335,23 @@ async fn within<T>(config: &Config, doing: impl Future<Output = Result<T, Failur
     })
 }
 
-async fn within_status<T>(
-    config: &Config,
-    doing: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, tonic::Status> {
-    let limit = config.connection_timeout;
-    let late = |_| Err(tonic::Status::deadline_exceeded(format!("no answer within {}", Seconds(limit))));
-    timeout(limit, doing).await.unwrap_or_else(late).map(tonic::Response::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_are_apart_are_told_of_as_people_count() {
+        let told = |ours: u64, theirs: u64| {
+            let mut shown = |_: &super::super::Step| {};
+            let mut notes = Notes::new(&mut shown);
+            clock(&CheckReply { time_unix_ms: theirs, ..CheckReply::default() }, ours, ours, &mut notes);
+            let step = &notes.steps[0];
+            (step.verdict, step.text.split(": ").next().unwrap_or_default().to_owned())
+        };
+        let day = 86_400_000;
+        assert_eq!(told(day, 401 * day + 1), (Verdict::Warning, "400d behind the master's".to_owned()));
+        assert_eq!(told(5_000_090, 90), (Verdict::Warning, "1h23m20s ahead of the master's".to_owned()));
+        assert_eq!(told(12, 5), (Verdict::Ok, "7ms ahead of the master's".to_owned()));
+        assert_eq!(told(5, 5), (Verdict::Ok, "0s ahead of the master's".to_owned()));
+    }
 }

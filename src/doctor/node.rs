@@ -3,9 +3,10 @@
 use super::{Notes, Running, Verdict};
 use crate::{
     agent,
-    config::{Loaded, Surroundings, describe, units::ShowSize},
+    config::{Loaded, Log, Surroundings, describe, units::ShowSize},
+    logging::Rolling,
     node::Disk,
-    state,
+    state::{self, may_write},
 };
 use std::{
     fs,
@@ -44,6 +45,7 @@ pub(super) fn examine(loaded: &Loaded, running: &Running, notes: &mut Notes<'_>)
     state_directory(&config.state_dir, running, notes);
     open_files(config.commands.max_running as u64, notes);
     if running.agent.is_none() {
+        log_file(&config.log, notes);
         ports(loaded, notes);
     }
 }
@@ -86,13 +88,6 @@ fn memory(path: &Path, error: &io::Error) -> String {
     )
 }
 
-fn may_write(folder: &Path) -> io::Result<()> {
-    let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes())?;
-    // SAFETY: the path ends with a zero byte.
-    let done = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// With a sync, as an accepted command needs it.
 fn try_to_write(folder: &Path) -> io::Result<()> {
     let path = folder.join("doctor.new");
@@ -103,6 +98,21 @@ fn try_to_write(folder: &Path) -> io::Result<()> {
     })();
     let _ = fs::remove_file(&path);
     tried
+}
+
+/// Opened as the agent does it. One that runs has it.
+fn log_file(log: &Log, notes: &mut Notes<'_>) {
+    let Some(path) = &log.file else { return };
+    let is_new = !path.exists();
+    match Rolling::open(path, log.max_size, log.max_files) {
+        Ok(_) => notes.note("log.file", Verdict::Ok, format!("{} can be written", path.display())),
+        // The agent would go on with its log on standard error, but not in the background.
+        Err(error) if error.is_of_the_box() => notes.note("log.file", Verdict::Warning, error.to_string()),
+        Err(error) => notes.note("log.file", Verdict::Failed, error.to_string()),
+    }
+    if is_new {
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn open_files(running_max: u64, notes: &mut Notes<'_>) {

@@ -208,6 +208,26 @@ async fn an_agent_that_has_joined_needs_no_token_file_and_another_does() {
 }
 
 #[tokio::test]
+async fn an_agent_that_has_joined_comes_back_after_its_disk_has_become_read_only() {
+    let master = Master::start(&[]).await;
+    let node = Node::new();
+    let once = master.token("--uses 1").await;
+    let mut agent = node.start(&master, &["--token", &once]);
+    agent.active().await;
+    agent.kill().await;
+    // What is not a file cannot be opened to be written, for root neither.
+    let lock = node.state.join("lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let (code, said) = node.says(&master, "doctor").await;
+    assert!(code == 0 && said.contains("ok         certificate      given to this agent for a token"), "{said}");
+    let mut agent = node.start(&master, &[]);
+    agent.log.line("going on with state in memory").await;
+    agent.active().await;
+    assert_eq!(joined(&master).await, 1, "it is the same one");
+}
+
+#[tokio::test]
 async fn a_token_named_while_the_agent_runs_is_joined_with_at_the_reload() {
     let master = Master::start(&[]).await;
     let node = Node::new();
