@@ -150,6 +150,8 @@ impl Shown<'_> {
                     line(key, &with(value, wait.map(|wait| format!("in {}", link::Seconds(wait)))));
                 }
                 "in_state" | "next_attempt_in" => {}
+                // None in this outage yet: a goodbye of the master is no failure.
+                "attempt" if value == "0" => {}
                 // Both are written the same way, so they compare as texts.
                 CERTIFICATE_ENDS => {
                     let now = Utc(Duration::from_millis(unix_ms())).to_string();
@@ -211,8 +213,18 @@ fn coarse(duration: Duration) -> ShowDuration {
     ShowDuration(Duration::from_secs(duration.as_secs()))
 }
 
+/// In a unit of which there are at least ten, if it is not bytes.
 fn size(bytes: u64) -> String {
-    ShowSize(bytes).to_string()
+    const KIB: u64 = 1024;
+    const MIB: u64 = 1024 * KIB;
+    let unit = if bytes >= 10 * MIB {
+        MIB
+    } else if bytes >= 10 * KIB {
+        KIB
+    } else {
+        1
+    };
+    ShowSize(bytes / unit * unit).to_string()
 }
 
 #[cfg(test)]
@@ -241,6 +253,16 @@ mod tests {
         assert!(json.contains(&(SPOOL_IN_MEMORY.to_owned(), "true".to_owned())));
         let well = fields.into_iter().filter(|(key, _)| key != STATE_IN_MEMORY && key != SPOOL_IN_MEMORY).collect();
         assert!(shown(well).text().ends_with("  spool            2KiB\n  state directory  /nowhere\n"));
+    }
+
+    #[test]
+    fn sizes_are_told_in_a_unit_that_one_can_read_and_no_attempt_is_none() {
+        let of = [9, 10_239, 10_241, 16_777_286, 5_000_000_000].map(size);
+        assert_eq!(of, ["9B", "10239B", "10KiB", "16MiB", "4768MiB"]);
+        let fields = [("state", "Reconnecting"), ("attempt", "0"), ("attempt", "2")];
+        let fields = fields.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        let shown = Shown { agent: "agent a", path: Path::new("/nowhere"), pid: None, fields };
+        assert_eq!(shown.text().matches("attempt").count(), 1, "{}", shown.text());
     }
 
     #[test]
