@@ -375,6 +375,8 @@ pub struct HeartbeatAck {
     #[prost(uint64, tag = "2")]
     pub interval_ms: u64,
 }
+/// With an id that the agent has for other content the answer is a `CommandFinished` with the outcome REFUSED, beside the
+/// one that the command of that id has or will have.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunCommand {
     #[prost(string, tag = "1")]
