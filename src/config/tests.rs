@@ -471,7 +471,7 @@ fn tokens_come_from_private_files_variables_and_flags_and_never_show() {
     let loaded = load(&Sources::default(), &with_variable).unwrap();
     assert_eq!(loaded.config.token, Some(Secret(of_variable.clone())));
     assert!(!format!("{loaded:?}").contains(&of_variable));
-    let flag = Sources { flags: vec![("--token", "auth.token", of_flag.clone().into())], ..Sources::default() };
+    let flag = Sources { flags: vec![("--token", "auth.token", of_flag.clone())], ..Sources::default() };
     assert_eq!(load(&flag, &with_variable).unwrap().config.token, Some(Secret(of_flag)));
     let bad = Surroundings { token: Some("two words".into()), ..surroundings() };
     assert_eq!(
