@@ -21,7 +21,7 @@ fn two_hundred_fleets_keep_every_promise() {
 #[test]
 fn a_seed_says_everything_about_its_run() {
     let options = Options { agents: Some(5), steps: Some(120) };
-    for seed in [3, 4] {
+    for seed in [3, 5] {
         let (first, trace) = traced(seed, options);
         let (second, again) = traced(seed, options);
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
