@@ -7,8 +7,11 @@
 use sloth_agent::token::sha256;
 use std::{collections::HashMap, time::Duration};
 
-/// One for each person and browser that looks. The one that was used longest ago makes room.
+/// One for each person and browser that looks. Who has most makes room, with the one that was used longest ago.
 const SESSIONS_MAX: usize = 64;
+/// … of one token: the one of these that was used longest ago makes room. So whoever signs in without end signs nobody
+/// else out. One-time codes are made on the master's machine alone, and are all that there is in plain mode.
+const SESSIONS_EACH: usize = 8;
 /// Then it is over, used or not.
 pub const LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Nobody looks any more: an open page asks several times a minute.
@@ -40,8 +43,20 @@ pub fn hash(cookie: &str, key: &str) -> Hash {
 impl Sessions {
     pub fn open(&mut self, now: Duration, hash: Hash, role: &'static str, token: Option<String>) {
         self.open.retain(|_, session| session.lasts(now));
-        if self.open.len() >= SESSIONS_MAX {
-            let oldest = self.open.iter().min_by_key(|(_, session)| session.used).map(|(hash, _)| *hash);
+        let mut of_each = HashMap::<_, usize>::new();
+        self.open.values().for_each(|session| *of_each.entry(&session.token).or_default() += 1);
+        let loser = match of_each.get(&token) {
+            Some(&own) if token.is_some() && own >= SESSIONS_EACH => Some(token.clone()),
+            _ if self.open.len() < SESSIONS_MAX => None,
+            // Of as many tokens as there are places for: of those with most the one that was used longest ago.
+            _ => {
+                let crowds = self.open.values().max_by_key(|one| (of_each[&one.token], std::cmp::Reverse(one.used)));
+                crowds.map(|session| session.token.clone())
+            }
+        };
+        if let Some(loser) = loser {
+            let oldest = self.open.iter().filter(|(_, session)| session.token == loser);
+            let oldest = oldest.min_by_key(|(_, session)| session.used).map(|(hash, _)| *hash);
             oldest.and_then(|hash| self.open.remove(&hash));
         }
         self.open.insert(hash, Session { role, token, opened: now, used: now });
@@ -98,16 +113,34 @@ mod tests {
     }
 
     #[test]
-    fn one_too_many_takes_the_place_of_the_one_used_longest_ago() {
+    fn one_too_many_takes_the_place_of_one_of_whoever_has_most_that_was_used_longest_ago() {
         let mut sessions = Sessions::default();
+        let token = |n: u64| Some(format!("token {n}"));
         let of = |n: u64| hash(&n.to_string(), "");
         for n in 0..SESSIONS_MAX as u64 {
-            sessions.open(S(n), of(n), "viewer", None);
+            // The first two tokens have two each.
+            sessions.open(S(n), of(n), "viewer", token(n % 62));
         }
         assert!(sessions.find(S(100), &of(0)).is_some());
-        sessions.open(S(101), of(1000), "viewer", None);
+        sessions.open(S(101), of(1000), "viewer", token(1000));
         assert_eq!(sessions.open.len(), SESSIONS_MAX);
-        assert!(sessions.find(S(102), &of(1)).is_none());
-        assert!(sessions.find(S(102), &of(0)).is_some() && sessions.find(S(102), &of(1000)).is_some());
+        assert!(sessions.find(S(102), &of(1)).is_none(), "of the two with most, the one used longest ago");
+        let kept = |n| sessions.open.contains_key(&of(n));
+        assert!(kept(0) && kept(2) && kept(62) && kept(63) && kept(1000));
+    }
+
+    #[test]
+    fn who_signs_in_without_end_signs_nobody_else_out() {
+        let mut sessions = Sessions::default();
+        let (eva, code) = (hash("eva", ""), hash("code", ""));
+        sessions.open(S(0), eva, "operator", Some("eva".to_owned()));
+        sessions.open(S(0), code, "viewer", None);
+        let of = |n: u64| hash(&n.to_string(), "");
+        for n in 1..=1_000 {
+            sessions.open(S(n), of(n), "viewer", Some("otto".to_owned()));
+        }
+        assert_eq!(sessions.open.len(), SESSIONS_EACH + 2);
+        assert!(sessions.find(S(1_000), &eva).is_some() && sessions.find(S(1_000), &code).is_some());
+        assert!(sessions.find(S(1_000), &of(992)).is_none() && sessions.find(S(1_000), &of(993)).is_some());
     }
 }
