@@ -30,7 +30,11 @@ impl Default for History {
 pub const BATCH: u64 = 500;
 
 /// Events that are kept at most, however young: a fleet that flaps must not fill the disk. Some 1.5 GB.
-const EVENTS_MAX: u64 = 5_000_000;
+pub const EVENTS_MAX: u64 = 5_000_000;
+
+/// Of the events that are too many so many of what people did stay, the newest: agents that flap bring 5,000,000 in hours.
+/// Each look passes over these, some milliseconds.
+pub const AUDIT_MAX: u64 = 20_000;
 
 /// Deletes at most one batch of each table. True if there may be more.
 pub fn prune(connection: &mut Connection, history: &History, now_ms: u64) -> rusqlite::Result<bool> {
@@ -55,14 +59,19 @@ pub fn prune(connection: &mut Connection, history: &History, now_ms: u64) -> rus
             "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE time_ms < ?1 ORDER BY time_ms LIMIT ?2)",
         )?
         .execute(params![before(history.events_keep), BATCH as i64])?;
+    const SURPLUS: &str = "FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1 AND kind";
     let surplus = transaction
-        .prepare_cached(
-            "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1 \
-             ORDER BY seq LIMIT ?2)",
-        )?
+        .prepare_cached(&format!(
+            "DELETE FROM events WHERE seq IN (SELECT seq {SURPLUS} NOT GLOB 'audit.*' ORDER BY seq LIMIT ?2)"
+        ))?
         .execute(params![EVENTS_MAX as i64, BATCH as i64])?;
+    let audit = transaction
+        .prepare_cached(&format!(
+            "DELETE FROM events WHERE seq IN (SELECT seq {SURPLUS} GLOB 'audit.*' ORDER BY seq DESC LIMIT ?2 OFFSET ?3)"
+        ))?
+        .execute(params![EVENTS_MAX as i64, BATCH as i64, AUDIT_MAX as i64])?;
     transaction.commit()?;
-    Ok([commands, events, surplus].into_iter().any(|deleted| deleted as u64 >= BATCH) || above > 0)
+    Ok([commands, events, surplus, audit].into_iter().any(|deleted| deleted as u64 >= BATCH) || above > 0)
 }
 
 /// Forgets the oldest so many of those that are meant.

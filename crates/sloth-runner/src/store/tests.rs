@@ -313,6 +313,32 @@ fn what_is_old_by_the_masters_clock_is_forgotten_with_its_output() {
 }
 
 #[test]
+fn agents_that_flap_push_out_no_trace_of_what_people_did() {
+    let world = World::new();
+    let (store, _) = world.open();
+    let of = |kind: &str, seq| Change::AddEvent(Event { kind: kind.into(), ..event(seq, 1, 100 * DAY_MS) });
+    let many = prune::AUDIT_MAX + 3;
+    write(&store, (1..=many).map(|seq| of("audit.delete", seq)).collect()).unwrap();
+    let flapping = |from: u64| (from..from + 5).map(|seq| of("agent.lost", seq)).collect();
+    write(&store, flapping(many + 1)).unwrap();
+    write(&store, flapping(prune::EVENTS_MAX + 2 * many)).unwrap();
+    drop(store);
+    let (store, _) = world.open();
+    let connection = rusqlite::Connection::open(world.path()).unwrap();
+    let seqs = |kind: &str| {
+        let look = "SELECT count(*), min(seq) FROM events WHERE kind = ?1";
+        connection.query_row(look, [kind], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?))).unwrap()
+    };
+    while seqs("agent.lost").0 > 5 || seqs("audit.delete").0 > prune::AUDIT_MAX {
+        write(&store, Vec::new()).unwrap();
+        std::thread::yield_now();
+    }
+    drop(store);
+    assert_eq!(seqs("audit.delete"), (prune::AUDIT_MAX, 4), "the newest");
+    assert_eq!(seqs("agent.lost"), (5, prune::EVENTS_MAX + 2 * many));
+}
+
+#[test]
 fn above_the_number_that_is_kept_the_oldest_finished_ones_go() {
     let mut world = World::new();
     let (store, _) = world.open();
