@@ -49,8 +49,8 @@ pub fn check(request: CreateTokenRequest) -> Result<NewToken, String> {
         }
     } else if uses > 0 || !labels.is_empty() {
         return Err(format!("uses and labels are for tokens of agents, and this one is {}'s", role.word()));
-    } else if name.len() > NAME_MAX || name.chars().any(char::is_control) {
-        return Err(format!("name is longer than {NAME_MAX} bytes, or has control characters in it"));
+    } else {
+        check_person(&name).map_err(|rule| format!("name is {name:?}, {rule}"))?;
     }
     for (key, value) in &labels {
         check_label(key, value).map_err(|rule| format!("label {key} is {value:?}, {rule}"))?;
@@ -62,6 +62,26 @@ pub fn check(request: CreateTokenRequest) -> Result<NewToken, String> {
         ttl_ms: (ttl_ms > 0).then_some(ttl_ms),
         uses: (uses > 0).then_some(uses),
     })
+}
+
+/// Two names that differ must look different, whoever lists them.
+///
+/// # Errors
+/// Reads after "name is …, ".
+fn check_person(name: &str) -> Result<(), String> {
+    // Letters that show nothing.
+    let is_blank = |c| matches!(c, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}');
+    let shows = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric() && !is_blank(c);
+    let wrong = if name.len() > NAME_MAX {
+        "too long".to_owned()
+    } else if let Some(bad) = name.chars().find(|&c| !shows(c)) {
+        format!("with {bad:?} in it")
+    } else if name != name.trim() || name.contains("  ") {
+        "with spaces that nobody sees".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(format!("{wrong}: use up to {NAME_MAX} bytes of letters, digits, ASCII signs, and single spaces between them"))
 }
 
 pub fn row(record: &TokenRecord, now_ms: u64) -> TokenRow {
@@ -82,5 +102,42 @@ pub fn row(record: &TokenRecord, now_ms: u64) -> TokenRow {
         limited: record.uses_left.is_some(),
         state: state.to_owned(),
         revoked_unix_ms: record.revoked_ms.unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_people_show_all_that_is_in_them() {
+        for good in ["", "eva", "Eva Müller (on call)", "eva@example.org", "Ева", "日本語"] {
+            assert_eq!(check_person(good), Ok(()), "{good}");
+        }
+        let long = "x".repeat(64);
+        let bad = [
+            "eva\u{200b}",
+            "eva\u{202e}tnega",
+            "e\u{2028}va",
+            "e\u{ad}va",
+            "\u{feff}eva",
+            "e\u{a0}va",
+            "eva\u{3164}",
+            "e\nva",
+            "\u{1b}[31meva",
+            " eva",
+            "eva ",
+            "e  va",
+            &long,
+        ];
+        for bad in bad {
+            assert!(check_person(bad).is_err(), "{bad:?}");
+        }
+        let request = CreateTokenRequest { role: "viewer".into(), name: "eva\u{200b}".into(), ..Default::default() };
+        assert_eq!(
+            check(request).unwrap_err(),
+            "name is \"eva\\u{200b}\", with '\\u{200b}' in it: use up to 63 bytes of letters, digits, ASCII signs, and \
+             single spaces between them"
+        );
     }
 }
