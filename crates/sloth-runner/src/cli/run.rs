@@ -25,8 +25,9 @@ pub struct RunArgs {
     /// agents, also where there is one
     #[arg(long, conflicts_with_all = ["agents", "label"])]
     pub all: bool,
-    /// Add to the command's environment
-    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(environment))]
+    /// Add to the command's environment; NAME alone: with the value that it has here, so that it shows in no list of
+    /// processes
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(environment))]
     pub env: Vec<OsString>,
     /// Run in this directory [default: /]
     #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(directory))]

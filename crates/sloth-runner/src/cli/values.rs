@@ -1,6 +1,9 @@
 //! Values of options, checked as they are read.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+};
 
 pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -9,10 +12,19 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `NAME=VALUE`, of `NAME` alone with the value that it has here: so it stands on no command line.
 pub(super) fn environment(text: OsString) -> Result<OsString, String> {
+    set_by(text, |name| std::env::var_os(name))
+}
+
+fn set_by(text: OsString, look: impl FnOnce(&OsStr) -> Option<OsString>) -> Result<OsString, String> {
     match text.as_bytes().iter().position(|&byte| byte == b'=') {
         Some(at) if at > 0 => Ok(text),
-        _ => Err("write NAME=VALUE".to_owned()),
+        None if !text.is_empty() => {
+            let value = look(&text).ok_or("it is not set here: set and export it, or write NAME=VALUE")?;
+            Ok([text.as_os_str(), OsStr::new("="), &value].into_iter().collect())
+        }
+        _ => Err("write NAME=VALUE, or NAME for the value that it has here".to_owned()),
     }
 }
 
@@ -37,5 +49,23 @@ pub(super) fn command_id(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("an id is 1 to {} of letters, digits, `.`, `_`, `-`, the first not a `.`", link::COMMAND_ID_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn a_name_alone_is_set_to_what_it_is_here() {
+        let here = |name: &OsStr| (name == "SECRET").then(|| OsString::from_vec(b"a=b\xff".to_vec()));
+        let set = |text: &str| set_by(text.into(), here).map(OsString::into_vec);
+        assert_eq!(set("SECRET").unwrap(), b"SECRET=a=b\xff");
+        assert_eq!((set("SECRET=").unwrap(), set("OTHER=x").unwrap()), (b"SECRET=".to_vec(), b"OTHER=x".to_vec()));
+        assert_eq!(set("OTHER").unwrap_err(), "it is not set here: set and export it, or write NAME=VALUE");
+        for bad in ["", "=", "=x"] {
+            assert_eq!(set(bad).unwrap_err(), "write NAME=VALUE, or NAME for the value that it has here", "{bad}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::fleet::{Master, Running, all_bytes, running::feed, until};
 use serde_json::Value;
-use std::fs;
+use std::{fs, process::Stdio};
 
 #[test]
 fn the_exit_code_is_the_commands_own_or_255() {
@@ -71,6 +71,15 @@ fn a_command_has_the_surroundings_that_were_asked_for() {
         master.tool(&args).expect(0).text()
     };
     assert_eq!(run(&["--env", "A=b=c", "--env", "B=", "--shell", "echo $A,${B-unset},${C-unset}"]), "b=c,,unset\n");
+    let mut named = master.tool_command(&["agent", "run", "lady", "--env", "SECRET", "--shell", "echo $SECRET"]);
+    named.env("SECRET", "of the tool's own");
+    assert_eq!(Running::start(named, Stdio::null()).done().expect(0).text(), "of the tool's own\n");
+    let unset = master.tool(&["agent", "run", "lady", "--env", "NOBODY_SETS_THIS", "--", "true"]).expect(2);
+    assert!(
+        unset.stderr.contains("'NOBODY_SETS_THIS' for '--env <NAME[=VALUE]>': it is not set here"),
+        "{}",
+        unset.stderr
+    );
     assert_eq!(run(&["--", "pwd"]), "/\n");
     assert_eq!(run(&["--dir", dir, "--", "pwd"]), format!("{dir}\n"));
     assert_eq!(run(&["--", "echo", "$HOME *", "-n", "--"]), "$HOME * -n --\n", "no shell looks at arguments");
