@@ -217,8 +217,17 @@ impl Upload {
         };
         let before = self.log.received();
         let log = self.log.clone();
-        let appended = self.core.blocking(move |_| log.append(piece).map_err(|error| error.to_string())).await;
-        let received = appended.map_err(|error| self.disk_error(&error))?;
+        let append = move |_: &Core| match log.append(piece) {
+            Ok(received) => Ok(Some(received)),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(None),
+            Err(error) => Err(error.to_string()),
+        };
+        let appended = self.core.blocking(append).await.map_err(|error| self.disk_error(&error))?;
+        // The disk has nothing to do with it.
+        let received = appended.ok_or_else(|| {
+            let (id, offset) = (&self.hub.id, message.offset);
+            Status::out_of_range(format!("the output of {id} is here up to {before}, and this is at {offset}"))
+        })?;
         if received > before {
             self.sync.dirty_since.get_or_insert_with(Instant::now);
             self.sync.dirty_bytes += received - before;

@@ -248,7 +248,7 @@ impl OutputLog for MemoryLog {
         let mut content = self.content.lock().unwrap();
         let (offset, bytes) = span(&piece);
         if offset > content.received {
-            return Err(io::Error::other("a hole"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a hole"));
         }
         if offset + bytes > content.received {
             let piece = cut(&piece, content.received);

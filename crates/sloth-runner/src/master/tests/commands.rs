@@ -80,6 +80,27 @@ async fn output_goes_on_at_the_byte_after_the_link_was_lost() {
 }
 
 #[tokio::test]
+async fn output_that_does_not_follow_is_its_agents_mistake_and_no_failure_of_the_disk() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let _tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    for offset in [9, u64::MAX] {
+        let (mut upload, first) = agent.upload("c", 0).await.unwrap();
+        upload.send_output(first.received, b"and").await;
+        upload.durable(first.received + 3).await;
+        upload.send_output(offset, b"late").await;
+        let refused = upload.try_next().await.unwrap_err();
+        let told = format!("the output of c is here up to {}, and this is at {offset}", first.received + 3);
+        assert_eq!((refused.code(), refused.message()), (Code::OutOfRange, told.as_str()));
+    }
+    let core = master.core.upgrade().unwrap();
+    let events = core.store.events(None, None, 0, 100).unwrap();
+    assert!(!events.iter().any(|event| event.kind == "command.output_failed"), "{events:?}");
+}
+
+#[tokio::test]
 async fn output_of_a_command_comes_from_its_own_agent_alone() {
     let master = Master::start().await;
     let mut agent = master.agent(register(1, "a")).await;
@@ -588,7 +609,7 @@ async fn a_hole_in_the_output_ends_the_call_and_leaves_the_command() {
             Err(status) => break status,
         }
     };
-    assert_eq!(error.code(), Code::Internal);
+    assert_eq!(error.code(), Code::OutOfRange);
     agent.beat(1).await;
     assert_eq!(agent.upload("c", 0).await.unwrap().1.received, 0);
 }
