@@ -5,6 +5,7 @@ pub mod control;
 mod daemon;
 mod init;
 mod operator_cert;
+mod place;
 mod reload;
 #[cfg(test)]
 mod tests;
@@ -204,6 +205,9 @@ fn start(args: StartArgs) -> Result<(), i32> {
     logging::install(&loaded.config.log, log.clone());
     if !loaded.idle.is_empty() {
         log::warn!("Without an effect in this version: {}", loaded.idle.join(", "));
+    }
+    if let Some(how) = place::open_to_others(&loaded.config.state_dir) {
+        log::warn!("The state directory is not the master's alone: {how}");
     }
     let reload = Reload::new(sources, &loaded, log.clone());
     let background = log.filter(|_| args.daemon);

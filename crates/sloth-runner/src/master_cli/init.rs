@@ -1,6 +1,6 @@
 //! `sloth-runner master init`: all that a master needs which other hosts reach.
 
-use super::FAILED;
+use super::{FAILED, place::open_to_others};
 use crate::{
     clock,
     security::{
@@ -84,6 +84,9 @@ fn set_up(directory: &Path, args: &InitArgs, made: &mut Made) -> Result<Tokens, 
     let about = |path: &Path, error: &io::Error| format!("{}: {}", path.display(), describe(error));
     let mut folder = fs::DirBuilder::new();
     folder.recursive(true).mode(0o700).create(directory).map_err(|error| about(directory, &error))?;
+    if let Some(how) = open_to_others(directory) {
+        return Err(format!("{how}, or name another with --dir: the keys are to be there"));
+    }
     let pki = pki::make(&names(args), clock::unix_ms()).map_err(|error| format!("no certificate: {error}"))?;
     let config = config(directory, args);
     let files = [
@@ -229,7 +232,7 @@ fn told(directory: &Path, args: &InitArgs, tokens: &Tokens) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn args(dir: &Path) -> InitArgs {
         InitArgs {
@@ -260,6 +263,23 @@ mod tests {
         let ca = fs::read(directory.join("ca.pem")).unwrap();
         assert_eq!(init(args(&directory)), Err(FAILED));
         assert_eq!(fs::read(directory.join("ca.pem")).unwrap(), ca);
+    }
+
+    #[test]
+    fn nothing_is_put_where_others_can_replace_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for (mode, code) in [(0o770, Err(FAILED)), (0o702, Err(FAILED)), (0o777, Err(FAILED)), (0o755, Ok(()))] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+            assert_eq!(init(args(folder.path())), code, "{mode:o}");
+        }
+        let shown = folder.path().display();
+        assert_eq!(open_to_others(folder.path()), None);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(open_to_others(folder.path()), None, "as /tmp is");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o775)).unwrap();
+        let told = format!("others can write {shown} (mode 775): `chmod go-w {shown}`");
+        assert_eq!(open_to_others(folder.path()), Some(told));
     }
 
     #[test]

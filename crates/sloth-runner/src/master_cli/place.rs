@@ -1,0 +1,13 @@
+//! Who else can write the directory of a master.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+/// How others can, with the remedy: whoever writes there puts files of his own in the place of the master's. Where
+/// everybody can make files, as in `/tmp`, nobody replaces another's. None, too, where it is not there.
+pub fn open_to_others(directory: &Path) -> Option<String> {
+    let mode = fs::metadata(directory).ok()?.mode();
+    let (others, sticky) = (mode & 0o022 != 0, mode & 0o1000 != 0);
+    let shown = directory.display();
+    let told = || format!("others can write {shown} (mode {:o}): `chmod go-w {shown}`", mode & 0o7777);
+    (others && !sticky).then(told)
+}
