@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     os::{
         fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,8 +24,8 @@ pub struct Rolling(Arc<Mutex<Inner>>);
 struct Inner {
     path: PathBuf,
     file: File,
-    /// Of each file that is made.
-    mode: u32,
+    /// For its owner alone, at this very path.
+    private: bool,
     size: u64,
     size_max: u64,
     /// The current one counted.
@@ -77,22 +77,27 @@ impl Rolling {
     /// # Errors
     /// When another process holds it, or it cannot be written.
     pub fn open(path: &Path, size_max: u64, files_max: u32) -> Result<Self, OpenError> {
-        Self::open_with(path, size_max, files_max, 0o640)
+        Self::open_with(path, size_max, files_max, false)
     }
 
-    /// As [`Rolling::open`], for a file whose mode is to be this one.
+    /// As [`Rolling::open`], for a file that is its owner's alone, whatever it was before, and no link to another one.
+    /// Who writes it says what was lost.
     ///
     /// # Errors
     /// As there.
-    pub fn open_with(path: &Path, size_max: u64, files_max: u32, mode: u32) -> Result<Self, OpenError> {
+    pub fn open_private(path: &Path, size_max: u64, files_max: u32) -> Result<Self, OpenError> {
+        Self::open_with(path, size_max, files_max, true)
+    }
+
+    fn open_with(path: &Path, size_max: u64, files_max: u32, private: bool) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(path.to_path_buf(), error);
-        let file = open_to_append(path, mode).map_err(failed)?;
+        let file = open_to_append(path, private).map_err(failed)?;
         if !lock(&file).map_err(failed)? {
             return Err(OpenError::Held(path.to_path_buf()));
         }
         let size = file.metadata().map_err(failed)?.len();
         let (path, captures_stdio, lost) = (path.to_path_buf(), false, 0);
-        Ok(Self(Arc::new(Mutex::new(Inner { path, file, mode, size, size_max, files_max, captures_stdio, lost }))))
+        Ok(Self(Arc::new(Mutex::new(Inner { path, file, private, size, size_max, files_max, captures_stdio, lost }))))
     }
 
     pub fn path(&self) -> PathBuf {
@@ -101,7 +106,21 @@ impl Rolling {
 
     /// Writes one line, its end included. What cannot be written is counted and said once writing works again.
     pub fn write_line(&self, line: &[u8]) {
-        self.inner().write_line(line);
+        let mut inner = self.inner();
+        let first = inner.lost == 0;
+        let note = |lost| format!("({lost} lines were lost: the log could not be written)\n").into_bytes();
+        if let (Err(error), true) = (inner.write_line(line, note), first) {
+            inner.complain(&error);
+        }
+    }
+
+    /// The same, where who writes says for himself what was lost: `note` makes a line of that. Returns how many were, where
+    /// that is written now.
+    ///
+    /// # Errors
+    /// The line is one of those that are lost.
+    pub fn try_write_line(&self, line: &[u8], note: impl FnOnce(u64) -> Vec<u8>) -> io::Result<u64> {
+        self.inner().write_line(line, note)
     }
 
     /// Other limits from the next line on. Files beyond a smaller number stay where they are.
@@ -130,31 +149,45 @@ impl Rolling {
 }
 
 impl Inner {
-    fn write_line(&mut self, line: &[u8]) {
+    fn write_line(&mut self, line: &[u8], note: impl FnOnce(u64) -> Vec<u8>) -> io::Result<u64> {
         if self.size > 0 && self.size + line.len() as u64 > self.size_max {
             // What can't be set aside goes on growing; the next try comes after another `size_max`.
             self.size = 0;
             let _ = self.rotate();
         }
-        if self.lost > 0 {
-            let note = format!("({} lines were lost: the log could not be written)\n", self.lost);
-            if self.file.write_all(note.as_bytes()).is_err() {
-                self.lost = self.lost.saturating_add(1);
-                return;
-            }
-            self.size += note.len() as u64;
-            self.lost = 0;
+        let lost = self.lost;
+        // Until it is there.
+        self.lost = lost.saturating_add(1);
+        match lost {
+            0 => self.put(line)?,
+            // As one: a note that is there alone would have counted what is told once more later.
+            lost => self.put(&[&note(lost), line].concat())?,
         }
-        match self.file.write_all(line) {
-            Ok(()) => self.size += line.len() as u64,
-            Err(error) => {
-                self.lost = self.lost.saturating_add(1);
-                self.complain(&error);
-            }
-        }
+        self.lost = 0;
+        Ok(lost)
     }
 
-    /// Only of the first line that is lost.
+    /// All of it or nothing: half a line would be one with what comes next.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(written) if written > 0 => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    let begun = (bytes.len() - rest.len()) as u64;
+                    if begun > 0 {
+                        let _ =
+                            self.file.metadata().and_then(|found| self.file.set_len(found.len().saturating_sub(begun)));
+                    }
+                    return Err(result.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+                }
+            }
+        }
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
     fn complain(&self, error: &io::Error) {
         if self.captures_stdio {
             return;
@@ -173,7 +206,7 @@ impl Inner {
         }
         // Made and locked under another name, so that nobody takes hold of it on the way.
         let fresh_path = numbered(&self.path, "new");
-        let fresh = open_to_append(&fresh_path, self.mode)?;
+        let fresh = open_to_append(&fresh_path, self.private)?;
         fresh.set_len(0)?;
         lock(&fresh)?;
         for number in (1..self.files_max - 1).rev() {
@@ -195,7 +228,7 @@ impl Inner {
         let here = self.file.metadata().map(id).ok();
         let there = std::fs::metadata(&self.path).map(id).ok();
         if here != there
-            && let Ok(file) = open_to_append(&self.path, self.mode)
+            && let Ok(file) = open_to_append(&self.path, self.private)
         {
             // Held by a process of this same agent, or by nobody: the answer changes nothing.
             let _ = lock(&file);
@@ -215,9 +248,16 @@ impl Inner {
     }
 }
 
-fn open_to_append(path: &Path, mode: u32) -> io::Result<File> {
+fn open_to_append(path: &Path, private: bool) -> io::Result<File> {
+    let (mode, links) = if private { (0o600, libc::O_NOFOLLOW) } else { (0o640, 0) };
     // A named pipe without a reader must not hold the start, nor a full one the agent; to a file it means nothing.
-    OpenOptions::new().append(true).create(true).mode(mode).custom_flags(libc::O_NONBLOCK).open(path)
+    let flags = libc::O_NONBLOCK | links;
+    let file = OpenOptions::new().append(true).create(true).mode(mode).custom_flags(flags).open(path)?;
+    if private {
+        // One that was there before, too.
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(file)
 }
 
 /// Takes the lock on a file, without waiting; false if another process has it.
@@ -368,5 +408,28 @@ mod tests {
         log.inner().file = good;
         write(&log, &["found"]);
         assert_eq!(fs::read_to_string(&path).unwrap(), "(2 lines were lost: the log could not be written)\nfound\n");
+    }
+
+    #[test]
+    fn a_private_file_is_its_owners_alone_and_its_writer_says_what_was_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let log = Rolling::open_private(&path, 1_000, 3).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let write = |line: &[u8]| log.try_write_line(line, |lost| format!("{{\"lost\": {lost}}}\n").into_bytes());
+        assert_eq!(write(b"one\n").unwrap(), 0);
+        let good = std::mem::replace(&mut log.inner().file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+        for _ in 0..2 {
+            assert_eq!(write(b"lost\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        }
+        log.inner().file = good;
+        assert_eq!((write(b"two\n").unwrap(), write(b"three\n").unwrap()), (2, 0));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n{\"lost\": 2}\ntwo\nthree\n");
+
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(Rolling::open_private(&link, 1_000, 3), Err(OpenError::Io(..))));
     }
 }

@@ -1,35 +1,35 @@
 //! The audit file: who did what, and who was refused, one JSON object a line.
 
+mod allowance;
 mod sync;
+
+pub use allowance::Kind;
 
 use crate::{
     access::{Caller, Who},
-    bucket::Lines,
     clock,
+    listen::places::Source,
     tool::time::rfc3339,
 };
+use allowance::Allowances;
 use fleet::AgentId;
 use serde::Serialize;
 use sloth_agent::logging::{OpenError, Rolling};
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use sync::Syncer;
 
 /// In the state directory.
 pub const FILE: &str = "audit.log";
-
-/// So many refusals are written at once, and then one for each [`REFUSAL_EVERY`], of those who show nothing that was
-/// ever good, of agents and of people apart: whoever knocks without end writes 9 MB a day and not what the disk takes, and hides
-/// nobody who has something to knock with. The others are counted.
-const REFUSALS_MAX: u64 = 30;
-const REFUSAL_EVERY: Duration = Duration::from_secs(2);
 
 /// Lines are on the disk so long after they were written, at the latest: an fsync for each would hold up who runs
 /// commands, and what is lost with a machine's power is told by the events.
@@ -45,8 +45,14 @@ const SENT_MAX: usize = 200;
 pub struct Audit {
     file: Rolling,
     syncer: Syncer,
-    /// Of strangers, of agents, and of all others: one agent that goes wrong hides nothing of people.
-    refusals: [Mutex<Lines>; 3],
+    /// For lines of those who change nothing.
+    allowances: Mutex<Allowances>,
+    /// Whether the last line could not be written.
+    fails: AtomicBool,
+    /// Lines that could not be, since the start.
+    lost: AtomicU64,
+    /// … of an outage that is over, to be told as an event.
+    untold: AtomicU64,
 }
 
 /// A line. What is not known is null.
@@ -60,7 +66,7 @@ struct Line<'a> {
     agent: Option<&'a str>,
     agent_id: Option<String>,
     what: String,
-    /// Refusals before this one that were not written.
+    /// So many lines of this kind before this one were not written: more than there is room for, or none was writable.
     #[serde(skip_serializing_if = "Option::is_none")]
     unwritten: Option<u64>,
 }
@@ -71,18 +77,19 @@ impl Audit {
     /// # Errors
     /// For people, with the remedy.
     pub fn open(path: &Path, size_max: u64, files_max: u32) -> Result<Self, String> {
-        let file = Rolling::open_with(path, size_max, files_max, 0o600).map_err(|error| match error {
+        let file = Rolling::open_private(path, size_max, files_max).map_err(|error| match error {
             OpenError::Held(path) => {
                 format!("the audit file {} is written by another process: end that one", path.display())
             }
+            OpenError::Io(path, error) if error.raw_os_error() == Some(libc::ELOOP) => format!(
+                "the audit file {} is a link to another file: remove it, and see who else can write that directory",
+                path.display()
+            ),
             OpenError::Io(path, error) => {
                 let why = sloth_agent::config::describe(&error);
                 format!("cannot write the audit file {}: {why}; make it writable", path.display())
             }
         })?;
-        // One that was there before, too.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .map_err(|error| format!("cannot keep the audit file {} from others: {error}", path.display()))?;
         let (synced, mut works) = (path.to_owned(), true);
         let syncer = Syncer::new(SYNC_EVERY, move || match make_durable(&synced) {
             Ok(()) => works = true,
@@ -93,45 +100,109 @@ impl Audit {
             Err(_) => {}
         });
         let syncer = syncer.map_err(|error| format!("no thread for the audit file: {error}"))?;
-        let refusals = refusals(clock::boottime());
-        Ok(Self { file, syncer, refusals })
+        Ok(Self::new(file, syncer))
     }
 
-    /// Something was done.
+    fn new(file: Rolling, syncer: Syncer) -> Self {
+        let allowances = Mutex::new(Allowances::new(clock::boottime()));
+        Self { file, syncer, allowances, fails: false.into(), lost: 0.into(), untold: 0.into() }
+    }
+
+    /// Something was done that changes something.
     pub fn done(&self, caller: Option<&Caller>, action: &str, agent: (&str, AgentId), what: &str) {
-        self.write(&Line {
-            agent: Some(agent.0).filter(|name| !name.is_empty()),
-            agent_id: (agent.1 != AgentId::default()).then(|| fleet::hex(&agent.1)),
-            ..line(caller, None, action, what.to_owned())
-        });
+        self.write(&done(caller, action, agent, what));
+    }
+
+    /// Somebody came or went, and changed nothing. Of many such lines only some are written, `whose` apart from those of
+    /// others. Returns whether this one is.
+    pub fn came(
+        &self,
+        (kind, whose): (Kind, &str),
+        caller: Option<&Caller>,
+        action: &str,
+        agent: (&str, AgentId),
+        what: &str,
+    ) -> bool {
+        let Some(unwritten) = self.count(kind, whose) else { return false };
+        self.write(&Line { unwritten, ..done(caller, action, agent, what) });
+        true
     }
 
     /// A call was refused. Of many only some are written.
     pub fn refused(&self, caller: Option<&Caller>, address: Option<SocketAddr>, call: &str, why: &str) {
-        let now = clock::boottime();
-        let whose = match caller.filter(|caller| caller.is_known()) {
-            None => 0,
-            Some(caller) if caller.who == Some(Who::Agent) => 1,
-            Some(_) => 2,
+        let unwritten = match caller.filter(|caller| caller.is_known()) {
+            None => {
+                let address = caller.and_then(|caller| caller.address).or(address);
+                let source = address.map(|address| Source::of(address.ip()));
+                self.count(Kind::Stranger, &format!("{source:?}"))
+            }
+            Some(caller) if caller.who == Some(Who::Agent) => self.count(Kind::Agent, &caller.name),
+            Some(caller) => self.count(Kind::Person, &caller.name),
         };
-        let unwritten = self.refusals[whose].lock().unwrap_or_else(PoisonError::into_inner).count(now);
         let Some(unwritten) = unwritten else { return };
         let what = format!("{}: {}", cut(call), cut(why));
-        let unwritten = Some(unwritten).filter(|&count| count > 0);
         self.write(&Line { unwritten, ..line(caller, address, "refused", what) });
     }
 
+    /// Lines that could not be written, since the start.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// How many could not be written in outages that are over; of each only once.
+    pub fn lost_before(&self) -> Option<u64> {
+        Some(self.untold.swap(0, Ordering::Relaxed)).filter(|&lost| lost > 0)
+    }
+
+    /// None: not to be written.
+    fn count(&self, kind: Kind, whose: &str) -> Option<Option<u64>> {
+        let now = clock::boottime();
+        let unwritten = self.allowances.lock().unwrap_or_else(PoisonError::into_inner).count(now, kind, whose)?;
+        Some(Some(unwritten).filter(|&count| count > 0))
+    }
+
     fn write(&self, line: &Line<'_>) {
-        let mut text = serde_json::to_vec(line).expect("these types have string keys and no failing parts");
-        text.push(b'\n');
-        self.file.write_line(&text);
+        let written = self.file.try_write_line(&json(line), lost);
+        let failed_before = self.fails.swap(written.is_err(), Ordering::Relaxed);
+        match written {
+            Ok(0) => {}
+            Ok(lost) => {
+                self.untold.fetch_add(lost, Ordering::Relaxed);
+                log::warn!("The audit file is written again: {lost} lines could not be, and are not in it");
+            }
+            Err(error) => {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                if !failed_before {
+                    let (path, why) = (self.file.path(), sloth_agent::config::describe(&error));
+                    log::error!(
+                        "The audit file {} cannot be written: {why}; lines are lost until it can",
+                        path.display()
+                    );
+                }
+            }
+        }
         self.syncer.mark();
     }
 }
 
-/// None yet, of all kinds.
-fn refusals(now: Duration) -> [Mutex<Lines>; 3] {
-    [(); 3].map(|()| Mutex::new(Lines::new(now, REFUSALS_MAX, REFUSAL_EVERY)))
+/// The line that stands for so many.
+fn lost(lines: u64) -> Vec<u8> {
+    let what = "these lines could not be written".to_owned();
+    json(&Line { unwritten: Some(lines), ..line(None, None, "lost", what) })
+}
+
+fn json(line: &Line<'_>) -> Vec<u8> {
+    let mut text = serde_json::to_vec(line).expect("these types have string keys and no failing parts");
+    text.push(b'\n');
+    text
+}
+
+fn done<'a>(caller: Option<&'a Caller>, action: &'a str, agent: (&'a str, AgentId), what: &str) -> Line<'a> {
+    Line {
+        agent: Some(agent.0).filter(|name| !name.is_empty()),
+        agent_id: (agent.1 != AgentId::default()).then(|| fleet::hex(&agent.1)),
+        ..line(caller, None, action, what.to_owned())
+    }
 }
 
 /// The file, those that were set aside last, and that they are there.
@@ -176,22 +247,10 @@ fn cut(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::access::Who;
-    use std::os::unix::fs::MetadataExt;
-
-    #[test]
-    fn who_knocks_without_end_writes_little_and_is_counted() {
-        let at = Duration::from_millis;
-        let mut refusals = Lines::new(at(0), REFUSALS_MAX, REFUSAL_EVERY);
-        let written = (0..1_000).filter(|_| refusals.count(at(0)) == Some(0)).count();
-        assert_eq!(written, 30);
-        assert_eq!(refusals.count(at(1_999)), None);
-        assert_eq!(refusals.count(at(2_000)), Some(971));
-        assert_eq!(refusals.count(at(2_001)), None);
-        assert_eq!(refusals.count(at(3_999)), None);
-        assert_eq!(refusals.count(at(4_000)), Some(2), "the halves before were not lost");
-        let written = (0..1_000).filter(|_| refusals.count(at(1_000_000)).is_some()).count();
-        assert_eq!(written, 30, "a quiet time fills it again, and no more than that");
-    }
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    };
 
     #[test]
     fn each_line_is_brought_to_the_disk() {
@@ -203,9 +262,7 @@ mod tests {
             make_durable(&lines).unwrap();
             done.send(fs::read_to_string(&lines).unwrap().lines().count()).unwrap();
         });
-        let file = Rolling::open_with(&path, 1_000, 2, 0o600).unwrap();
-        let refusals = refusals(Duration::ZERO);
-        let audit = Audit { file, syncer: syncer.unwrap(), refusals };
+        let audit = Audit::new(Rolling::open_private(&path, 1_000, 2).unwrap(), syncer.unwrap());
         audit.done(None, "run", ("lady", [1; 16]), "command a");
         assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(1), "not only at the end");
         audit.refused(None, None, "/x", "no");
@@ -244,6 +301,72 @@ mod tests {
         }
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().filter(|line| line.contains("eva")).count(), 2, "{text}");
+    }
+
+    #[test]
+    fn who_signs_in_or_joins_without_end_hides_nothing_that_was_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let audit = Audit::open(&path, 1 << 20, 2).unwrap();
+        let person = |name: &str| Caller::new(Some(Who::Viewer), name.to_owned(), None);
+        let (eva, otto) = (person("eva"), person("otto"));
+        audit.done(Some(&eva), "token_created", ("", [0; 16]), "x");
+        let came = |kind, whose: &str, by| audit.came((kind, whose), Some(by), "came", ("", [0; 16]), "in");
+        let written = |kind, of| (0..of).filter(|_| came(kind, "otto", &otto)).count();
+        assert_eq!((written(Kind::SignedIn, 17_514), written(Kind::Joined, 16_515)), (30, 500));
+        assert!(came(Kind::SignedIn, "eva", &eva), "of others");
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains("token_created")).count(), 1);
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!((&last["who"], &last["unwritten"]), (&"eva".into(), &17_484.into()));
+        for _ in 0..1_000 {
+            audit.done(Some(&eva), "delete", ("lady", [1; 16]), "what changes something");
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains("\"delete\"")).count(), 1_000, "never left out");
+    }
+
+    #[test]
+    fn a_viewer_who_is_refused_without_end_hides_no_other_person_and_a_stranger_no_other_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let audit = Audit::open(&path, 1 << 20, 2).unwrap();
+        let person = |name: &str| Caller::new(Some(Who::Viewer), name.to_owned(), None);
+        (0..500).for_each(|_| audit.refused(Some(&person("otto")), None, "Run", "no"));
+        audit.refused(Some(&person("eva")), None, "Delete", "no");
+        let stranger = |n: u8| Some(SocketAddr::from(([10, 0, 0, n], 1)));
+        (0..500).for_each(|_| audit.refused(None, stranger(1), "Run", "no"));
+        audit.refused(None, stranger(2), "Run", "no");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("eva") && text.contains("10.0.0.2:1"), "{text}");
+        assert_eq!(text.lines().count(), 62, "{text}");
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, target) = (folder.path().join(FILE), folder.path().join("mine"));
+        fs::write(&target, "kept").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).unwrap();
+        symlink(&target, &path).unwrap();
+        let refused = Audit::open(&path, 1 << 20, 2).err().expect("refused");
+        let shown = path.display();
+        assert_eq!(
+            refused,
+            format!(
+                "the audit file {shown} is a link to another file: remove it, and see who else can write that directory"
+            )
+        );
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o644);
+        fs::remove_file(&path).unwrap();
+        // Nor is one where the next file is to be made.
+        symlink(&target, folder.path().join("audit.log.new")).unwrap();
+        let audit = Audit::open(&path, 100, 2).unwrap();
+        for _ in 0..3 {
+            audit.done(None, "run", ("lady", [1; 16]), "command a");
+        }
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3, "it grows");
     }
 
     #[test]

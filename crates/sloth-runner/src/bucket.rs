@@ -29,6 +29,12 @@ impl Bucket {
         enough
     }
 
+    /// Whether nothing is missing of it.
+    pub fn is_full(&mut self, now: Duration) -> bool {
+        self.fill(now);
+        self.left == self.max
+    }
+
     fn fill(&mut self, now: Duration) {
         let more = now.saturating_sub(self.counted).as_nanos() / self.every.as_nanos().max(1);
         let more = u64::try_from(more).unwrap_or(u64::MAX);

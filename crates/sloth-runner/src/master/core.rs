@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     access::Caller,
-    audit::Audit,
+    audit::{self, Audit},
     bucket::{Bucket, Lines},
     listen::Open,
     security::Security,
@@ -138,17 +138,55 @@ impl Core {
     /// Records who did what, as an event and in the audit file. In plain mode nobody can be told from anybody: then in
     /// the file alone, with the address.
     pub fn audit(self: &Arc<Self>, caller: Option<&Caller>, kind: &str, agent: (&str, AgentId), what: &str) {
-        self.file_audit(caller, kind.trim_start_matches("audit."), agent, what);
+        if let Some(audit) = &self.audit {
+            audit.done(caller, action(kind), agent, what);
+        }
+        self.audit_event(caller, kind, agent, what);
+    }
+
+    /// The same of somebody who came or went, and changed nothing: of many such only some, as events, too. Returns whether
+    /// this is one of them.
+    pub fn audit_coming(self: &Arc<Self>, caller: &Caller, kind: &str, what: &str) -> bool {
+        let whose = (audit::Kind::SignedIn, caller.name.as_str());
+        let nobody = ("", AgentId::default());
+        let told = self.audit.as_ref().is_none_or(|audit| audit.came(whose, Some(caller), action(kind), nobody, what));
+        if told {
+            self.audit_event(Some(caller), kind, nobody, what);
+        }
+        told
+    }
+
+    fn audit_event(self: &Arc<Self>, caller: Option<&Caller>, kind: &str, agent: (&str, AgentId), what: &str) {
         if let Some(caller) = caller.filter(|caller| caller.who.is_some()) {
             let message = format!("{what}, by {caller}");
             self.decide(|fleet, now| fleet.note(now, kind, agent.0, agent.1, message));
         }
     }
 
-    /// Records it in the audit file alone.
-    pub fn file_audit(&self, caller: Option<&Caller>, action: &str, agent: (&str, AgentId), what: &str) {
+    /// Records in the audit file alone that an agent was given a certificate, or that one was replaced: of many only some.
+    pub fn file_audit(
+        &self,
+        whose: (audit::Kind, &str),
+        caller: Option<&Caller>,
+        action: &str,
+        agent: (&str, AgentId),
+        what: &str,
+    ) {
         if let Some(audit) = &self.audit {
-            audit.done(caller, action, agent, what);
+            audit.came(whose, caller, action, agent, what);
+        }
+    }
+
+    /// Lines of the audit file that could not be written, since the start.
+    pub fn audit_lost(&self) -> u64 {
+        self.audit.as_ref().map_or(0, |audit| audit.lost())
+    }
+
+    /// Puts among the events what the audit file lacks, once it is written again.
+    pub fn tell_audit_lost(self: &Arc<Self>) {
+        if let Some(lost) = self.audit.as_ref().and_then(|audit| audit.lost_before()) {
+            let what = format!("{lost} lines of the audit file could not be written, and are not in it");
+            self.decide(|fleet, now| fleet.note(now, "audit.lost", "", AgentId::default(), what));
         }
     }
 
@@ -457,6 +495,11 @@ impl Drop for WholeOrNothing {
 fn end_at_once() -> ! {
     log::error!("The master has met a mistake of its own (see above) and ends: start it again");
     std::process::abort()
+}
+
+/// As the audit file has it.
+fn action(kind: &str) -> &str {
+    kind.trim_start_matches("audit.")
 }
 
 /// 0 where nothing changes.

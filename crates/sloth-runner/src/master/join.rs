@@ -3,6 +3,7 @@
 use super::{core::Core, rows};
 use crate::{
     access::{AgentCertificate, CONNECT, Caller, REVOKED, genuine},
+    audit,
     security::{
         Role, Security,
         admission::{Admitted, Applicant, CertificateRecord, Issued, Refused},
@@ -55,7 +56,8 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
         return Err(Status::invalid_argument("the proof does not show that the key is the agent's"));
     }
     let name = request.name.clone();
-    let (what, by, done) = match shown {
+    let agent = fleet::hex(&agent_id);
+    let (what, whose, by, done) = match shown {
         Shown::Certificate(id, _) if id != agent_id => {
             return Err(Status::permission_denied("the certificate is of another agent"));
         }
@@ -66,19 +68,22 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
                     security.admission.renew(&fingerprint, &agent_id, issue).map_err(Status::unauthenticated)?;
                 Ok(Admitted { issued: renewed.0, record: renewed.1, again: false })
             };
-            ("agent.renewed", "by the one before".to_owned(), blocking(&security, renew).await)
+            let whose = (audit::Kind::Renewed, agent);
+            ("agent.renewed", whose, "by the one before".to_owned(), blocking(&security, renew).await)
         }
         Shown::Token(token) => {
+            let whose = (audit::Kind::Joined, token.id());
             let by = format!("by token {}", token.id());
             let known_as = core.read(|fleet| fleet.registry().view(agent_id)).map(|view| view.record.name);
             let admit = move |security: &Security| admit(security, &token, agent_id, &request, known_as.as_deref());
-            ("agent.joined", by, blocking(&security, admit).await)
+            ("agent.joined", whose, by, blocking(&security, admit).await)
         }
     };
     let Admitted { issued, record, again } =
         done.inspect_err(|status| claimed.refused(core, &security, &from, status))?;
     if !again {
-        core.file_audit(caller.as_ref(), what, (&name, agent_id), &format!("certificate given {by}"));
+        let given = format!("certificate given {by}");
+        core.file_audit((whose.0, &whose.1), caller.as_ref(), what, (&name, agent_id), &given);
         // Who joins has no credential yet but the token that is named.
         let address = caller.as_ref().and_then(|caller| caller.address);
         let message = match address {
@@ -270,7 +275,8 @@ impl Standing {
         }
         let what = format!("it comes with what it has joined again for: {} before are revoked", superseded.len());
         log::info!("Agent {name}: {what}");
-        core.file_audit(Some(&self.caller()), "revoked", (name, self.agent_id), &what);
+        let caller = self.caller();
+        core.file_audit((audit::Kind::Renewed, &caller.name), Some(&caller), "revoked", (name, self.agent_id), &what);
         let security = security.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = security.admission.revoke(&superseded) {

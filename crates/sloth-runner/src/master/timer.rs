@@ -32,6 +32,7 @@ pub async fn run(core: Arc<Core>) {
         if late > LATE {
             crate::clock::sleep(READ_FIRST).await;
         }
+        core.tell_audit_lost();
         for outbox in core.wires.overdue(core.now().monotonic) {
             let message = format!("not registered within {} s", REGISTER_TIMEOUT.as_secs());
             outbox.push(rejected(LossReason::Protocol, message));

@@ -21,7 +21,7 @@ const ALL: u32 = 0;
 
 /// Every kind that a master of this version writes. A listing follows, so that it cannot wait for the longest one to know
 /// how wide the column is.
-const KINDS: [&str; 20] = [
+const KINDS: [&str; 21] = [
     "agent.connected",
     "agent.deleted",
     "agent.joined",
@@ -32,6 +32,7 @@ const KINDS: [&str; 20] = [
     "agent.stopped",
     "audit.cancel",
     "audit.delete",
+    "audit.lost",
     "audit.run",
     "audit.signed_in",
     "audit.signed_out",

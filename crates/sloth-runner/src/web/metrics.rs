@@ -40,6 +40,7 @@ struct Scrape {
     closed: BTreeMap<String, u64>,
     agents_connections: usize,
     certificates: Vec<(&'static str, u64)>,
+    audit_lost: u64,
     files: Option<(u64, u64)>,
     cpu_s: Option<f64>,
     resident: Option<u64>,
@@ -73,6 +74,7 @@ impl Scrape {
                 closed: open.closed().map(|(why, count)| (why.to_owned(), count as u64)).into(),
                 agents_connections,
                 certificates: Vec::new(),
+                audit_lost: core.audit_lost(),
                 files: None,
                 cpu_s: None,
                 resident: None,
@@ -169,6 +171,8 @@ fn render(scrape: &Scrape) -> String {
     latencies(&mut text, counts);
     let help = "Writes that the store could not make durable.";
     text.single("sloth_master_store_failures_total", "counter", help, counts.store_failures);
+    let help = "Lines that could not be written to the audit file.";
+    text.single("sloth_master_audit_failures_total", "counter", help, scrape.audit_lost);
     let help = "Connections to the master's port.";
     text.single("sloth_master_connections", "gauge", help, scrape.connections);
     let help = "Connections without an agent's session: operators, and agents before they ask for one.";

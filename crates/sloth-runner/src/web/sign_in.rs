@@ -16,7 +16,6 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use fleet::AgentId;
 use serde::{Deserialize, Serialize};
 use sloth_agent::state::hex;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -102,8 +101,9 @@ pub async fn sign_in(
     let hash = session::hash(&cookie, &key);
     let caller = caller(&web, role, token.as_deref(), peer.remote);
     web.sessions.lock().expect("no holder of this lock panics").open(web.now(), hash, role, token);
-    log::info!("Web page: a session of role {role} was opened from {from}");
-    web.core.audit(Some(&caller), "audit.signed_in", ("", AgentId::default()), "signed in to the web page");
+    if web.core.audit_coming(&caller, "audit.signed_in", "signed in to the web page") {
+        log::info!("Web page: a session of role {role} was opened from {from}");
+    }
     let mut response = json(StatusCode::OK, &Admitted { role, key });
     response.headers_mut().insert(SET_COOKIE, set_cookie(web.port, &cookie, session::LIFE, secure));
     response
@@ -113,7 +113,7 @@ pub async fn sign_out(State(web): State<Arc<Web>>, Extension(peer): Extension<Pe
     if let Some(looker) = guard::looker(&web, &headers) {
         web.sessions.lock().expect("no holder of this lock panics").close(&looker.hash);
         let caller = caller(&web, looker.session.role, looker.session.token.as_deref(), peer.remote);
-        web.core.audit(Some(&caller), "audit.signed_out", ("", AgentId::default()), "signed out of the web page");
+        web.core.audit_coming(&caller, "audit.signed_out", "signed out of the web page");
     }
     (StatusCode::NO_CONTENT, [(SET_COOKIE, set_cookie(web.port, "", Duration::ZERO, false))]).into_response()
 }

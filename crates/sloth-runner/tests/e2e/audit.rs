@@ -1,7 +1,11 @@
 //! The audit file of a master in plain mode, and contexts that are added at once.
 
-use crate::fleet::{Master, program};
-use std::{fs, os::unix::fs::MetadataExt};
+use super::{
+    full_disk::SmallDisk,
+    watch::{get, metrics_of},
+};
+use crate::fleet::{Master, needs, program, until};
+use std::{fs, io::Write, os::unix::fs::MetadataExt};
 
 #[test]
 fn in_plain_mode_the_audit_file_says_what_was_done_when_and_from_where() {
@@ -29,6 +33,53 @@ fn in_plain_mode_the_audit_file_says_what_was_done_when_and_from_where() {
     }
     assert!(lines[0]["what"].as_str().unwrap().contains("echo") && !text.contains("hidden-argument"), "{text}");
     assert!(lines[2]["what"].as_str().unwrap().contains(&id), "{text}");
+}
+
+#[test]
+fn an_audit_file_that_cannot_be_written_stays_json_and_is_told_of() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let store = format!("store={:?}", elsewhere.path().join("sloth.db").display().to_string());
+    let mut master = Master::with(&["http.listen=\"127.0.0.1:0\"", &store]);
+    master.kill();
+    let disk = SmallDisk::on(&master.path("master"), "1m");
+    if !needs("right to mount a file system", disk.is_some()) {
+        return;
+    }
+    master.again();
+    let metrics = metrics_of(&master);
+    let _agent = master.agent("lady");
+    let run = || master.tool(&["agent", "run", "lady", "--detach", "--", "true"]).expect(0);
+    run();
+    let fill = master.path("master/fill");
+    let mut file = fs::File::create(&fill).unwrap();
+    while file.write_all(&[0; 512]).is_ok() {}
+    drop(file);
+    // A line that does not fit into what is left of its page is torn.
+    until("a line that is lost", || {
+        run();
+        (master.running.err.count("audit.log cannot be written: no space left on device") > 0).then_some(())
+    });
+    run();
+    let counter = "\nsloth_master_audit_failures_total ";
+    let failures = || get(metrics, "/metrics").split_once(counter).unwrap().1.lines().next().unwrap().to_owned();
+    let lost: u64 = failures().parse().unwrap();
+    assert!(lost >= 2, "{lost}");
+    assert!(get(metrics, "/readyz").ends_with("ready\n"), "actions go on");
+
+    fs::remove_file(&fill).unwrap();
+    run();
+    master.running.err.line(&format!("The audit file is written again: {lost} lines could not be"));
+    let text = fs::read_to_string(master.path("master/audit.log")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect(&text)).collect();
+    let [.., note, last] = lines.as_slice() else { panic!("{text}") };
+    assert_eq!((&note["action"], &note["unwritten"], &last["action"]), (&"lost".into(), &lost.into(), &"run".into()));
+    assert!(lines[..lines.len() - 2].iter().all(|line| line["action"] == "run"), "{text}");
+    let told = until("the event", || {
+        let events = master.json(&["agent", "events"]);
+        events.as_array().unwrap().iter().find(|event| event["kind"] == "audit.lost").cloned()
+    });
+    assert_eq!(told["message"], format!("{lost} lines of the audit file could not be written, and are not in it"));
+    assert_eq!(failures(), lost.to_string());
 }
 
 #[test]

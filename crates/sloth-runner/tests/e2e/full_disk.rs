@@ -4,10 +4,10 @@ use crate::fleet::{Master, Running, needs, program, until};
 use std::{ffi::CString, fs, io, os::unix::ffi::OsStrExt, path::Path, path::PathBuf, process::Stdio, ptr};
 
 /// A file system of its own, so small that it is soon full. Gone when this is dropped.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn on(folder: &Path, size: &str) -> Option<Self> {
+    pub fn on(folder: &Path, size: &str) -> Option<Self> {
         mount(folder, size, 0).ok().map(|()| Self(folder.to_owned()))
     }
 

@@ -14,7 +14,7 @@ pub fn metrics_of(master: &Master) -> SocketAddr {
     line.rsplit_once("http://").unwrap().1.parse().unwrap()
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
