@@ -179,7 +179,7 @@ impl Caller {
     }
 
     /// Whom a certificate names, whatever it is worth by now.
-    fn by_certificate(identity: &Identity, address: Option<SocketAddr>) -> Self {
+    pub fn by_certificate(identity: &Identity, address: Option<SocketAddr>) -> Self {
         let person = |who, word, name| Self::new(Some(who), format!("{word} {name} with a certificate"), address);
         match &identity.subject {
             Subject::Agent(id) => {

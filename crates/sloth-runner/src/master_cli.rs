@@ -358,8 +358,8 @@ fn secure(files: &TlsFiles, config: &MasterConfig, audit: &Arc<Audit>) -> Result
     let (acceptor, authority) = certificates(files)?;
     let made = authority.as_ref().map_or(0, Authority::not_before_ms);
     let admission = Admission::open(&config.store, clock::unix_ms)?.not_before(made);
-    let (acceptor, audit) = (Arc::new(acceptor), Some(audit.clone()));
-    Ok(Arc::new(Security { acceptor, authority, admission, audit }))
+    let acceptor = Arc::new(acceptor.with_audit(audit.clone()));
+    Ok(Arc::new(Security { acceptor, authority, admission, audit: Some(audit.clone()) }))
 }
 
 fn certificates(files: &TlsFiles) -> Result<(tls::Acceptor, Option<Authority>), String> {

@@ -1,14 +1,17 @@
 //! TLS 1.3 on the master's port: handshakes that are bounded in number and time, certificates that are read again when
 //! their files change, and who is at the other end.
 
+mod refused;
 mod secured;
 
 pub use secured::{HANDSHAKES_EACH, HANDSHAKES_MAX, Secured};
 
+use refused::{Told, Witness, watching};
 use secured::Turn;
 
 use super::{TlsFiles, verifier::verifier};
 use crate::{
+    audit::Audit,
     clock,
     listen::{self, Shown, Why},
 };
@@ -119,6 +122,7 @@ impl Subject {
 pub struct Acceptor {
     files: TlsFiles,
     current: Mutex<Current>,
+    told: Told,
 }
 
 /// When certificates end, seconds since 1970, by their kind: `server`, `ca`.
@@ -147,7 +151,13 @@ impl Acceptor {
         let stamps = stamps(&files);
         let (config, ends, clients) = load(&files)?;
         let (config, looked) = (Arc::new(config), clock::boottime());
-        Ok(Self { files, current: Mutex::new(Current { config, clients, ends, stamps, looked }) })
+        let current = Mutex::new(Current { config, clients, ends, stamps, looked });
+        Ok(Self { files, current, told: Told::new(None) })
+    }
+
+    /// Tells there, too, which certificates it refuses.
+    pub fn with_audit(self, audit: Arc<Audit>) -> Self {
+        Self { told: Told::new(Some(audit)), ..self }
     }
 
     /// Of the certificates in use.
@@ -189,7 +199,11 @@ impl Acceptor {
     async fn accept(&self, stream: listen::Connection, turn: &Turn) -> Option<Connection> {
         let (address, shown) = (peer_address(&stream), stream.shown());
         let accepting = tokio_rustls::TlsAcceptor::from(self.config()).accept(stream).into_fallible();
-        let stream = match timeout(HANDSHAKE_TIMEOUT, accepting).await {
+        let (accepted, refused) = watching(timeout(HANDSHAKE_TIMEOUT, accepting)).await;
+        if let Some(refused) = refused {
+            self.told.tell(address, &refused);
+        }
+        let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err((error, stream))) => {
                 log::debug!("TLS with {address} failed: {error}");
@@ -296,7 +310,7 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, Ends, Clients), String> {
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
     let builder = builder.expect("the provider has suites of TLS 1.3");
     let builder = match verifier.clone() {
-        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        Some(verifier) => builder.with_client_cert_verifier(Arc::new(Witness(verifier))),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| {
