@@ -75,6 +75,14 @@ impl Drop for Place {
     fn drop(&mut self) {
         for entry in fs::read_dir(self.path().join("state")).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap();
+            // What a test that failed has stopped would never end.
+            let pid = fs::read_to_string(entry.path().join("agent.pid")).unwrap_or_default();
+            if let Some(pid) = pid.split(' ').next().and_then(|pid| pid.parse().ok()) {
+                for pid in children(pid).into_iter().chain([pid]) {
+                    // SAFETY: plain integers are passed.
+                    unsafe { libc::kill(pid.cast_signed(), libc::SIGCONT) };
+                }
+            }
             self.agent("stop", &name, &["--set", "shutdown.grace=0s"]);
         }
     }
@@ -448,7 +456,12 @@ fn in_the_background_a_reload_finds_its_file_and_a_new_worker_keeps_what_it_said
     place.agent("reconnect", "other", &[]).expect(3);
 
     let worker = children(pid)[0];
+    // Which process it is others know from what it writes.
+    let status = place.state("node1").join("status.json");
+    let written = || fs::read_to_string(&status).unwrap_or_default();
+    eventually("its status", || written().contains(&format!("\"pid\": {worker},")));
     kill(worker, libc::SIGSTOP);
+    eventually("that it is stopped", || sloth_agent::state::is_stopped(worker));
     let told = place.run(&["reconnect"]).expect(1);
     assert!(
         told.err.contains(&format!("process {worker} is stopped and does nothing; `kill -CONT {worker}`")),

@@ -17,14 +17,28 @@ use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
+    process::Command,
     time::{Instant, timeout},
 };
 
-/// Far above what a busy machine makes of the tests' interval of 200 ms, below what is made to hang.
-const GAP_MAX: Duration = Duration::from_secs(2);
+/// A heartbeat fails that the agent has no answer to within a second, and each failure is counted: what is slow must be
+/// the agent, not the master that shares a busy machine with it.
+const BEAT: [&str; 3] = ["heartbeat.interval=\"1s\"", "heartbeat.timeout=\"1s\"", "heartbeat.max_failures=20"];
+
+/// Far above what a busy machine makes of that interval, below what is made to hang.
+const GAP_MAX: Duration = Duration::from_secs(5);
 
 fn folder() -> TempDir {
     TempDir::new().expect("temporary directory")
+}
+
+/// An agent with this beat; `settings` come after it.
+fn start(state: TempDir, master: &Master, settings: &[&str], prepare: impl FnOnce(&mut Command)) -> Agent {
+    start_at(state, &master.address(), settings, prepare)
+}
+
+fn start_at(state: TempDir, address: &str, settings: &[&str], prepare: impl FnOnce(&mut Command)) -> Agent {
+    Agent::start_as(state, address, &[&BEAT, settings].concat(), prepare)
 }
 
 fn run(id: &str, shell: &str) -> Down {
@@ -82,13 +96,13 @@ fn was_steady(agent: &Agent) {
     assert_eq!(failures, 0, "{}", agent.log.join("\n"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn output_passes_in_64_megabytes_of_memory() {
     const MEMORY: u64 = 64 << 20;
     const OUTPUT: u64 = 20 << 20;
     let group = MemoryGroup::new(MEMORY);
     let mut master = Master::start().await;
-    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| match &group {
+    let mut agent = start(folder(), &master, &[], |command| match &group {
         Some(group) => group.hold(command),
         None => cramped::limit(command, libc::RLIMIT_DATA, MEMORY),
     });
@@ -102,7 +116,7 @@ async fn output_passes_in_64_megabytes_of_memory() {
             _ => {}
         }
     };
-    let (received, ()) = tokio::join!(printing, beats(&mut session, 5));
+    let (received, ()) = tokio::join!(printing, beats(&mut session, 2));
     assert_eq!((received.expect("the output is taken"), total), (OUTPUT, OUTPUT));
     session.send(Down::FinishedAck(proto::FinishedAck { id: "c".into() })).await;
     agent.signal(libc::SIGTERM);
@@ -119,11 +133,11 @@ fn peak(agent: &Agent) -> u64 {
     peak.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_printed_is_held_once_while_it_is_written_to_the_disk() {
     const OUTPUT: u64 = 14 << 20;
     let mut master = Master::start().await;
-    let agent = Agent::start(&master.address(), &[]);
+    let agent = start(folder(), &master, &[], |_| {});
     let mut session = master.active(1).await;
     let before = peak(&agent);
     // Nobody takes it, so all of it has to be on the disk before the outcome is told.
@@ -141,7 +155,7 @@ fn spilled(state: &std::path::Path) -> u64 {
     outputs.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn many_outputs_that_nobody_takes_fit_into_64_megabytes_also_after_a_crash() {
     const MEMORY: u64 = 64 << 20;
     let Some(group) = MemoryGroup::new(MEMORY) else {
@@ -149,7 +163,7 @@ async fn many_outputs_that_nobody_takes_fit_into_64_megabytes_also_after_a_crash
         return;
     };
     let mut master = Master::start().await;
-    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| group.hold(command));
+    let mut agent = start(folder(), &master, &[], |command| group.hold(command));
     let mut session = master.active(1).await;
     agent.line("All commands together hold 16 MiB of output, a quarter of the memory here, not 64 MiB").await;
     for number in 0..7 {
@@ -160,15 +174,15 @@ async fn many_outputs_that_nobody_takes_fit_into_64_megabytes_also_after_a_crash
         assert!(Instant::now() < deadline, "{} bytes are written", spilled(agent.state.path()));
         beats(&mut session, 1).await;
     }
-    beats(&mut session, 10).await;
+    beats(&mut session, 4).await;
     agent.signal(libc::SIGKILL);
     agent.exit().await;
     was_steady(&agent);
-    let mut agent = Agent::start_as(agent.state, &master.address(), &[], |command| group.hold(command));
+    let mut agent = start(agent.state, &master, &[], |command| group.hold(command));
     let mut session = master.session().await;
     let register = session.register(2).await;
     assert!(register.held.iter().map(|held| held.spooled_bytes).sum::<u64>() > MEMORY / 5, "{register:?}");
-    beats(&mut session, 10).await;
+    beats(&mut session, 4).await;
     agent.signal(libc::SIGKILL);
     agent.exit().await;
     was_steady(&agent);
@@ -185,7 +199,7 @@ impl store::Output for Earlier {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_longest_output_on_the_disk_is_taken_up_in_64_megabytes() {
     const MEMORY: u64 = 64 << 20;
     // Twice the limit of one command, and what a file may have beside that.
@@ -198,25 +212,28 @@ async fn the_longest_output_on_the_disk_is_taken_up_in_64_megabytes() {
     let disk = Folder::open(&state.path().join("spool")).expect("our own folder");
     let keep = Keep { remember_ms: 1_000_000, tombstones_max: 10 };
     let mut opened = Store::open(Box::new(disk), keep, [1; 16], 0).expect("a new spool");
+    // It is ended by its id, wherever on the machine it runs: nobody else's may be called so.
+    let id = format!("longest-{}", std::process::id());
     let written =
-        Written { id: "c".into(), output: Arc::new(Earlier), from: 0, to: OUTPUT, fresh: true, durable: true };
-    let record = |change| Record { id: "c".into(), change };
+        Written { id: id.clone(), output: Arc::new(Earlier), from: 0, to: OUTPUT, fresh: true, durable: true };
+    let record = |change| Record { id: id.clone(), change };
     let records = vec![record(Change::Accepted { at_unix_ms: 1, spec: Vec::new() }), record(Change::Starting)];
     opened.store.apply(&Batch { outputs: vec![written], records, durable: true, removed: vec![] }).expect("a disk");
 
     let mut master = Master::start().await;
-    let mut agent = Agent::start_as(state, &master.address(), &[], |command| group.hold(command));
+    let mut agent = start(state, &master, &[], |command| group.hold(command));
     let mut session = master.session().await;
     let register = session.register(1).await;
     assert_eq!(register.held.iter().map(|held| held.spooled_bytes).sum::<u64>(), OUTPUT);
-    let (received, ()) = tokio::join!(async { drain(master.output().await).await }, beats(&mut session, 10));
-    assert_eq!(received, OUTPUT);
+    let taking = tokio::spawn(async move { drain(master.output().await).await });
+    let (received, ()) = tokio::join!(taking, beats(&mut session, 4));
+    assert_eq!(received.expect("the output is taken"), OUTPUT);
     agent.signal(libc::SIGKILL);
     agent.exit().await;
     was_steady(&agent);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_and_holds_nothing_up() {
     if !needs("right to mount", cramped::may_mount()) {
         return;
@@ -224,7 +241,7 @@ async fn a_full_disk_is_said_and_holds_nothing_up() {
     let mut master = Master::start().await;
     let state = folder();
     let path = state.path().to_owned();
-    let mut agent = Agent::start_as(state, &master.address(), &[], |command| {
+    let mut agent = start(state, &master, &[], |command| {
         cramped::mount(command, &path, Mount::Full);
     });
     let mut session = master.active(1).await;
@@ -235,7 +252,7 @@ async fn a_full_disk_is_said_and_holds_nothing_up() {
         path.display()
     );
     assert!(said.contains(&expected), "{said}");
-    beats(&mut session, 5).await;
+    beats(&mut session, 2).await;
     let outcome = outcome(&mut session, "c", "exit 3").await;
     assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
     // The master is told what a crash would lose, with the first beat that carries how the node does.
@@ -256,7 +273,7 @@ async fn a_full_disk_is_said_and_holds_nothing_up() {
     assert_eq!(agent.count("going on with state in memory"), 1, "said once:\n{}", agent.log.join("\n"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_log_is_said_elsewhere() {
     if !needs("right to mount", cramped::may_mount()) {
         return;
@@ -264,11 +281,11 @@ async fn a_full_disk_under_the_log_is_said_elsewhere() {
     let (mut master, logs) = (Master::start().await, folder());
     let file = logs.path().join("agent.log");
     let setting = format!("log.file={:?}", file.display().to_string());
-    let mut agent = Agent::start_as(folder(), &master.address(), &[&setting], |command| {
+    let mut agent = start(folder(), &master, &[&setting], |command| {
         cramped::mount(command, logs.path(), Mount::Full);
     });
     let mut session = master.active(1).await;
-    beats(&mut session, 5).await;
+    beats(&mut session, 2).await;
     agent.line(&format!("the log {} cannot be written (no space left on device)", file.display())).await;
     let outcome = outcome(&mut session, "c", "exit 3").await;
     assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
@@ -287,7 +304,7 @@ async fn a_full_disk_under_the_log_is_said_elsewhere() {
     assert!(written.await.is_ok(), "{:?}", std::fs::read_to_string(&log));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_root_is_said_and_holds_nothing_up() {
     if !needs("right to mount", cramped::may_mount()) {
         return;
@@ -296,12 +313,12 @@ async fn a_read_only_root_is_said_and_holds_nothing_up() {
     let path = state.path().to_owned();
     // A log as well, as a service may be set up.
     let log = format!("log.file={:?}", path.join("agent.log").display().to_string());
-    let mut agent = Agent::start_as(state, &master.address(), &[&log], |command| {
+    let mut agent = start(state, &master, &[&log], |command| {
         cramped::mount(command, "/".as_ref(), Mount::ReadOnly);
         cramped::mount(command, &path, Mount::ReadOnly);
     });
     let mut session = master.active(1).await;
-    beats(&mut session, 5).await;
+    beats(&mut session, 2).await;
     let outcome = outcome(&mut session, "c", "exit 3").await;
     assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
     agent.line("Agent registered").await;
@@ -315,12 +332,12 @@ async fn a_read_only_root_is_said_and_holds_nothing_up() {
     was_steady(&agent);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_routing_socket_it_warns_once_and_goes_on() {
     let mut master = Master::start().await;
-    let mut agent = Agent::start_as(folder(), &master.address(), &[], cramped::without_netlink);
+    let mut agent = start(folder(), &master, &[], cramped::without_netlink);
     let mut session = master.active(1).await;
-    beats(&mut session, 5).await;
+    beats(&mut session, 2).await;
     drop(session);
     master.active(2).await;
     agent.signal(libc::SIGTERM);
@@ -328,7 +345,7 @@ async fn without_a_routing_socket_it_warns_once_and_goes_on() {
     assert_eq!(agent.count("WARN  cannot watch the network: "), 1, "{}", agent.log.join("\n"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn with_few_open_files_commands_are_refused_and_the_link_stays() {
     let ((refused, exited), _) = tokio::join!(with_open_files(30), with_open_files(20));
     assert!(refused > 0 && exited > 0, "{refused} refused, {exited} exited");
@@ -338,7 +355,7 @@ async fn with_few_open_files_commands_are_refused_and_the_link_stays() {
 async fn with_open_files(limit: u64) -> (usize, usize) {
     const COMMANDS: usize = 12;
     let mut master = Master::start().await;
-    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| {
+    let mut agent = start(folder(), &master, &[], |command| {
         cramped::limit(command, libc::RLIMIT_NOFILE, limit);
     });
     let mut session = master.active(1).await;
@@ -382,10 +399,10 @@ async fn with_open_files(limit: u64) -> (usize, usize) {
     (refused, exited)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn with_too_few_open_files_to_start_it_says_so() {
     let master = Master::start().await;
-    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| {
+    let mut agent = start(folder(), &master, &[], |command| {
         cramped::limit(command, libc::RLIMIT_NOFILE, 8);
     });
     assert_eq!(agent.exit().await, 1);
@@ -393,7 +410,7 @@ async fn with_too_few_open_files_to_start_it_says_so() {
     assert_eq!(agent.count(expected), 1, "{:#?}", agent.log);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn where_a_program_has_taken_all_processes_it_waits_for_one_and_keeps_its_link() {
     // Nobody else's, and not root, who is above such a limit.
     let user = 1_000_000 + std::process::id();
@@ -417,7 +434,7 @@ async fn where_a_program_has_taken_all_processes_it_waits_for_one_and_keeps_its_
     std::os::unix::fs::chown(state.path(), Some(user), Some(user)).expect("we are root");
     let gate = state.path().join("gate");
     let mut master = Master::start().await;
-    let mut agent = Agent::start_as(state, &master.address(), &[], |command| {
+    let mut agent = start(state, &master, &[], |command| {
         command.uid(user).gid(user);
     });
     let mut session = master.active(1).await;
@@ -427,7 +444,7 @@ async fn where_a_program_has_taken_all_processes_it_waits_for_one_and_keeps_its_
     std::fs::write(gate, "").expect("our own folder");
     session.send(run("comes", "exit 4")).await;
     // The node's status, which a helper looks for, is due among them.
-    beats(&mut session, 15).await;
+    beats(&mut session, 13).await;
     agent.line("There is no thread to be had").await;
     limit_processes(&agent, "1000");
     agent.line("Command comes exited with code 4").await;
@@ -436,13 +453,14 @@ async fn where_a_program_has_taken_all_processes_it_waits_for_one_and_keeps_its_
     was_steady(&agent);
 }
 
+/// Each of them takes longer than [`GAP_MAX`].
 const SLOW_SYNC: &str = "
 #include <unistd.h>
-int fsync(int fd) { sleep(3); return 0; }
-int fdatasync(int fd) { sleep(3); return 0; }
+int fsync(int fd) { usleep(5200000); return 0; }
+int fdatasync(int fd) { usleep(5200000); return 0; }
 ";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_takes_seconds_delays_no_heartbeat() {
     let libraries = folder();
     let library = cramped::library(libraries.path(), SLOW_SYNC);
@@ -450,12 +468,12 @@ async fn a_disk_that_takes_seconds_delays_no_heartbeat() {
         return;
     }
     let mut master = Master::start().await;
-    let mut agent = Agent::start_as(folder(), &master.address(), &[], |command| {
+    let mut agent = start(folder(), &master, &[], |command| {
         command.env("LD_PRELOAD", library.expect("just made"));
     });
     let mut session = master.active(1).await;
     // The epoch is being made durable meanwhile: file and directory.
-    beats(&mut session, 20).await;
+    beats(&mut session, 7).await;
     let outcome = outcome(&mut session, "c", "exit 3").await;
     assert_eq!((outcome.kind(), outcome.code), (Kind::Exited, 3));
     agent.kept("epoch", "1\n").await;
@@ -476,7 +494,7 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 }
 "#;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_resolver_that_hangs_is_said_and_holds_nothing_else_up() {
     let libraries = folder();
     let library = cramped::library(libraries.path(), HANGING_NAMES);
@@ -487,12 +505,12 @@ async fn a_resolver_that_hangs_is_said_and_holds_nothing_else_up() {
     let mut master = Master::on(TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
     let hangs = libraries.path().join("hangs");
     let address = format!("master.test:{}", master.address.port());
-    let mut agent = Agent::start_as(folder(), &address, &["connection.timeout=\"10s\""], |command| {
+    let mut agent = start_at(folder(), &address, &["connection.timeout=\"10s\""], |command| {
         command.env("LD_PRELOAD", library.expect("just made")).env("HANGS", &hangs);
     });
     let mut session = master.active(1).await;
     std::fs::write(&hangs, "").expect("our own folder");
-    beats(&mut session, 5).await;
+    beats(&mut session, 2).await;
     drop(session);
     agent.line("Lost connection").await;
     agent.line("(attempt 1): cannot resolve master.test: no answer from the resolver within 8s").await;
@@ -500,6 +518,6 @@ async fn a_resolver_that_hangs_is_said_and_holds_nothing_else_up() {
     agent.contains("status.json", "Reconnecting").await;
     std::fs::remove_file(&hangs).expect("it is there");
     let mut session = master.active(2).await;
-    beats(&mut session, 5).await;
+    beats(&mut session, 2).await;
     assert_eq!(agent.count("Heartbeat failed"), 0);
 }

@@ -72,6 +72,7 @@ async fn an_agent_that_was_stopped_is_not_well_whatever_its_master_says() {
     let _session = master.active(1).await;
     agent.contains("status.json", "Active").await;
     agent.signal(libc::SIGSTOP);
+    agent.stands_still().await;
     let said = doctor(agent.state.path(), "lady", &[&master.address()], &[]).await;
     assert!(said.code == Some(1) && said.out.contains("is stopped and does nothing: kill -CONT "));
     agent.signal(libc::SIGCONT);

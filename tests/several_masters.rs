@@ -120,6 +120,8 @@ async fn a_goodbye_hands_over_at_once_and_a_running_command_goes_on() {
     std::fs::write(gate, "").expect("the agent's directory is writable");
     let outcome = loop {
         match session.next().await {
+            // That it has started may come in this session.
+            Some(Up::CommandAccepted(accepted)) => assert_eq!(accepted.id, "long"),
             Some(Up::CommandFinished(finished)) => break finished.outcome.expect("an outcome"),
             Some(Up::Heartbeat(beat)) => session.ack(beat.seq).await,
             other => panic!("{other:?}"),

@@ -32,8 +32,9 @@ pub fn program() -> std::process::Command {
     command
 }
 
-/// A running agent. Dropping it kills it.
+/// A running agent. Dropping it kills it, and its commands.
 pub struct Agent {
+    _commands: Commands,
     pub child: Child,
     pub state: TempDir,
     lines: Lines<BufReader<ChildStderr>>,
@@ -85,7 +86,13 @@ impl Agent {
             .spawn()
             .expect("the agent's binary starts");
         let stderr = child.stderr.take().expect("piped above");
-        Self { child, state, lines: BufReader::new(stderr).lines(), log: Vec::new() }
+        Self {
+            _commands: Commands::of(child.id().expect("just started")),
+            child,
+            state,
+            lines: BufReader::new(stderr).lines(),
+            log: Vec::new(),
+        }
     }
 
     /// Reads the log up to a line with this text.
@@ -158,6 +165,17 @@ impl Agent {
         self.state
     }
 
+    /// Returns when a `SIGSTOP` has had its effect: the signal is on its way for a moment.
+    pub async fn stands_still(&self) {
+        let stopped = timeout(PATIENCE, async {
+            let mut look = tokio::time::interval(Duration::from_millis(5));
+            while !sloth_agent::state::is_stopped(self.pid()) {
+                look.tick().await;
+            }
+        });
+        assert!(stopped.await.is_ok(), "it never stopped");
+    }
+
     pub fn signal(&self, signal: i32) {
         // SAFETY: a signal to a child that has not been waited for.
         let done = unsafe { libc::kill(self.pid() as i32, signal) };
@@ -172,6 +190,35 @@ impl Agent {
         let status =
             timeout(PATIENCE, self.child.wait()).await.expect("the agent exits").expect("it can be waited for");
         status.code().unwrap_or(-1)
+    }
+}
+
+/// Kills the commands of an agent that still runs, which would leave them alive.
+struct Commands {
+    agent: u32,
+    /// Another process may have the number later.
+    started: Option<u64>,
+}
+
+impl Commands {
+    fn of(agent: u32) -> Self {
+        Self { agent, started: sloth_agent::state::start_time(agent) }
+    }
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        let agent = self.agent;
+        if self.started.is_none() || self.started != sloth_agent::state::start_time(agent) {
+            return;
+        }
+        for thread in std::fs::read_dir(format!("/proc/{agent}/task")).into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            for group in children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()) {
+                // SAFETY: plain integers; each command leads a group.
+                unsafe { libc::kill(-group, libc::SIGKILL) };
+            }
+        }
     }
 }
 

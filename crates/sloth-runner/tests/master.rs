@@ -91,6 +91,9 @@ impl Master {
             spool_id: vec![spool; 16],
             name: format!("n{n}"),
             held,
+            // Without it the silent are lost after 20 s.
+            interval_ms: 3_600_000,
+            timeout_ms: 3_600_000,
             ..Register::default()
         };
         up.send(AgentMessage { kind: Some(Up::Register(register)) }).await.unwrap();

@@ -25,7 +25,7 @@ fn child() {
     if let Ok(arguments) = std::env::var(ARGUMENTS) {
         // Whatever goes wrong in a test, nothing stays behind for longer.
         // SAFETY: alarm takes a number of seconds.
-        unsafe { libc::alarm(60) };
+        unsafe { libc::alarm(600) };
         // The test harness has begun a line.
         println!();
         let cli = Cli::try_parse_from(std::iter::once("master").chain(arguments.lines()));
@@ -115,6 +115,16 @@ impl Drop for Master {
 fn kill(pid: u32, signal: i32) -> bool {
     // SAFETY: kill takes two numbers; the process is one that the test has started.
     unsafe { libc::kill(pid.try_into().unwrap(), signal) == 0 }
+}
+
+/// Returns when a `SIGSTOP` has had its effect: the signal is on its way for a moment.
+fn until_stopped(pid: u32) {
+    const LOOKS_MAX: usize = 24_000;
+    let stopped = (0..LOOKS_MAX).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        sloth_agent::state::is_stopped(pid)
+    });
+    assert!(stopped, "process {pid} never stopped");
 }
 
 #[test]
@@ -329,6 +339,7 @@ fn in_the_background_it_outlives_its_parent_and_logs_to_a_file() {
     let expected = format!("the master is running (pid {pid}, state directory {state})\n");
     assert!(String::from_utf8(status.stdout).unwrap().contains(&expected));
     kill(pid, libc::SIGSTOP);
+    until_stopped(pid);
     let status = world.run(&["status", "--state-dir", &state]);
     assert_eq!(status.status.code(), Some(0));
     assert!(String::from_utf8(status.stdout).unwrap().contains(&format!("`kill -CONT {pid}` lets it go on")));

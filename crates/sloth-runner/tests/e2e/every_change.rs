@@ -95,7 +95,9 @@ impl Scene {
     /// `None` if there were not so many.
     fn die_at(&mut self, n: usize) -> Option<(String, String)> {
         self.begin(n);
-        let (id, before) = (format!("c{n}"), format!("q{n}"));
+        // What is left of a command is looked for by its id in all processes: no other scene may have the same.
+        let scene = format!("{:?}-{}", self.death, std::process::id());
+        let (id, before) = (format!("c{n}-{scene}"), format!("q{n}-{scene}"));
         // Answered, and with nobody but the master.
         self.master.tool(&["agent", "run", "mari", "--queue", "--id", &before, "--", "true"]).expect(0);
         let (other, dies) = match self.death {

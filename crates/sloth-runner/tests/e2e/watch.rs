@@ -62,10 +62,10 @@ fn an_outage_is_explained_after_the_master_itself_was_restarted() {
     assert!(skew.abs() < 5.0 && told["next_beat"].is_string(), "{told}");
     let text = master.tool(&["agent", "explain", "lady"]).expect(0).text();
     assert!(text.starts_with("lady is Active since") && text.contains("\nSessions:\nEPOCH"), "{text}");
-    // An operator has it stopped.
+    // An operator has it stopped. The twin would take the name that is free then.
+    drop(twin);
     master.tool(&["agent", "stop", "lady"]).expect(0);
     master.until_status("lady", "Stopped");
-    drop(twin);
     let told = master.json(&["agent", "explain", "lady"]);
     assert_eq!(told["sessions"][0]["closed_by"], "operator", "{told}");
     assert!(master.tool(&["agent", "explain", "nobody"]).expect(1).stderr.contains("no agent"));

@@ -10,6 +10,7 @@ use std::{
     },
     process::{Child, Command},
     sync::{Arc, Mutex},
+    thread::JoinHandle,
 };
 
 /// It is killed when this is dropped.
@@ -17,6 +18,7 @@ pub struct Terminal {
     child: Child,
     ours: File,
     written: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Terminal {
@@ -50,14 +52,14 @@ impl Terminal {
         let ours = File::from(ours);
         let (mut from, written) = (ours.try_clone().unwrap(), Arc::new(Mutex::new(Vec::new())));
         let to = written.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             // Ends with an error when nobody has the other end any more.
             while let Ok(count @ 1..) = from.read(&mut buffer) {
                 to.lock().unwrap().extend(&buffer[..count]);
             }
         });
-        Self { child, ours, written }
+        Self { child, ours, written, reader }
     }
 
     /// All that was written so far.
@@ -85,14 +87,9 @@ impl Terminal {
     pub fn done(mut self) -> Done {
         let status = until("the end", || self.child.try_wait().unwrap());
         let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap();
-        // What is on its way has been written, and stays until it is read.
-        let mut before = usize::MAX;
-        let text = until("the last of it", || {
-            let text = self.text();
-            let same = std::mem::replace(&mut before, text.len()) == text.len();
-            same.then_some(text)
-        });
-        Done { code, stdout: text.into_bytes(), stderr: String::new() }
+        // What is on its way stays until it is read, and the reader ends after that.
+        until("the last of it", || self.reader.is_finished().then_some(()));
+        Done { code, stdout: self.text().into_bytes(), stderr: String::new() }
     }
 }
 

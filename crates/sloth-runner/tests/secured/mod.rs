@@ -209,7 +209,8 @@ impl Agent {
     }
 
     pub fn start_as(mut agent: Command, words: Vec<String>, state: &Path, name: &str) -> Self {
-        agent.arg("agent").args(words).arg("--state-dir").arg(state).args(["--name", name]).current_dir(state);
+        let mut words = words.into_iter();
+        agent.arg("agent").args(words.next()).arg("--state-dir").arg(state).args(["--name", name]).current_dir(state);
         for setting in [
             "reconnect.initial_delay=\"100ms\"",
             "reconnect.max_delay=\"500ms\"",
@@ -218,6 +219,8 @@ impl Agent {
         ] {
             agent.args(["--set", setting]);
         }
+        // Of two, the later holds.
+        agent.args(words);
         let mut process = agent.stdout(Stdio::null()).spawn().unwrap();
         let log = Log::of(process.stderr.take().unwrap());
         Self { process, log }

@@ -118,7 +118,8 @@ async fn explain_knows_that_the_certificate_of_an_agent_that_is_away_has_ended()
 async fn a_certificate_that_has_ended_is_told_and_a_new_token_is_joined_with_at_a_reload() {
     let node = Node::new();
     let (master, _) = expired(&node).await;
-    let mut agent = node.start(&master, &[]);
+    // With a wait that is soon the longest it would fall silent after a while; a hangup ends any wait.
+    let mut agent = node.start(&master, &["--set", "reconnect.max_delay=\"1h\""]);
     for attempt in 1..=3 {
         let line = agent.log.line(&format!("(attempt {attempt}): {ENDED}")).await;
         assert!(

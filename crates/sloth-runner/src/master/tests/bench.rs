@@ -115,6 +115,9 @@ pub fn register(n: u8, name: &str) -> Register {
         spool_id: vec![n; 16],
         name: name.to_owned(),
         host: format!("host{n}"),
+        // Without it the silent are lost after 20 s.
+        interval_ms: 3_600_000,
+        timeout_ms: 3_600_000,
         ..Register::default()
     }
 }
