@@ -91,8 +91,7 @@ async fn a_flood_keeps_neither_heartbeats_nor_commands_nor_signals_waiting() {
     ];
     for flood in floods {
         let mut master = Master::start().await;
-        let mut agent =
-            Agent::start(&master.address(), &["heartbeat.interval=\"500ms\"", "heartbeat.timeout=\"500ms\""]);
+        let mut agent = Agent::start(&master.address(), &["heartbeat.interval=\"1s\"", "heartbeat.timeout=\"1s\""]);
         let mut session = master.active(1).await;
         let flooding = session.flood(flood);
         session.send(run("c".into(), &["true"])).await;

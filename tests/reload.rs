@@ -14,7 +14,8 @@ use tokio::{
 };
 
 /// Quick, and as it stands in a file.
-const QUICK: &str = "[heartbeat]\ninterval = '200ms'\n[reconnect]\ninitial_delay = '100ms'\njitter = 0.0\n";
+const QUICK: &str =
+    "[heartbeat]\ninterval = '200ms'\nmax_failures = 50\n[reconnect]\ninitial_delay = '100ms'\njitter = 0.0\n";
 
 fn write(state: &Path, master: &str, rest: &str) {
     fs::write(state.join("agent.toml"), format!("master = '{master}'\n{rest}")).expect("a configuration");
@@ -53,7 +54,7 @@ async fn what_the_master_was_told_is_told_anew() {
     assert_eq!((register.interval_ms, register.timeout_ms, register.max_failures), (300, 300, 7));
     assert_eq!(register.labels.get("site").map(String::as_str), Some("berlin"));
     agent.line("INFO  config: heartbeat.interval changed from 200ms to 300ms").await;
-    agent.line("INFO  config: heartbeat.max_failures changed from the default to 7").await;
+    agent.line("INFO  config: heartbeat.max_failures changed from 50 to 7").await;
     agent.line("INFO  Registering again with the new parameters").await;
     agent.line("INFO  Agent registered").await;
     assert_eq!(agent.count("Lost connection"), 0);
@@ -65,7 +66,7 @@ async fn the_old_session_stays_until_the_new_one_is_registered() {
     let mut master = Master::start().await;
     let agent = agent(&master.address(), QUICK);
     let mut first = master.active(1).await;
-    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\n");
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\nmax_failures = 50\n");
     let mut second = master.session().await;
     second.registration().await;
     // A reset would have come before the dial, and so before this registration.
@@ -85,7 +86,7 @@ async fn an_agent_that_ends_between_two_sessions_says_goodbye_on_the_old_one() {
     let mut master = Master::start().await;
     let mut agent = agent(&master.address(), QUICK);
     let mut first = master.active(1).await;
-    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\n");
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\nmax_failures = 50\n");
     let mut second = master.session().await;
     second.registration().await;
     agent.signal(libc::SIGTERM);
@@ -178,7 +179,7 @@ async fn a_session_goes_on_under_what_the_master_need_not_know() {
     let mut master = Master::start().await;
     let mut agent = agent(&master.address(), QUICK);
     let mut session = master.active(1).await;
-    let changed = "[heartbeat]\ninterval = '200ms'\n[reconnect]\ninitial_delay = '300ms'\njitter = 0.0\n\
+    let changed = "[heartbeat]\ninterval = '200ms'\nmax_failures = 50\n[reconnect]\ninitial_delay = '300ms'\njitter = 0.0\n\
                    [commands]\nenabled = false\n[listen]\nport = 65535\n[log]\nlevel = 'debug'\n";
     reload(&agent, &master.address(), changed);
     agent.line("INFO  config: commands.enabled changed from the default to false").await;
@@ -218,7 +219,7 @@ async fn a_bad_or_missing_file_leaves_everything_as_it_is() {
     agent.line("the running configuration stays").await;
     assert!(session.beat().await > seq);
     // And a good one is taken.
-    reload(&agent, &master.address(), "[heartbeat]\ninterval = '400ms'\n");
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '400ms'\nmax_failures = 50\n");
     assert_eq!(master.session().await.registration().await.interval_ms, 400);
     assert_eq!(agent.count("Registering again"), 0, "not before the good one");
 }
@@ -423,7 +424,7 @@ async fn a_master_that_is_left_on_purpose_is_told_so() {
     first.ack(seq).await;
     agent.contains("status.json", "\"Active\"").await;
     // The same master knows by the registration; its session of before needs no goodbye, and is over for it.
-    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\n");
+    reload(&agent, &master.address(), "[heartbeat]\ninterval = '300ms'\nmax_failures = 50\n");
     let mut second = master.session().await;
     assert!(second.register(2).await.renews);
     let seq = second.beat().await;

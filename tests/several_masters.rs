@@ -29,9 +29,9 @@ async fn where_the_first_never_answers_the_second_follows_after_the_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let mut second = Master::start().await;
     let masters = format!("{},{}", silent.local_addr().expect("bound"), second.address());
-    let mut agent = Agent::start(&masters, &[NO_WAIT.as_slice(), &["connection.timeout=\"300ms\""]].concat());
+    let mut agent = Agent::start(&masters, &[NO_WAIT.as_slice(), &["connection.timeout=\"2s\""]].concat());
     second.active(1).await;
-    agent.line("(attempt 1): no answer to the registration within 0.3s. Trying ").await;
+    agent.line("(attempt 1): no answer to the registration within 2s. Trying ").await;
 }
 
 #[tokio::test]

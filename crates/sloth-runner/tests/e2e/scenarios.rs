@@ -1,6 +1,6 @@
 //! Master restart, network interruption, agent restart.
 
-use crate::fleet::{Agent, Cable, Master, Wire};
+use crate::fleet::{Agent, Cable, Master, SOON_LOST, Wire};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -38,8 +38,8 @@ fn a_wire_that_goes_dead_is_found_by_both_sides_and_one_that_works_again_is_used
     for wire in [Wire::Dead, Wire::DeadUp, Wire::DeadDown] {
         let master = Master::start();
         let cable = Cable::to(&master);
-        let agent =
-            Agent::start(master.folder.path(), "lady", &cable.address(), &["--set", "connection.timeout=\"500ms\""]);
+        let soon = [&SOON_LOST[..], &["--set", "connection.timeout=\"500ms\""]].concat();
+        let agent = Agent::start(master.folder.path(), "lady", &cable.address(), &soon);
         agent.line("Agent registered with master");
         cable.set(wire);
         // Without the third where the master's deadline, which is the same, is first to close the session.
@@ -104,7 +104,7 @@ fn an_agent_that_is_killed_and_started_again_is_the_same_one_and_back_at_once() 
 #[test]
 fn a_master_that_hangs_is_lost_by_its_silence_and_used_again_when_it_goes_on() {
     let master = Master::start();
-    let agent = master.agent_with("lady", &["--set", "connection.timeout=\"500ms\""]);
+    let agent = master.agent_with("lady", &[&SOON_LOST[..], &["--set", "connection.timeout=\"500ms\""]].concat());
     master.running.signal(libc::SIGSTOP);
     agent.line("Lost connection to master after 3 failed heartbeats");
     // The kernel still takes connections, and nobody answers.
@@ -119,7 +119,7 @@ fn a_master_that_hangs_is_lost_by_its_silence_and_used_again_when_it_goes_on() {
 #[test]
 fn an_agent_that_hangs_is_inactive_and_active_again_when_it_goes_on() {
     let master = Master::start();
-    let agent = master.agent("lady");
+    let agent = master.agent_with("lady", &SOON_LOST);
     agent.running.signal(libc::SIGSTOP);
     let row = master.until_status("lady", "Inactive");
     assert_eq!(row["reason"], "heartbeat_timeout", "{row}");

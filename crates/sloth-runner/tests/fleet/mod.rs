@@ -24,13 +24,17 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// With this a second of silence is a loss, in tests of just that.
+pub const SOON_LOST: [&str; 2] = ["--set", "heartbeat.max_failures=3"];
+
 /// No test waits longer for anything: a bound for what hangs, not a measure.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Parameters that make failures quick.
-const QUICK: [&str; 8] = [
+/// Parameters that make failures quick. But for silence: a busy machine is silent for a second now and then.
+const QUICK: [&str; 9] = [
     "heartbeat.interval=\"200ms\"",
     "heartbeat.timeout=\"200ms\"",
+    "heartbeat.max_failures=50",
     "reconnect.initial_delay=\"100ms\"",
     "reconnect.max_delay=\"800ms\"",
     "reconnect.jitter=0.0",

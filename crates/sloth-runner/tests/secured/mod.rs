@@ -188,7 +188,13 @@ impl Master {
 
     /// An agent by the very command that was printed; a state directory and quick failures are added.
     pub fn joins(&self, state: &Path, name: &str) -> Agent {
-        Agent::start(self.command.split(' ').skip(1).map(str::to_owned).collect(), state, name)
+        self.joins_with(state, name, &[])
+    }
+
+    /// The same with more options.
+    pub fn joins_with(&self, state: &Path, name: &str, options: &[&str]) -> Agent {
+        let words = self.command.split(' ').skip(1).chain(options.iter().copied());
+        Agent::start(words.map(str::to_owned).collect(), state, name)
     }
 
     /// An agent with other options than `--master`.
@@ -215,6 +221,7 @@ impl Agent {
             "reconnect.initial_delay=\"100ms\"",
             "reconnect.max_delay=\"500ms\"",
             "heartbeat.interval=\"200ms\"",
+            "heartbeat.max_failures=50",
             "log.level=debug",
         ] {
             agent.args(["--set", setting]);

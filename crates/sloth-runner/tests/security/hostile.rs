@@ -134,7 +134,9 @@ struct Honest {
 impl Honest {
     async fn start(master: &Master) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let mut agent = master.joins(state.path(), "lady");
+        // No heartbeat of it may fail: it is not to share that with a busy machine.
+        let beat = ["--set", "heartbeat.interval=\"1s\"", "--set", "heartbeat.timeout=\"1s\""];
+        let mut agent = master.joins_with(state.path(), "lady", &beat);
         agent.active().await;
         Self { agent, _state: state }
     }
