@@ -6,13 +6,13 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-/// Other processes are looked at so often, and so many times at most. A look ends the wait as soon as it finds what it
+/// Other processes are looked at so often, and for so long at most. A look ends the wait as soon as it finds what it
 /// waits for.
 const POLL: Duration = Duration::from_millis(10);
-const POLLS_MAX: u32 = 2_000;
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder of its own, with the state of each agent in it. What still runs in it at the end is ended.
 struct Place {
@@ -102,14 +102,13 @@ impl Done {
 }
 
 #[track_caller]
+#[expect(clippy::disallowed_methods, reason = "other processes have no clock that could be handed in")]
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..POLLS_MAX {
-        if holds() {
-            return;
-        }
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(POLL);
     }
-    panic!("{what}: not within {:?}", POLL * POLLS_MAX);
 }
 
 fn kill(pid: u32, signal: i32) {

@@ -158,7 +158,7 @@ async fn the_status_is_as_of_the_moment_at_which_it_is_asked_for() {
 async fn an_agent_that_is_leaving_says_so_at_once_to_people_and_to_its_master() {
     let mut master = Master::start().await;
     // No heartbeat falls due by itself while the test looks.
-    let rare = ["heartbeat.interval=\"60s\"", "heartbeat.max_interval=\"60s\"", "http.listen=\"127.0.0.1:0\""];
+    let rare = ["heartbeat.interval=\"1h\"", "heartbeat.max_interval=\"1h\"", "http.listen=\"127.0.0.1:0\""];
     let mut agent = Agent::start(&master.address(), &rare);
     let address = http(&mut agent).await;
     let mut session = master.active(1).await;

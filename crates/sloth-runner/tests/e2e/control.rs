@@ -153,7 +153,7 @@ fn a_command_for_an_agent_that_is_away_can_wait_for_its_return() {
     let mut agent = master.agent("lady");
     agent.running.kill();
     master.until_status("lady", "Inactive");
-    let tool = master.tool_started(&["agent", "run", "lady", "--wait", "30s", "--", "echo", "waited"]);
+    let tool = master.tool_started(&["agent", "run", "lady", "--wait", "5m", "--", "echo", "waited"]);
     agent.again();
     assert_eq!(tool.done().expect(0).text(), "waited\n");
     agent.running.kill();

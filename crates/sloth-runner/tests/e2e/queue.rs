@@ -94,8 +94,8 @@ fn who_waits_for_an_agent_is_told_for_whom_and_why_and_runs_when_it_is_back() {
     ] {
         assert!(done.stderr.contains(text), "no {text:?} in {}", done.stderr);
     }
-    let waiting = run("30s");
-    waiting.err.line("waiting up to 30s for its return");
+    let waiting = run("5m");
+    waiting.err.line("waiting up to 5m for its return");
     agent.again();
     assert_eq!(waiting.done().expect(0).text(), "here\n");
 

@@ -229,7 +229,8 @@ async fn a_message_that_begins_and_stops_and_a_call_that_says_nothing_are_ended(
 
 #[tokio::test]
 async fn messages_that_are_too_large_or_no_messages_end_their_call_and_their_connection_goes_on() {
-    let master = Master::start(&[]).await;
+    // The master ends what is wrong, not what is slow.
+    let master = Master::start(&["connections.message_timeout=1h"]).await;
     let honest = Honest::start(&master).await;
     let mut client = Client::of(&thief(&master), &master).await;
     let too_large = [&[0][..], &(5_u32 << 20).to_be_bytes()].concat();
@@ -293,7 +294,7 @@ async fn an_agent_that_reads_nothing_is_lost_and_its_connection_cut() {
 
 #[tokio::test]
 async fn what_is_no_http2_ends_its_connection() {
-    let master = Master::start(&[]).await;
+    let master = Master::start(&["connections.message_timeout=1h", "connections.unknown_timeout=1h"]).await;
     let honest = Honest::start(&master).await;
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let frames: [(&str, &[u8]); 6] = [

@@ -25,7 +25,7 @@ async fn an_agent_joins_by_the_printed_command_and_needs_the_token_no_more() {
     assert!(!agent.log.seen.join("\n").contains("Joined"), "it needed a token");
     master.restart().await;
     agent.active().await;
-    let done = master.tool("agent run lady --wait 20s -- echo again").await;
+    let done = master.tool("agent run lady --wait 5m -- echo again").await;
     assert_eq!((done.code, done.out.as_str()), (0, "again\n"), "{}", done.err);
     let events = master.tool("agent events").await.out;
     let id =
