@@ -127,9 +127,10 @@ async fn a_driver_that_stands_still_feeds_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wake_up_right_after_a_pause_does_not_let_the_watchdog_starve() {
-    let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Held, and refuses until it listens.
+    let place = tokio::net::TcpSocket::new_v4().unwrap();
+    place.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let master = place.local_addr().unwrap();
-    drop(place);
     let (manager, notifier) = Manager::new("pause");
     let (signals, receiver) = mpsc::channel(4);
     let mut driver = pin!(driver_with(&master.to_string(), notifier, false, "10m").run(receiver));
@@ -137,7 +138,7 @@ async fn a_wake_up_right_after_a_pause_does_not_let_the_watchdog_starve() {
     // Past the end of the wait, so that sockets are read first; and then the next attempt hangs.
     tokio::time::advance(800 * S).await;
     assert!(timeout(S / 100, driver.as_mut()).await.is_err(), "it goes on");
-    let _silent = std::net::TcpListener::bind(master).expect("free again");
+    let _silent = place.listen(64).expect("it is bound");
     signals.try_send(Signal::Reload).expect("it takes its signals");
     let fed = run(&mut driver, &manager, 300).await;
     assert!((5..=10).contains(&fed.len()), "{fed:?}");

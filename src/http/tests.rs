@@ -134,11 +134,9 @@ async fn a_request_that_does_not_come_to_its_end_is_dropped() {
 #[tokio::test]
 async fn another_address_takes_the_place_of_the_first_and_none_ends_it() {
     let board = board();
-    let free = || {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
-    let (first, second) = (free(), free());
+    // On addresses that nothing else has: their ports stay free until they are wanted.
+    let free = |own: &str| std::net::TcpListener::bind(own).unwrap().local_addr().unwrap();
+    let (first, second) = (free("127.87.72.2:0"), free("127.87.72.3:0"));
     let (wanted, listen) = watch::channel(Some(first));
     let served = tokio::spawn(serve(listen, board));
     let answers = async |address| {

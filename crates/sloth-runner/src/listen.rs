@@ -373,7 +373,10 @@ mod tests {
     #[tokio::test]
     async fn the_ipv6_wildcard_takes_ipv4_connections_too() {
         let Ok(listener) = bind("[::]:0".parse().unwrap()) else {
-            assert!(std::env::var_os("SLOTH_TEST_ALL").is_none(), "no IPv6 here");
+            assert!(
+                std::env::var_os("SLOTH_TEST_ALL").is_none(),
+                "SLOTH_TEST_ALL is set, and this machine has no IPv6"
+            );
             eprintln!("skipped: no IPv6 here");
             return;
         };

@@ -21,7 +21,7 @@ async fn exit_codes_and_signals_are_told_as_they_were() {
 #[tokio::test]
 async fn a_timeout_ends_the_whole_group() {
     let mut rig = Rig::new(config()).await;
-    let timeout_ms = 300;
+    let timeout_ms = 3_000;
     rig.run("a", CommandSpec { timeout_ms, ..shell("sleep 1000 & echo $!; wait") });
     let sleeper = rig.first_line("a").await;
     assert!(lives(&sleeper));

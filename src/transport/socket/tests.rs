@@ -12,8 +12,11 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-async fn refusing() -> SocketAddr {
-    listener().await.1
+/// One that refuses for as long as what is returned beside it holds its port.
+fn refusing() -> (SocketAddr, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap(), socket)
 }
 
 /// One that answers nobody any more: its queue is full. It lasts as long as what is returned beside it.
@@ -37,10 +40,11 @@ async fn raced(addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
 async fn an_address_that_refuses_hands_over_at_once_and_one_that_hangs_after_its_start() {
     let (_listener, good) = listener().await;
     let (dead, _queue) = hanging().await;
+    let ((refuses, _held), (too, _too)) = (refusing(), refusing());
     for (addresses, waits) in [
-        (vec![refusing().await, good], false),
+        (vec![refuses, good], false),
         (vec![dead, good], true),
-        (vec![refusing().await, dead, refusing().await, good], true),
+        (vec![refuses, dead, too, good], true),
         (vec![good, dead], false),
     ] {
         let began = Instant::now();
@@ -52,7 +56,8 @@ async fn an_address_that_refuses_hands_over_at_once_and_one_that_hangs_after_its
 
 #[tokio::test]
 async fn where_all_fail_the_last_one_to_fail_is_told() {
-    let failure = raced(&[refusing().await, refusing().await]).await.expect_err("nobody listens");
+    let ((one, _held), (other, _too)) = (refusing(), refusing());
+    let failure = raced(&[one, other]).await.expect_err("nobody listens");
     assert_eq!(failure.reason, LossReason::ConnectionRefused);
     assert_eq!(raced(&[]).await.expect_err("there is none").reason, LossReason::Dns);
 }

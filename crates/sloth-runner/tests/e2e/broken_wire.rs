@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -40,6 +40,7 @@ fn tool_over(cable: &Cable, master: &Master, args: &[&str]) -> Running {
 /// Breaks a wire every so often, from its making to its end.
 struct Breaking {
     over: Arc<AtomicBool>,
+    so_far: Arc<AtomicUsize>,
     thread: Option<JoinHandle<usize>>,
 }
 
@@ -61,7 +62,8 @@ impl Breaking {
 
     fn after(cable: Arc<Cable>, mut pause: impl FnMut() -> Duration + Send + 'static) -> Self {
         let over = Arc::new(AtomicBool::new(false));
-        let ends = over.clone();
+        let so_far = Arc::new(AtomicUsize::new(0));
+        let (ends, counted) = (over.clone(), so_far.clone());
         let thread = std::thread::spawn(move || {
             for breaks in 0.. {
                 std::thread::sleep(pause());
@@ -71,10 +73,15 @@ impl Breaking {
                 cable.set(if breaks % 3 == 0 { Wire::Reset } else { Wire::Closed });
                 std::thread::sleep(Duration::from_millis(5));
                 cable.set(Wire::Through);
+                counted.store(breaks + 1, Ordering::Relaxed);
             }
             unreachable!("nobody counts so far")
         });
-        Self { over, thread: Some(thread) }
+        Self { over, so_far, thread: Some(thread) }
+    }
+
+    fn so_far(&self) -> usize {
+        self.so_far.load(Ordering::Relaxed)
     }
 
     /// How often it broke.
@@ -100,7 +107,9 @@ fn fifty_megabytes_arrive_whole_over_wires_that_break_on_both_sides_of_the_maste
     let noise = noise(BYTES / 2);
     fs::write(master.path("noise"), &noise).unwrap();
     let dir = master.folder.path().to_str().unwrap();
-    let run = ["agent", "run", "lady", "-n", "--id", "x", "--dir", dir, "--shell", "cat noise; cat noise >&2; exit 5"];
+    // The second half waits for so many breaks that a fast machine doesn't get it all through between two of them.
+    let line = "cat noise; until [ -e gate ]; do sleep 0.02; done; cat noise >&2; exit 5";
+    let run = ["agent", "run", "lady", "-n", "--id", "x", "--dir", dir, "--shell", line];
     let agents_wire = Breaking::start(to_agent, Duration::from_millis(1_500));
     let tools_wire = Breaking::start(to_tool.clone(), Duration::from_millis(400));
     let mut tool = tool_over(&to_tool, &master, &run);
@@ -110,6 +119,9 @@ fn fifty_megabytes_arrive_whole_over_wires_that_break_on_both_sides_of_the_maste
     let end = Instant::now() + LONGEST;
     while tool.is_running() || follower.is_running() {
         assert!(Instant::now() < end, "not within {LONGEST:?}: {}", master.json(&["command", "get", "x"]));
+        if agents_wire.so_far() >= 1 && tools_wire.so_far() >= 5 {
+            fs::write(master.path("gate"), "").unwrap();
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
     let breaks = (agents_wire.end(), tools_wire.end());

@@ -118,13 +118,17 @@ fn a_worker_that_is_killed_is_started_again_and_registers_as_the_same_agent() {
     let worker = agent.worker();
     // SAFETY: plain integers are passed; it is a process of this test.
     unsafe { libc::kill(worker, libc::SIGKILL) };
-    master.until_status("kei", "Inactive");
+    // It is away for a second.
+    until("its loss is told", || (!master.events("kei", "agent.lost").is_empty()).then_some(()));
     agent.has_logged("agent.log", "was killed by signal 9");
+    until("it is back", || (master.events("kei", "agent.connected").len() == 2).then_some(()));
     let after = master.until_status("kei", "Active");
     assert_eq!(before["id"], after["id"]);
     let again = agent.worker();
     assert!(again != worker && look::lives(again) && look::lives(agent.pid));
-    assert_eq!(count(folder.path(), "agent.log", "✓ Agent registered with master at"), 2);
+    until("both registrations are in its log", || {
+        (count(folder.path(), "agent.log", "✓ Agent registered with master at") == 2).then_some(())
+    });
     // Its parent knows how it ended, and the new one tells.
     let explained = master.json(&["agent", "explain", "kei"]);
     let died = explained["told"].as_array().unwrap().iter().find(|told| told["reason"] == "agent_died").unwrap();

@@ -1,6 +1,6 @@
 //! One command on many agents.
 
-use crate::fleet::Master;
+use crate::fleet::{Done, Master, until};
 use serde_json::Value;
 use std::fs;
 
@@ -42,16 +42,29 @@ fn a_label_reaches_its_agents_so_many_at_a_time_and_the_summary_names_what_went_
 fn after_the_first_failure_nothing_more_is_begun_and_what_runs_goes_on() {
     let (master, _agents) = fleet();
     let dir = master.folder.path().to_str().unwrap();
-    // The first two run together: one fails at once, the other ends well after that.
-    let line = "echo + >> log; if mkdir first 2>/dev/null; then exit 7; fi; sleep 0.5; echo well >> log";
+    // The first two run together: one fails at once, the other ends well once that is known.
+    let line = "echo + >> log; if mkdir first 2>/dev/null; then exit 7; fi; \
+                until [ -e gate ]; do sleep 0.02; done; echo well >> log";
     let run = ["agent", "run", "--all", "--max-parallel", "2", "--fail-fast", "--dir", dir, "--shell", line];
-    let done = master.tool(&run).expect(1);
+    let failed = || {
+        let rows = master.json(&["command", "list", "--outcome", "exited"]);
+        rows.as_array().unwrap().iter().filter(|row| row["code"] == 7).count()
+    };
+    let ran = |args: &[&str]| -> Done {
+        let before = failed();
+        let tool = master.tool_started(args);
+        until("the first has failed", || (failed() > before).then_some(()));
+        fs::write(master.path("gate"), "").unwrap();
+        tool.done()
+    };
+    let done = ran(&run).expect(1);
     let log = fs::read_to_string(master.path("log")).unwrap();
     assert_eq!(log, "+\n+\nwell\n");
     assert!(done.stderr.contains("2/6 done: 1 exited 0; 4 not started; 1 exited 7 ("), "{}", done.stderr);
 
     fs::remove_dir(master.path("first")).unwrap();
-    let done = master.tool(&[&["-o", "json"][..], &run].concat()).expect(1);
+    fs::remove_file(master.path("gate")).unwrap();
+    let done = ran(&[&["-o", "json"][..], &run].concat()).expect(1);
     let answer = done.json();
     let not_started = answer.as_array().unwrap().iter().filter(|row| row["state"] == Value::Null);
     let reasons: Vec<&str> = not_started.map(|row| row["reason"].as_str().unwrap()).collect();

@@ -16,9 +16,9 @@ fn a_master_that_was_killed_knows_its_fleet_its_events_and_its_commands() {
     let before = master.json(&["agent", "list"]);
     let events = master.json(&["agent", "events"]);
 
-    // Held still, so that they don't come back before the list is looked at.
-    [&kei, &lady].iter().for_each(|agent| agent.running.signal(libc::SIGSTOP));
+    // Held still, so that they don't come back before the list is looked at, nor are silent before it is killed.
     master.kill();
+    [&kei, &lady].iter().for_each(|agent| agent.running.signal(libc::SIGSTOP));
     master.again();
     let after = master.json(&["agent", "list"]);
     for (before, after) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {

@@ -28,7 +28,7 @@ fn a_command_that_does_not_listen_is_killed_with_all_that_it_started() {
         master.tool(&["command", "cancel", "cancelled"]).expect(0);
     });
     assert_eq!(master.until_finished("cancelled")["outcome"], "cancelled");
-    end_of_stubborn(&master, &agent, "timed-out", &["--timeout", "1s"], || {});
+    end_of_stubborn(&master, &agent, "timed-out", &["--timeout", "5s"], || {});
     assert_eq!(master.until_finished("timed-out")["outcome"], "timed_out");
     assert_eq!(look::children(agent.running.pid()), [] as [i32; 0]);
 }

@@ -112,7 +112,8 @@ impl Prometheus {
     /// The first series that a query finds, if it has a value. A query that is not understood is a failure.
     fn query(&self, query: &str) -> Option<serde_json::Value> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let document = self.asked(&format!("/api/v1/query?query={encoded}"))?;
+        // No answer is not the answer that there is nothing.
+        let document = until("Prometheus answers", || self.asked(&format!("/api/v1/query?query={encoded}")));
         assert_eq!(document["status"], "success", "{query}: {document}");
         let found = document["data"]["result"].as_array().expect("a list of series");
         found.iter().find(|series| series["value"][1] != "NaN").cloned()

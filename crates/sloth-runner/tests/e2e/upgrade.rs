@@ -18,8 +18,12 @@ struct Node<'a> {
 impl<'a> Node<'a> {
     fn start(master: &'a Master) -> Self {
         let node = Self { master, binary: master.path("sloth-agent") };
-        fs::write(&node.binary, becomes("--label made=old")).unwrap();
-        fs::set_permissions(&node.binary, fs::Permissions::from_mode(0o755)).unwrap();
+        // By a child: what this process writes to, others that it starts meanwhile have open for a moment, and nobody
+        // can run what somebody has open to write.
+        let draft = master.path("draft");
+        fs::write(&draft, becomes("--label made=old")).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(Command::new("cp").arg(&draft).arg(&node.binary).status().unwrap().success());
         let mut command = Command::new("sh");
         command.args(["-c", &node.start_line()]);
         Running::start(command, Stdio::null()).done().expect(0);
@@ -42,7 +46,8 @@ impl<'a> Node<'a> {
     }
 
     /// Sends a binary to the node and has it take over there: by two commands of the agent.
-    fn upgrade(&self, binary: &str) -> String {
+    /// The new one has so many seconds to connect.
+    fn upgrade(&self, binary: &str, wait: &str) -> String {
         let folder = self.master.folder.path().display();
         let send = format!("cat > {folder}/new");
         let mut tool = self.master.tool_fed(&["agent", "run", "lady", "--shell", &send]);
@@ -53,7 +58,8 @@ impl<'a> Node<'a> {
         let (new, target) = (format!("{folder}/new"), self.binary.to_str().unwrap());
         let which = format!("--state-dir {folder}/lady");
         let script = [script.to_str().unwrap(), "--binary", &new, "--target", target, "--which", &which];
-        let words = [&["agent", "run", "lady", "-n", "--", "sh"], &script[..], &["--wait", "5", "--restart", &restart]];
+        let words =
+            [&["agent", "run", "lady", "-n", "--", "sh"], &script[..], &["--wait", wait, "--restart", &restart]];
         self.master.tool(&words.concat()).expect(0).text()
     }
 
@@ -89,13 +95,13 @@ fn a_binary_that_connects_stays_and_one_that_does_not_is_taken_back() {
     let node = Node::start(&master);
     let id = node.is_made("old")["id"].clone();
 
-    let said = node.upgrade(&becomes("--label made=new"));
+    let said = node.upgrade(&becomes("--label made=new"), "60");
     assert!(said.contains("takes over in a moment"), "{said}");
     assert_eq!(node.is_made("new")["id"], id, "it is the same agent");
     until("it is told", || node.log().contains("the new one is connected").then_some(()));
 
     // It runs, and what it can be asked before looks well; only it never reaches its master.
-    node.upgrade(&becomes("--set tls.enabled=true"));
+    node.upgrade(&becomes("--set tls.enabled=true"), "5");
     until("the old one is put back", || node.log().contains("the old one is connected").then_some(()));
     assert_eq!(node.is_made("new")["id"], id);
     assert!(node.log().contains("is not connected after 5 s: the old one is put back"), "{}", node.log());

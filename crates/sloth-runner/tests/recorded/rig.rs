@@ -91,15 +91,15 @@ impl Master {
 
     /// Compares with a line `saw`, once it is so.
     pub async fn saw(&self, expected: &Value) {
-        let mut last = Value::Null;
-        for _ in 0..200 {
-            last = self.seen(expected).await;
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let last = self.seen(expected).await;
             if last == *expected {
                 return;
             }
+            assert!(tokio::time::Instant::now() < end, "{last} is not {expected}");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        assert_eq!(last, *expected);
     }
 
     /// SIGTERM.

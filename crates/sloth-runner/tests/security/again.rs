@@ -1,12 +1,13 @@
 //! Agents whose certificate has ended or was replaced on disk, and tokens that are named later or are gone.
 
-use crate::secured::{Agent, Master, program, run};
+use crate::secured::{Agent, Master, PATIENCE, program, run};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
 };
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// An agent, its state directory and its configuration file.
 struct Node {
@@ -69,7 +70,7 @@ impl Node {
 
 /// A master, and what an agent of it was given and has ended; from now on others are good for long.
 async fn expired(node: &Node) -> (Master, Vec<u8>) {
-    let mut master = Master::start(&["tls.agent_life=3s"]).await;
+    let mut master = Master::start(&["tls.agent_life=12s"]).await;
     let mut agent = master.joins(&node.state, "lady");
     agent.active().await;
     let first = fs::read(node.identity()).unwrap();
@@ -101,13 +102,15 @@ async fn explain_knows_that_the_certificate_of_an_agent_that_is_away_has_ended()
     let mut agent = node.start(&master, &[]);
     agent.log.line(ENDED).await;
     // The one that it had after that may be good for some seconds more.
-    let mut explained = String::new();
-    for _ in 0..500 {
-        explained = master.tool("agent explain lady").await.out;
-        if explained.contains("Its certificate has ended") {
-            break;
+    let told = async {
+        loop {
+            let explained = master.tool("agent explain lady").await.out;
+            if explained.contains("Its certificate has ended") {
+                return explained;
+            }
         }
-    }
+    };
+    let explained = timeout(PATIENCE, told).await.expect("it is told");
     assert!(
         explained.contains("ended while it was away") && explained.contains("token create --name lady"),
         "{explained}"
