@@ -1,7 +1,10 @@
 //! Who may call what: one table, looked at before anything of a call is read.
 
 mod lasting;
+mod looks;
 mod strangers;
+
+pub use looks::Share;
 
 use crate::{
     clock::sleep,
@@ -15,6 +18,7 @@ use crate::{
 };
 use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::Limited;
+use looks::{Looks, is_look};
 use rustls_pki_types::CertificateDer;
 use sloth_agent::token::Token;
 use std::{
@@ -299,6 +303,7 @@ pub struct Guard {
     security: Option<Arc<Security>>,
     message_timeout: Duration,
     strangers: Strangers,
+    looks: Looks,
     revoked: Option<Revoked>,
 }
 
@@ -309,7 +314,8 @@ impl Guard {
     /// Without security: in plain mode everybody may do everything. A message, once begun, and the first one of a call
     /// must be there within `message_timeout`.
     pub fn new(security: Option<Arc<Security>>, message_timeout: Duration) -> Self {
-        Self { security, message_timeout, strangers: Strangers::default(), revoked: None }
+        let (strangers, looks) = (Strangers::default(), Looks::default());
+        Self { security, message_timeout, strangers, looks, revoked: None }
     }
 
     /// Tells of every agent that wants to register with a certificate that is revoked.
@@ -434,21 +440,41 @@ where
                 let answer = place.answer(self.inner.call(request));
                 Box::pin(async { answer.await.unwrap_or_else(|status| Ok(status.into_http())) })
             }
-            Ok(Caller { who, credential, .. }) => match (self.guard.bound(request, who), credential) {
-                (Ok(request), Some(credential @ (Credential::Token(_) | Credential::Certificate(..)))) => {
-                    let ended = self.guard.ended(&credential);
-                    let request = request.map(|body| lasting::request(body, self.guard.ended(&credential)));
-                    let revokes = request.uri().path() == REVOKES;
-                    let answer = self.inner.call(request);
-                    Box::pin(async move {
-                        let answer = answer.await?;
-                        // Whoever revokes what he comes with is told that it is done.
-                        Ok(if revokes { answer } else { answer.map(|body| lasting::response(body, ended)) })
-                    })
+            Ok(caller) => {
+                let look = is_look(request.uri().path()).then(|| self.guard.looks.enter(&caller)).transpose();
+                let (request, look) = match (self.guard.bound(request, caller.who), look) {
+                    (Ok(request), Ok(look)) => (request, look),
+                    (Err(status), _) | (_, Err(status)) => {
+                        return Box::pin(std::future::ready(Ok(status.into_http())));
+                    }
+                };
+                let path = request.uri().path();
+                let ends = caller.credential.filter(|credential| match credential {
+                    Credential::Token(_) | Credential::Certificate(..) => true,
+                    Credential::Agent => false,
+                });
+                if look.is_none() && ends.is_none() {
+                    return Box::pin(self.inner.call(request));
                 }
-                (Ok(request), _) => Box::pin(self.inner.call(request)),
-                (Err(status), _) => Box::pin(std::future::ready(Ok(status.into_http()))),
-            },
+                // Whoever revokes what he comes with is told that it is done.
+                let ended = ends.as_ref().filter(|_| path != REVOKES).map(|ends| self.guard.ended(ends));
+                let request = match &ends {
+                    Some(ends) => request.map(|body| lasting::request(body, self.guard.ended(ends))),
+                    None => request,
+                };
+                let answer = self.inner.call(request);
+                Box::pin(async move {
+                    let answer = answer.await?;
+                    let answer = match ended {
+                        Some(ended) => answer.map(|body| lasting::response(body, ended)),
+                        None => answer,
+                    };
+                    Ok(match look {
+                        Some(look) => answer.map(|body| look.hold(body)),
+                        None => answer,
+                    })
+                })
+            }
             Err(status) => {
                 Guard::count_unknown(&request);
                 self.guard.refused(&request, &status);

@@ -11,6 +11,7 @@ use super::{
     hub::Hub,
     meters::{self, Meters},
     ports::{Change, Outputs, Record, Spec, Store},
+    reads::{Lane, Reader, Reads},
     rows,
     wires::Wires,
 };
@@ -43,6 +44,7 @@ pub struct Core {
     pub adoptions: Adoptions,
     pub store: Arc<dyn Store>,
     pub outputs: Arc<dyn Outputs>,
+    pub reads: Reads,
     clock: Box<dyn Clock>,
     name: String,
     /// What one address, and one call, may take of the port.
@@ -115,6 +117,7 @@ impl Core {
             adoptions: Adoptions::default(),
             store,
             outputs,
+            reads: Reads::default(),
             clock,
             name: options.name,
             connections: options.connections,
@@ -316,7 +319,27 @@ impl Core {
         }
     }
 
-    /// Runs something that reads the store or a disk where it may block.
+    /// Reads the store, or output, for somebody: when his turn has come, and not at all if this is dropped before.
+    ///
+    /// # Errors
+    /// What `work` returned, as an error that people can read.
+    pub async fn reading<R: Send + 'static>(
+        self: &Arc<Self>,
+        reader: &Reader,
+        lane: Lane,
+        work: impl FnOnce(&Self) -> Result<R, String> + Send + 'static,
+    ) -> Result<R, String> {
+        let turn = reader.turn(lane).await;
+        let read = move |core: &Self| {
+            // Until it is done, also where nobody waits for it any more.
+            let _turn = turn;
+            work(core)
+        };
+        self.blocking(read).await
+    }
+
+    /// Runs something that reads or writes a disk where it may block. What is read for who asks is
+    /// [`reading`](Self::reading).
     ///
     /// # Errors
     /// What `work` returned, as an error that people can read.

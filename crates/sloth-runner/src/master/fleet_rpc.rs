@@ -18,6 +18,7 @@ use super::{
     hub::Hub,
     join::blocking,
     ports::Record,
+    reads::{Lane, Reader},
     rows::{self, Eyes},
 };
 use crate::{access::Caller, security::admission::Revoked};
@@ -65,26 +66,27 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<AgentRow>, Status> {
-        let id = self.find(&request.get_ref().name).await?;
+        let id = self.find(&self.reader(&request), &request.get_ref().name).await?;
         let view = self.core.read(|fleet| fleet.registry().view(id));
         view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&self.core, &request.get_ref().name))
     }
 
     async fn explain(&self, request: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
-        explain::explain(&self.core, &request.get_ref().name).await.map(Response::new)
+        explain::explain(&self.core, &self.reader(&request), &request.get_ref().name).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
+        let reader = self.reader(&request);
         let DeleteRequest { name, force } = request.into_inner();
-        let id = self.find(&name).await?;
+        let id = self.find(&reader, &name).await?;
         whole(delete::delete(self.core.clone(), caller, name, id, force)).await.map(Response::new)
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let name = request.into_inner().name;
-        let id = self.find(&name).await?;
+        let (reader, name) = (self.reader(&request), request.into_inner().name);
+        let id = self.find(&reader, &name).await?;
         if self.core.decide(|fleet, _| fleet.stop(id, "stopped by an operator".to_owned())) {
             self.core.audit(caller.as_ref(), "audit.stop", (&name, id), "agent asked to shut down");
             return Ok(Response::new(StopReply { message: format!("agent {name} was asked to shut down") }));
@@ -94,10 +96,10 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        let request = request.into_inner();
-        let whose = events::Whose::find(&self.core, &request.name).await?;
-        let (sender, receiver) = mpsc::channel(REPLIES_MAX);
-        tokio::spawn(events::send(self.core.clone(), request, whose, sender));
+        let (reader, request) = (self.reader(&request), request.into_inner());
+        let whose = events::Whose::find(&self.core, &reader, &request.name).await?;
+        let (sender, receiver) = mpsc::channel(events::QUEUED_MAX);
+        tokio::spawn(events::send(self.core.clone(), reader, request, whose, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -109,11 +111,12 @@ impl proto::fleet_server::Fleet for FleetService {
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let eyes = Eyes::of(request.extensions().get());
+        let reader = self.reader(&request);
         let LogsRequest { id, from_offset, follow } = request.into_inner();
-        let target = follow::Target::find(&self.core, &id).await?;
+        let target = follow::Target::find(&self.core, &reader, Lane::Lookup, &id).await?;
         let (sender, receiver) = mpsc::channel(REPLIES_MAX);
         let core = self.core.clone();
-        tokio::spawn(async move { follow::send(core, target, from_offset, follow, eyes, sender).await });
+        tokio::spawn(async move { follow::send(core, reader, target, from_offset, follow, eyes, sender).await });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -122,16 +125,17 @@ impl proto::fleet_server::Fleet for FleetService {
         request: Request<ListCommandsRequest>,
     ) -> Result<Response<Self::ListCommandsStream>, Status> {
         let eyes = Eyes::of(request.extensions().get());
-        let receiver = list::commands(self.core.clone(), request.into_inner(), eyes).await?;
+        let receiver = list::commands(self.core.clone(), self.reader(&request), request.into_inner(), eyes).await?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn get_command(&self, request: Request<GetCommandRequest>) -> Result<Response<CommandRow>, Status> {
         let eyes = Eyes::of(request.extensions().get());
-        let id = request.into_inner().id;
-        let found = match record(&self.core, &id).await {
+        let (reader, id) = (self.reader(&request), request.into_inner().id);
+        let found = match record(&self.core, &reader, Lane::Lookup, &id).await {
             Err(status) if status.code() == Code::NotFound && id.len() >= PREFIX_MIN => {
-                record(&self.core, &in_full(&self.core, &id).await?).await?
+                let id = in_full(&self.core, &reader, &id).await?;
+                record(&self.core, &reader, Lane::Lookup, &id).await?
             }
             found => found?,
         };
@@ -140,7 +144,7 @@ impl proto::fleet_server::Fleet for FleetService {
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CommandRow>, Status> {
         let (caller, eyes) = (request.extensions().get::<Caller>().cloned(), Eyes::of(request.extensions().get()));
-        let id = request.into_inner().id;
+        let (reader, id) = (self.reader(&request), request.into_inner().id);
         // Known before it is over, as what closes is known no more.
         let queued = self.core.read(|fleet| {
             fleet.dispatch().unfinished(&id).is_some_and(|(record, _)| record.state == CommandState::Queued)
@@ -152,7 +156,7 @@ impl proto::fleet_server::Fleet for FleetService {
                 concluded(&self.core, &hub).await;
             }
         }
-        let record = record(&self.core, &id).await?;
+        let record = record(&self.core, &reader, Lane::Change, &id).await?;
         Ok(Response::new(row(&self.core, &record, eyes)))
     }
 
@@ -235,16 +239,21 @@ async fn concluded(core: &Core, hub: &Hub) {
 }
 
 impl FleetService {
-    async fn find(&self, name: &str) -> Result<AgentId, Status> {
+    /// Whoever calls, as one who reads.
+    fn reader<T>(&self, request: &Request<T>) -> Reader {
+        self.core.reads.reader(request.extensions().get())
+    }
+
+    async fn find(&self, reader: &Reader, name: &str) -> Result<AgentId, Status> {
         match self.core.read(|fleet| fleet.registry().find(name)) {
             Some(id) => Ok(id),
-            None => Err(unknown(&self.core, name).await),
+            None => Err(unknown(&self.core, reader, name).await),
         }
     }
 }
 
 /// A command, unfinished or not.
-async fn record(core: &Arc<Core>, id: &str) -> Result<Record, Status> {
+async fn record(core: &Arc<Core>, reader: &Reader, lane: Lane, id: &str) -> Result<Record, Status> {
     let durable = core.read(|fleet| {
         let unfinished = fleet.dispatch().unfinished(id).filter(|(_, committed)| *committed);
         unfinished.map(|(record, _)| record.clone())
@@ -252,13 +261,14 @@ async fn record(core: &Arc<Core>, id: &str) -> Result<Record, Status> {
     if let Some(record) = durable {
         return Ok(record);
     }
-    stored(core, id).await?.ok_or_else(|| no_command(id))
+    stored(core, reader, lane, id).await?.ok_or_else(|| no_command(id))
 }
 
 /// The one id that begins so.
-async fn in_full(core: &Arc<Core>, prefix: &str) -> Result<String, Status> {
+async fn in_full(core: &Arc<Core>, reader: &Reader, prefix: &str) -> Result<String, Status> {
     let key = prefix.to_owned();
-    let found = core.blocking(move |core| core.store.ids_beginning(&key, CANDIDATES_MAX + 1)).await;
+    let find = move |core: &Core| core.store.ids_beginning(&key, CANDIDATES_MAX + 1);
+    let found = core.reading(reader, Lane::Lookup, find).await;
     let mut ids = found.map_err(|error| unreadable(&error))?;
     match ids.len() {
         0 => Err(no_command(prefix)),
@@ -272,9 +282,9 @@ async fn in_full(core: &Arc<Core>, prefix: &str) -> Result<String, Status> {
     }
 }
 
-async fn stored(core: &Arc<Core>, id: &str) -> Result<Option<Record>, Status> {
+async fn stored(core: &Arc<Core>, reader: &Reader, lane: Lane, id: &str) -> Result<Option<Record>, Status> {
     let key = id.to_owned();
-    core.blocking(move |core| core.store.command(&key)).await.map_err(|error| unreadable(&error))
+    core.reading(reader, lane, move |core| core.store.command(&key)).await.map_err(|error| unreadable(&error))
 }
 
 fn row(core: &Core, record: &Record, eyes: Eyes) -> CommandRow {

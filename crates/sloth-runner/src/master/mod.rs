@@ -12,6 +12,7 @@ mod meters;
 mod orphans;
 mod output;
 pub mod ports;
+pub(crate) mod reads;
 pub(crate) mod rows;
 mod session;
 mod start;

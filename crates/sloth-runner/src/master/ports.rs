@@ -42,8 +42,32 @@ pub trait Store: Send + Sync + 'static {
     /// once they are durable, or have failed.
     fn write(&self, changes: Vec<Change>, done: Done);
 
-    /// Ascending; the newest `limit` of those after `after_seq`. With an agent or a name those that concern either,
-    /// with none of them all.
+    /// After which one the newest `limit` begin of those after `after_seq`. With an agent or a name those that concern
+    /// either, with none of them all.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn events_begin(
+        &self,
+        agent: Option<fleet::AgentId>,
+        name: Option<&str>,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<u64, String>;
+
+    /// Ascending; the oldest `limit` of those after `after_seq`, of the same.
+    ///
+    /// # Errors
+    /// For people: why the store could not be read.
+    fn events_from(
+        &self,
+        agent: Option<fleet::AgentId>,
+        name: Option<&str>,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<fleet::Event>, String>;
+
+    /// Ascending; the newest `limit` of those after `after_seq`, of the same.
     ///
     /// # Errors
     /// For people: why the store could not be read.
@@ -53,13 +77,9 @@ pub trait Store: Send + Sync + 'static {
         name: Option<&str>,
         after_seq: u64,
         limit: usize,
-    ) -> Result<Vec<fleet::Event>, String>;
-
-    /// Ascending; the oldest `limit` of those after `after_seq`.
-    ///
-    /// # Errors
-    /// For people: why the store could not be read.
-    fn events_from(&self, after_seq: u64, limit: usize) -> Result<Vec<fleet::Event>, String>;
+    ) -> Result<Vec<fleet::Event>, String> {
+        self.events_from(agent, name, self.events_begin(agent, name, after_seq, limit)?, limit)
+    }
 
     /// The newest refusals of agents (`agent.rejected`) since `since_unix_ms` that concern either, newest first.
     ///

@@ -4,6 +4,7 @@ mod bench;
 mod commands;
 mod pace;
 mod queue;
+mod reads;
 mod sessions;
 mod trace;
 mod watch;

@@ -1,7 +1,7 @@
 //! What must survive a restart of the master, in one SQLite database.
 //!
 //! One thread writes: it takes whatever waits into one transaction and answers all when that is durable, so that the
-//! cost of making durable is shared. Reads go through a connection of their own and see everything that was answered.
+//! cost of making durable is shared. Reads go through connections of their own and see everything that was answered.
 
 mod backup;
 mod error;
@@ -34,7 +34,7 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -55,7 +55,9 @@ pub struct SqliteStore {
     path: PathBuf,
     /// Before the writer's, which is to be the last: only a connection that may write removes the files beside the
     /// database when it is closed.
-    reader: Mutex<Connection>,
+    readers: [Mutex<Connection>; 2],
+    /// For single rows by their keys: who wants one does not wait for a list.
+    lookups: Mutex<Connection>,
     writer: WriterThread,
     _lock: FileLock,
 }
@@ -87,7 +89,8 @@ impl SqliteStore {
         schema::check(&connection).map_err(|why| OpenError::new(path, why))?;
         let (connection, snapshot) = prepare(connection, (environment.clock)()).map_err(fails)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(fails)?;
-        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fails)?;
+        let reads = || connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map(Mutex::new).map_err(fails);
+        let (readers, lookups) = ([reads()?, reads()?], reads()?);
 
         let queue = Arc::new(Queue::default());
         let writer = writer::Writer {
@@ -103,13 +106,23 @@ impl SqliteStore {
             .spawn(move || writer.run())
             .map_err(|error| OpenError::io(path, &error))?;
         let writer = WriterThread { queue, thread: Some(writer) };
-        let store = Self { path: path.to_owned(), reader: Mutex::new(reader), writer, _lock: lock };
+        let store = Self { path: path.to_owned(), readers, lookups, writer, _lock: lock };
         Ok((store, snapshot))
     }
 
+    /// For lists. No more read at once than there are connections: see [`Lane`](crate::master::reads::Lane).
     fn reader(&self) -> MutexGuard<'_, Connection> {
-        // A connection has no state that a panic in a reader could leave half changed.
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+        let free = self.readers.iter().find_map(|reader| match reader.try_lock() {
+            Ok(reader) => Some(reader),
+            // A connection has no state that a panic in a reader could leave half changed.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        });
+        free.unwrap_or_else(|| self.readers[0].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lookup(&self) -> MutexGuard<'_, Connection> {
+        self.lookups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn explained<T>(&self, result: rusqlite::Result<T>) -> Result<T, String> {
@@ -134,41 +147,32 @@ impl Store for SqliteStore {
         self.writer.queue.push(Call { changes, done });
     }
 
-    fn events(
+    fn events_begin(
+        &self,
+        agent: Option<AgentId>,
+        name: Option<&str>,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<u64, String> {
+        let (numbers, parameters) = concerned(agent, name, after_seq, limit, "DESC");
+        let sql = format!("SELECT seq FROM ({numbers}) ORDER BY seq DESC LIMIT 1 OFFSET ?2 - 1");
+        let reader = self.reader();
+        let read = || {
+            let mut statement = reader.prepare_cached(&sql)?;
+            statement.query_row(params_from_iter(parameters), |row| row.get::<_, i64>(0)).optional()
+        };
+        Ok(self.explained(read())?.map_or(after_seq, |first| first as u64 - 1))
+    }
+
+    fn events_from(
         &self,
         agent: Option<AgentId>,
         name: Option<&str>,
         after_seq: u64,
         limit: usize,
     ) -> Result<Vec<Event>, String> {
-        let columns = rows::EVENT;
-        // Sequence numbers fit into SQLite's: nothing is after one that does not.
-        let mut parameters = vec![Value::from(i64::try_from(after_seq).unwrap_or(i64::MAX)), limit_value(limit)];
-        let mut concerns = Vec::new();
-        for (column, value) in [
-            ("agent_id", agent.map(|id| Value::Blob(id.to_vec()))),
-            ("agent", name.map(|name| Value::from(name.to_owned()))),
-        ] {
-            if let Some(value) = value {
-                parameters.push(value);
-                concerns.push(format!("{column} = ?{}", parameters.len()));
-            }
-        }
-        let filter = if concerns.is_empty() { String::new() } else { format!("({}) AND", concerns.join(" OR ")) };
-        let sql = format!("SELECT {columns} FROM events WHERE {filter} seq > ?1 ORDER BY seq DESC LIMIT ?2");
-        let reader = self.reader();
-        let read = || {
-            let mut statement = reader.prepare_cached(&sql)?;
-            statement.query_map(params_from_iter(parameters), rows::event)?.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let mut events = self.explained(read())?;
-        events.reverse();
-        Ok(events)
-    }
-
-    fn events_from(&self, after_seq: u64, limit: usize) -> Result<Vec<Event>, String> {
-        let sql = format!("SELECT {} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2", rows::EVENT);
-        let parameters = [i64::try_from(after_seq).unwrap_or(i64::MAX).into(), limit_value(limit)];
+        let (numbers, parameters) = concerned(agent, name, after_seq, limit, "ASC");
+        let sql = format!("SELECT {} FROM events WHERE seq IN ({numbers}) ORDER BY seq LIMIT ?2", rows::EVENT);
         let reader = self.reader();
         let read = || {
             reader.prepare_cached(&sql)?.query_map(params_from_iter(parameters), rows::event)?.collect::<Result<_, _>>()
@@ -233,7 +237,7 @@ impl Store for SqliteStore {
     }
 
     fn mark(&self, reader: &str) -> Result<Option<u64>, String> {
-        let connection = self.reader();
+        let connection = self.lookup();
         let read = || {
             let mut statement = connection.prepare_cached("SELECT seq FROM marks WHERE reader = ?1")?;
             statement.query_row([reader], |row| row.get::<_, i64>(0)).optional()
@@ -243,7 +247,7 @@ impl Store for SqliteStore {
 
     fn command(&self, id: &str) -> Result<Option<CommandRecord<Spec>>, String> {
         let sql = format!("SELECT {} FROM commands WHERE id = ?1", rows::COMMAND);
-        let reader = self.reader();
+        let reader = self.lookup();
         let read = || reader.prepare_cached(&sql)?.query_row([id], rows::command).optional();
         self.explained(read())
     }
@@ -251,7 +255,7 @@ impl Store for SqliteStore {
     fn ids_beginning(&self, prefix: &str, limit: usize) -> Result<Vec<String>, String> {
         // Ids are of printable ASCII, all of it below DEL; so the index does the search.
         let sql = "SELECT id FROM commands WHERE id >= ?1 AND id < ?1 || char(127) ORDER BY id LIMIT ?2";
-        let reader = self.reader();
+        let reader = self.lookup();
         let read = || reader.prepare_cached(sql)?.query_map((prefix, limit as i64), |row| row.get(0))?.collect();
         self.explained(read())
     }
@@ -301,6 +305,36 @@ impl Store for SqliteStore {
         };
         self.explained(read()).map(Some)
     }
+}
+
+/// A query for the numbers of the first (`ASC`) or last (`DESC`) events after one, ?1, at most ?2 of each kind: of those
+/// that concern an agent or a name, or of all. As the indexes have them, so that a page of a long list costs a page.
+fn concerned(
+    agent: Option<AgentId>,
+    name: Option<&str>,
+    after_seq: u64,
+    limit: usize,
+    order: &str,
+) -> (String, Vec<Value>) {
+    // Sequence numbers fit into SQLite's: nothing is after one that does not.
+    let mut parameters = vec![Value::from(i64::try_from(after_seq).unwrap_or(i64::MAX)), limit_value(limit)];
+    let mut of = Vec::new();
+    for (column, value) in [
+        ("agent_id", agent.map(|id| Value::Blob(id.to_vec()))),
+        ("agent", name.map(|name| Value::from(name.to_owned()))),
+    ] {
+        if let Some(value) = value {
+            parameters.push(value);
+            of.push(format!("{column} = ?{} AND", parameters.len()));
+        }
+    }
+    if of.is_empty() {
+        of.push(String::new());
+    }
+    let each = |of: String| {
+        format!("SELECT seq FROM (SELECT seq FROM events WHERE {of} seq > ?1 ORDER BY seq {order} LIMIT ?2)")
+    };
+    (of.into_iter().map(each).collect::<Vec<_>>().join(" UNION "), parameters)
 }
 
 fn limit_value(limit: usize) -> Value {

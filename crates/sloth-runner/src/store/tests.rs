@@ -216,6 +216,15 @@ fn events_are_the_newest_ones_in_ascending_order() {
     assert_eq!(named(None, "other"), [7]);
     assert_eq!(named(Some([2; 16]), "other"), [1, 3, 5, 7]);
     assert!(named(None, "nobody").is_empty());
+    // In pages from where the newest ones begin, of all and of either.
+    let begin = |agent, name, after, limit| store.events_begin(agent, name, after, limit).unwrap();
+    assert_eq!([begin(None, None, 0, 3), begin(None, None, 0, 100), begin(None, None, 6, 100)], [4, 0, 6]);
+    assert_eq!([begin(Some([2; 16]), Some("other"), 0, 3), begin(Some([2; 16]), None, 2, 1)], [2, 4]);
+    let page = |agent, name, after| {
+        store.events_from(agent, name, after, 2).unwrap().iter().map(|event| event.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, None, 4), [5, 6]);
+    assert_eq!([page(Some([2; 16]), Some("other"), 2), page(Some([2; 16]), Some("other"), 5)], [vec![3, 5], vec![7]]);
     assert_eq!(store.events(None, None, 5, 1).unwrap(), [Event { agent: "other".into(), ..event(7, 1, 100 * DAY_MS) }]);
 }
 

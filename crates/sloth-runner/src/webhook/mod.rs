@@ -12,7 +12,7 @@ pub use target::Target;
 
 use crate::{
     clock::sleep,
-    master::{Core, ports::Change, rows},
+    master::{Core, ports::Change, reads::Lane, rows},
     tool::json,
 };
 use fleet::{AgentId, Event};
@@ -125,10 +125,14 @@ pub async fn run(core: Arc<Core>, webhook: Webhook) {
 async fn post_all(core: Arc<Core>, webhook: Arc<Webhook>) {
     let mut newest = core.events.subscribe();
     let Some(mut progress) = begin(&core, &webhook).await else { return };
+    let reader = core.reads.reader(None);
     loop {
         newest.borrow_and_update();
         let after = progress.seq;
-        let events = match core.blocking(move |core| core.store.events_from(after, BATCH)).await {
+        let events = match core
+            .reading(&reader, Lane::History, move |core| core.store.events_from(None, None, after, BATCH))
+            .await
+        {
             Ok(events) => events,
             Err(error) => {
                 log::error!("The webhook cannot read the events, and tries again: {error}");

@@ -317,3 +317,38 @@ async fn what_is_no_http2_ends_its_connection() {
     }
     honest.was_left_alone(&master).await;
 }
+
+/// Of one caller, as the documentation says.
+const LOOKS_MAX: usize = 256;
+
+#[tokio::test]
+async fn who_looks_and_reads_nothing_has_so_many_calls_open_and_is_in_nobodys_way() {
+    let master = Master::start(&[]).await;
+    let honest = Honest::start(&master).await;
+    let viewer = Credential::token("a viewer's", &master.token("--role viewer").await, None);
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0).max_concurrent_reset_streams(0);
+    let mut client = Client::with(ONE, &viewer, &master, builder).await.unwrap();
+    let body = framed(&proto::EventsRequest::default());
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for _ in 0..LOOKS_MAX + 44 {
+        let mut call = client.open("/agent.Fleet/Events").await.expect("the connection is left");
+        let _ = call.up.send_data(Bytes::copy_from_slice(&body), true);
+        let response = timeout(PATIENCE, call.response).await.expect("it is answered").unwrap();
+        match response.headers().get("grpc-status") {
+            Some(status) => {
+                assert_eq!(status, "8", "resource exhausted");
+                refused += 1;
+            }
+            None => open.push(response.into_body()),
+        }
+    }
+    assert_eq!((open.len(), refused), (LOOKS_MAX, 44));
+    assert_eq!(master.tool("agent events --last 5").await.code, 0);
+    honest.was_left_alone(&master).await;
+    // Once they are let go of, others have their places.
+    drop(open);
+    let mut client = Client::of(&viewer, &master).await;
+    let again = async { while client.call("/agent.Fleet/Events", &body).await != Some(0) {} };
+    timeout(PATIENCE, again).await.expect("there is room again");
+}

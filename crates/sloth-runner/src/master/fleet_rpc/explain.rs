@@ -1,7 +1,11 @@
 //! Why is this agent as it is? From all that is known of it.
 
 use super::{unknown, unreadable};
-use crate::master::{core::Core, rows};
+use crate::master::{
+    core::Core,
+    reads::{Lane, Reader},
+    rows,
+};
 use fleet::{AgentId, AgentRecord, AgentView, Attempt, Now, advice::Why};
 use proto::{AgentRow, ExplainReply};
 use std::sync::Arc;
@@ -23,7 +27,7 @@ const UNKNOWN: &str = "Unknown";
 
 /// # Errors
 /// Nobody has this name and nobody was turned away under it, or the store cannot be read.
-pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Status> {
+pub async fn explain(core: &Arc<Core>, reader: &Reader, name: &str) -> Result<ExplainReply, Status> {
     let now = core.now();
     let seen = core.read(|fleet| {
         let id = fleet.registry().find(name).or_else(|| fleet::id_from_hex(name));
@@ -36,14 +40,15 @@ pub async fn explain(core: &Arc<Core>, name: &str) -> Result<ExplainReply, Statu
         (fleet.registry().attempts(&known_as, id), view, commands, commands_in_all)
     });
     let (remembered, view, commands, commands_in_all) = seen;
-    let attempts = attempts(core, name, view.as_ref().map(|view| &view.record), remembered, now).await?;
+    let known = view.as_ref().map(|view| &view.record);
+    let attempts = attempts(core, reader, name, known, remembered, now).await?;
     let Some(view) = view else {
         return match never_registered(core, attempts, now) {
             Some(reply) => Ok(reply),
-            None => Err(unknown(core, name).await),
+            None => Err(unknown(core, reader, name).await),
         };
     };
-    let (sessions, told) = history(core, view.record.id).await?;
+    let (sessions, told) = history(core, reader, view.record.id).await?;
     let closed_by = sessions.iter().find_map(|session| session.end.as_ref()).map(|end| end.closed_by);
     let (next_beat_unix_ms, lost_at_unix_ms) = expected(&view, now);
     let certificate_expires_unix_ms = certificate_ends(core, &view.record.id);
@@ -82,14 +87,19 @@ fn certificate_ends(core: &Core, id: &AgentId) -> u64 {
     core.security.as_ref().and_then(|security| security.admission.agent_expires_ms(id)).unwrap_or(0)
 }
 
-async fn history(core: &Arc<Core>, id: AgentId) -> Result<(Vec<fleet::SessionRecord>, Vec<fleet::Told>), Status> {
+async fn history(
+    core: &Arc<Core>,
+    reader: &Reader,
+    id: AgentId,
+) -> Result<(Vec<fleet::SessionRecord>, Vec<fleet::Told>), Status> {
     let read = move |core: &Core| Ok((core.store.sessions(id, SESSIONS_MAX)?, core.store.told(id, TOLD_MAX)?));
-    core.blocking(read).await.map_err(|error| unreadable(&error))
+    core.reading(reader, Lane::History, read).await.map_err(|error| unreadable(&error))
 }
 
 /// Who was turned away: as it is remembered, and as events tell it, since memory does not outlive the master.
 async fn attempts(
     core: &Arc<Core>,
+    reader: &Reader,
     name: &str,
     known: Option<&AgentRecord>,
     remembered: Vec<Attempt>,
@@ -99,7 +109,7 @@ async fn attempts(
     let since = known.map_or(0, |record| refusals_since(record.status, record.since_unix_ms, now.unix_ms));
     let name = known.map_or(name, |record| &record.name).to_owned();
     let read = move |core: &Core| core.store.refusals(id, &name, since, REFUSALS_MAX);
-    let refusals = core.blocking(read).await.map_err(|error| unreadable(&error))?;
+    let refusals = core.reading(reader, Lane::History, read).await.map_err(|error| unreadable(&error))?;
     Ok(fleet::registry::with_recorded(remembered, &refusals))
 }
 

@@ -4,12 +4,13 @@ use super::{Replies, no_command, stored, waiting};
 use crate::master::{
     core::Core,
     hub::Hub,
-    ports::{Piece, Record, Spec},
+    ports::{OutputLog, Piece, Record, Spec},
+    reads::{Lane, Reader},
     rows::{self, Eyes},
 };
 use fleet::View;
 use proto::{RunReply, run_reply::Kind};
-use std::sync::Arc;
+use std::{io, sync::Arc};
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -25,11 +26,31 @@ pub enum Target {
 impl Target {
     /// # Errors
     /// There is no such command, or the store cannot be read.
-    pub async fn find(core: &Arc<Core>, id: &str) -> Result<Self, Status> {
+    pub async fn find(core: &Arc<Core>, reader: &Reader, lane: Lane, id: &str) -> Result<Self, Status> {
         if let Some(hub) = core.hub(id) {
             return Ok(Self::Unfinished(hub));
         }
-        stored(core, id).await?.map(|record| Self::Finished(Box::new(record))).ok_or_else(|| no_command(id))
+        stored(core, reader, lane, id)
+            .await?
+            .map(|record| Self::Finished(Box::new(record)))
+            .ok_or_else(|| no_command(id))
+    }
+}
+
+/// Who follows it.
+#[derive(Clone, Copy)]
+struct Whose<'a> {
+    core: &'a Arc<Core>,
+    reader: &'a Reader,
+    replies: &'a Replies<RunReply>,
+}
+
+impl Whose<'_> {
+    async fn read<R: Send + 'static>(
+        self,
+        read: impl FnOnce(&Core) -> io::Result<R> + Send + 'static,
+    ) -> Result<R, String> {
+        self.core.reading(self.reader, Lane::Output, |core| read(core).map_err(|error| error.to_string())).await
     }
 }
 
@@ -38,63 +59,61 @@ pub struct Gone;
 
 /// Sends the row and the output from an offset on (`u64::MAX`: none); with `follow` until the outcome, which is in the
 /// last row.
-pub async fn send(core: Arc<Core>, target: Target, from: u64, follow: bool, eyes: Eyes, replies: Replies<RunReply>) {
+pub async fn send(
+    core: Arc<Core>,
+    reader: Reader,
+    target: Target,
+    from: u64,
+    follow: bool,
+    eyes: Eyes,
+    replies: Replies<RunReply>,
+) {
+    let whose = Whose { core: &core, reader: &reader, replies: &replies };
     let following = async {
         match target {
-            Target::Finished(record) => finished(&core, &record, from, eyes, &replies).await,
-            Target::Unfinished(hub) => unfinished(&core, &hub, from, follow, eyes, &replies).await,
+            Target::Finished(record) => finished(whose, &record, from, eyes).await,
+            Target::Unfinished(hub) => unfinished(whose, &hub, from, follow, eyes).await,
         }
     };
     let _ = tokio::select! {
         result = following => result,
+        // Who has left is not read for.
+        () = replies.closed() => return,
         () = core.ended() => {
             reply(&replies, Err(Status::unavailable("the master is shutting down"))).await
         }
     };
 }
 
-async fn finished(
-    core: &Arc<Core>,
-    record: &Record,
-    from: u64,
-    eyes: Eyes,
-    replies: &Replies<RunReply>,
-) -> Result<(), Gone> {
+async fn finished(whose: Whose<'_>, record: &Record, from: u64, eyes: Eyes) -> Result<(), Gone> {
+    let replies = whose.replies;
     let row = || Ok(Kind::Command(rows::command(record, record.output_bytes, eyes)));
     reply(replies, row()).await?;
     if from >= record.output_bytes {
         return Ok(());
     }
     let id = record.id.clone();
-    let log = match core.blocking(move |core| core.outputs.open(&id).map_err(|e| e.to_string())).await {
+    let log = match whose.read(move |core| core.outputs.open(&id)).await {
         Ok(log) => log,
         Err(error) => return reply(replies, Err(no_output(&record.id, &error))).await,
     };
     let mut offset = from;
-    while drain(core, &log, &record.id, &mut offset, replies).await? {}
+    while drain(whose, &log, &record.id, &mut offset).await? {}
     reply(replies, row()).await
 }
 
-async fn unfinished(
-    core: &Arc<Core>,
-    hub: &Arc<Hub>,
-    from: u64,
-    follow: bool,
-    eyes: Eyes,
-    replies: &Replies<RunReply>,
-) -> Result<(), Gone> {
+async fn unfinished(whose: Whose<'_>, hub: &Arc<Hub>, from: u64, follow: bool, eyes: Eyes) -> Result<(), Gone> {
+    let Whose { core, replies, .. } = whose;
     let mut view = hub.view.subscribe();
     let mut received = hub.received.subscribe();
     let opened = hub.clone();
     let wants_output = from != u64::MAX;
     let log = match wants_output {
         false => None,
-        true => {
-            match core.blocking(move |core| opened.open_log(core.outputs.as_ref()).map_err(|e| e.to_string())).await {
-                Ok(log) => Some(log),
-                Err(error) => return reply(replies, Err(no_output(&hub.id, &error))).await,
-            }
-        }
+        true => match whose.read(move |core| opened.open_log(core.outputs.as_ref())).await {
+            Ok(log) => Some(log),
+            Err(error) => return reply(replies, Err(no_output(&hub.id, &error))).await,
+        },
     };
     let mut offset = from;
     let mut shown: Option<Record> = None;
@@ -113,7 +132,7 @@ async fn unfinished(
         received.mark_unchanged();
         if let Some(log) = &log {
             // With an outcome all output is here: one read to the end after it is seen gives everything.
-            while drain(core, log, &hub.id, &mut offset, replies).await? {}
+            while drain(whose, log, &hub.id, &mut offset).await? {}
         }
         if over {
             let last = hub.view.borrow().clone();
@@ -141,18 +160,13 @@ fn look(view: &mut watch::Receiver<Option<View<Spec>>>) -> (Option<View<Spec>>, 
 }
 
 /// Sends the next part of the output. `false`: there is no more for now.
-async fn drain(
-    core: &Arc<Core>,
-    log: &Arc<dyn crate::master::ports::OutputLog>,
-    id: &str,
-    offset: &mut u64,
-    replies: &Replies<RunReply>,
-) -> Result<bool, Gone> {
+async fn drain(whose: Whose<'_>, log: &Arc<dyn OutputLog>, id: &str, offset: &mut u64) -> Result<bool, Gone> {
+    let replies = whose.replies;
     if log.received() <= *offset {
         return Ok(false);
     }
     let (reader, from) = (log.clone(), *offset);
-    let read = core.blocking(move |_| reader.read(from, READ_MAX).map_err(|error| error.to_string())).await;
+    let read = whose.read(move |_| reader.read(from, READ_MAX)).await;
     let pieces: Vec<Piece> = match read {
         Ok(pieces) => pieces,
         Err(error) => {

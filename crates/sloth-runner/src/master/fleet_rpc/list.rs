@@ -1,9 +1,10 @@
 //! Lists, in messages of bounded size.
 
-use super::{REPLIES_MAX, row, unreadable};
+use super::{row, unreadable};
 use crate::master::{
     core::Core,
     ports::{Record, Wanted},
+    reads::{Lane, Reader},
     rows::{self, Eyes},
 };
 use fleet::{AgentRecord, Status as AgentStatus};
@@ -24,6 +25,8 @@ const ROWS: usize = 200;
 const COMMANDS_DEFAULT: usize = 100;
 /// Rows in one message, and in memory at once: specifications can be long.
 const COMMAND_ROWS: usize = 20;
+/// Such messages on their way to somebody who does not read them.
+const QUEUED_MAX: usize = 1;
 
 /// The fleet by name, page by page as it is read.
 pub struct List {
@@ -96,6 +99,7 @@ impl Stream for List {
 /// There is no such state, or the store cannot be read.
 pub async fn commands(
     core: Arc<Core>,
+    reader: Reader,
     request: ListCommandsRequest,
     eyes: Eyes,
 ) -> Result<mpsc::Receiver<Result<ListCommandsReply, Status>>, Status> {
@@ -119,18 +123,23 @@ pub async fn commands(
     };
     let given = |text: String| (!text.is_empty()).then_some(text);
     let wanted = Wanted { agent: given(request.agent), state, outcome, since_unix_ms: request.since_unix_ms };
-    let mut page = Page { core, wanted, before: given(request.before_id), left: limit };
+    let mut page = Page { core, reader, wanted, before: given(request.before_id), left: limit };
     let mut records = page.read().await?;
-    let (sender, receiver) = mpsc::channel(REPLIES_MAX);
+    let (sender, receiver) = mpsc::channel(QUEUED_MAX);
     tokio::spawn(async move {
         while !records.is_empty() {
             let commands = records.iter().map(|record| row(&page.core, record, eyes)).collect();
-            if sender.send(Ok(ListCommandsReply { commands })).await.is_err() {
-                return;
-            }
-            records = match page.read().await {
+            let Ok(room) = sender.reserve().await else { return };
+            room.send(Ok(ListCommandsReply { commands }));
+            // Once there is room for it: what is read is in memory until somebody takes it.
+            let Ok(room) = sender.reserve().await else { return };
+            let read = tokio::select! {
+                read = page.read() => read,
+                () = sender.closed() => return,
+            };
+            records = match read {
                 Ok(records) => records,
-                Err(status) => return drop(sender.send(Err(status)).await), // the reader may be gone
+                Err(status) => return room.send(Err(status)),
             };
         }
     });
@@ -140,6 +149,7 @@ pub async fn commands(
 /// What is still to be read of a list of commands.
 struct Page {
     core: Arc<Core>,
+    reader: Reader,
     wanted: Wanted,
     before: Option<String>,
     left: usize,
@@ -151,7 +161,7 @@ impl Page {
         let (wanted, before) = (self.wanted.clone(), self.before.clone());
         let limit = self.left.min(COMMAND_ROWS);
         let read = move |core: &Core| core.store.commands(&wanted, before.as_deref(), limit);
-        let records = self.core.blocking(read).await.map_err(|error| unreadable(&error))?;
+        let records = self.core.reading(&self.reader, Lane::History, read).await.map_err(|error| unreadable(&error))?;
         let records = records.ok_or_else(|| {
             let id = self.before.as_deref().unwrap_or_default();
             Status::not_found(format!(

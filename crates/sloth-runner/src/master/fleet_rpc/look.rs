@@ -4,6 +4,7 @@ use super::{follow::Target, row, waiting};
 use crate::master::{
     core::Core,
     ports::Piece,
+    reads::Lane,
     rows::{self, Eyes},
 };
 use fleet::View;
@@ -25,7 +26,8 @@ pub struct Look {
 /// # Errors
 /// There is no such command, or its output cannot be read.
 pub async fn look_at_output(core: &Arc<Core>, id: &str, from: Option<u64>, bytes_max: usize) -> Result<Look, Status> {
-    let (row, hub) = match Target::find(core, id).await? {
+    let reader = core.reads.reader(None);
+    let (row, hub) = match Target::find(core, &reader, Lane::Lookup, id).await? {
         Target::Finished(record) => (row(core, &record, Eyes::Viewer), None),
         Target::Unfinished(hub) => {
             let seen = hub.view.borrow().clone();
@@ -54,7 +56,7 @@ pub async fn look_at_output(core: &Arc<Core>, id: &str, from: Option<u64>, bytes
         let pieces = log.read(from, bytes_max).map_err(|error| error.to_string())?;
         Ok((from, end, pieces))
     };
-    let read = core.blocking(read).await;
+    let read = core.reading(&reader, Lane::Output, read).await;
     let (from, end, pieces) =
         read.map_err(|error| Status::internal(format!("the output of {id} cannot be read: {error}")))?;
     Ok(Look { row: CommandRow { output_bytes: row.output_bytes.max(end), ..row }, from, end, pieces })

@@ -7,6 +7,7 @@ use crate::master::{
     hub::Hub,
     orphans,
     ports::Record,
+    reads::{Lane, Reader},
     rows::Eyes,
     stdin::{Fed, FeedError},
 };
@@ -58,7 +59,8 @@ pub async fn start(
     if start.queue && spec.stdin {
         return Err(Status::invalid_argument("a command that waits for its agent can have no standard input"));
     }
-    let (target, fresh) = submit(&core, &start).await?;
+    let reader = core.reads.reader(caller.as_ref());
+    let (target, fresh) = submit(&core, &reader, &start).await?;
     if let follow::Target::Unfinished(hub) = &target {
         // Nothing is waited for in between: who is gone from here on has given the command.
         whole(record_run(core.clone(), hub.clone(), caller.clone(), fresh, in_words(&spec))).await?;
@@ -69,7 +71,7 @@ pub async fn start(
         let feeding = spec.stdin.then(|| Feeding::new(core.clone(), hub.clone(), caller.clone()));
         tokio::spawn(listen(core.clone(), hub.clone(), feeding, caller, requests, sender.clone()));
     }
-    tokio::spawn(async move { follow::send(core, target, start.from_offset, true, eyes, sender).await });
+    tokio::spawn(async move { follow::send(core, reader, target, start.from_offset, true, eyes, sender).await });
     Ok(receiver)
 }
 
@@ -96,7 +98,7 @@ fn in_words(spec: &proto::CommandSpec) -> String {
 }
 
 /// The command, and whether it is a new one.
-async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<(follow::Target, bool), Status> {
+async fn submit(core: &Arc<Core>, reader: &Reader, start: &RunStart) -> Result<(follow::Target, bool), Status> {
     let deadline = Instant::now() + Duration::from_millis(start.wait_ms).min(WAIT_MAX);
     let queue = start.queue.then(|| Queueing {
         expires: (start.expires_ms > 0).then(|| Duration::from_millis(start.expires_ms.min(EXPIRES_MAX_MS))),
@@ -104,7 +106,7 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<(follow::Target, b
     let mut looked_again = false;
     loop {
         let known = core.read(|fleet| fleet.dispatch().unfinished(&start.id).is_some());
-        let stored = if known { None } else { stored(core, &start.id).await? };
+        let stored = if known { None } else { stored(core, reader, Lane::Change, &start.id).await? };
         let earlier = stored.clone();
         let submit =
             Submit { id: start.id.clone(), agent: start.agent.clone(), spec: start.spec.clone().unwrap_or_default() };
@@ -144,7 +146,7 @@ async fn submit(core: &Arc<Core>, start: &RunStart) -> Result<(follow::Target, b
                     other_content(start, unfinished.or(earlier.as_ref()), agent)
                 }));
             }
-            Refusal::UnknownAgent => return Err(unknown(core, &start.agent).await),
+            Refusal::UnknownAgent => return Err(unknown(core, reader, &start.agent).await),
             Refusal::QueueFull { agent, waiting } => {
                 return Err(Status::resource_exhausted(format!(
                     "{waiting} commands wait for agent {agent} already, and no more are taken: cancel some of them \

@@ -1,6 +1,9 @@
 //! What is said of an agent that there is not.
 
-use crate::master::core::Core;
+use crate::master::{
+    core::Core,
+    reads::{Lane, Reader},
+};
 use sloth_agent::logging::utc::Utc;
 use std::{sync::Arc, time::Duration};
 use tonic::Status;
@@ -11,14 +14,15 @@ const COMPARED_MAX: usize = 5_000;
 const EVENTS_MAX: usize = 100;
 
 /// As [`no_agent`], and of one that was deleted when that was.
-pub async fn unknown(core: &Arc<Core>, name: &str) -> Status {
+pub async fn unknown(core: &Arc<Core>, reader: &Reader, name: &str) -> Status {
     let status = no_agent(core, name);
     let turned_away = core.read(|fleet| !fleet.registry().attempts(name, None).is_empty());
     if turned_away || name.is_empty() {
         return status;
     }
     let key = name.to_owned();
-    let events = core.blocking(move |core| core.store.events(None, Some(&key), 0, EVENTS_MAX)).await;
+    let read = move |core: &Core| core.store.events(None, Some(&key), 0, EVENTS_MAX);
+    let events = core.reading(reader, Lane::History, read).await;
     // Where the store cannot be read the rest is true all the same.
     let deleted = events.ok().and_then(|events| events.into_iter().rev().find(|event| event.kind == "agent.deleted"));
     deleted.map_or(status, |event| {

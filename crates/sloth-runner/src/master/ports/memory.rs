@@ -96,7 +96,18 @@ impl Store for MemoryStore {
         self.answers.send((done, result)).expect("the thread ends with the store");
     }
 
-    fn events(
+    fn events_begin(
+        &self,
+        agent: Option<fleet::AgentId>,
+        name: Option<&str>,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<u64, String> {
+        let events = self.events_from(agent, name, after_seq, usize::MAX)?;
+        Ok(events.len().checked_sub(limit).and_then(|from| events.get(from)).map_or(after_seq, |event| event.seq - 1))
+    }
+
+    fn events_from(
         &self,
         agent: Option<fleet::AgentId>,
         name: Option<&str>,
@@ -108,13 +119,6 @@ impl Store for MemoryStore {
         let concerns = |event: &fleet::Event| agent == Some(event.agent_id) || name == Some(event.agent.as_str());
         let matching = |event: &&fleet::Event| event.seq > after_seq && (all || concerns(event));
         let mut events: Vec<_> = tables.events.iter().filter(matching).cloned().collect();
-        events.sort_by_key(|event| event.seq);
-        Ok(events.split_off(events.len().saturating_sub(limit)))
-    }
-
-    fn events_from(&self, after_seq: u64, limit: usize) -> Result<Vec<fleet::Event>, String> {
-        let tables = self.tables.lock().unwrap();
-        let mut events: Vec<_> = tables.events.iter().filter(|event| event.seq > after_seq).cloned().collect();
         events.sort_by_key(|event| event.seq);
         events.truncate(limit);
         Ok(events)

@@ -85,7 +85,7 @@ fn events_are_read_from_the_oldest_on_and_a_mark_is_kept() {
     let (store, _) = world.open();
     write(&store, (1..=9).map(|seq| Change::AddEvent(event(seq, 1, 100 * DAY_MS))).collect()).unwrap();
     let seqs = |after, limit| -> Vec<u64> {
-        store.events_from(after, limit).unwrap().into_iter().map(|event| event.seq).collect()
+        store.events_from(None, None, after, limit).unwrap().into_iter().map(|event| event.seq).collect()
     };
     assert_eq!(seqs(0, 3), [1, 2, 3]);
     assert_eq!(seqs(7, 3), [8, 9]);
