@@ -49,6 +49,10 @@ const REVOKES: &str = "/agent.Fleet/RevokeToken";
 pub const REVOKED: &str = "this agent's certificate is revoked: an operator deleted it, or somebody has joined again \
      with its id; to have it back, start it with a new token";
 
+/// … and one whose certificate was made elsewhere, and is withdrawn there.
+pub const WITHDRAWN: &str = "this agent's certificate is revoked by the CA that made it (it stands in \
+     tls.client_crl_file): give the agent another";
+
 /// As what somebody calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
@@ -159,6 +163,8 @@ pub enum Credential {
     Certificate(Vec<CertificateDer<'static>>, u64),
     /// An agent's certificate. Its session outlasts it, for it is renewed there.
     Agent,
+    /// The same, its own first, where lists may say that it is revoked: then everything ends.
+    Revocable(Vec<CertificateDer<'static>>),
 }
 
 /// What the certificate of an agent says.
@@ -169,6 +175,8 @@ pub struct AgentCertificate {
     pub fingerprint: [u8; 32],
     /// Until when it is good, milliseconds since 1970.
     pub expires_ms: u64,
+    /// An authority of this master's has made it, and so renews it.
+    pub made_here: bool,
 }
 
 impl Caller {
@@ -187,8 +195,8 @@ impl Caller {
         let person = |who, word, name| Self::new(Some(who), format!("{word} {name} with a certificate"), address);
         match &identity.subject {
             Subject::Agent(id) => {
-                let Identity { fingerprint, expires_ms, .. } = *identity;
-                Self::agent(AgentCertificate { id: *id, fingerprint, expires_ms }, address)
+                let Identity { fingerprint, expires_ms, made_here, .. } = *identity;
+                Self::agent(AgentCertificate { id: *id, fingerprint, expires_ms, made_here }, address)
             }
             Subject::Operator(name) => person(Operator, "operator", name),
             Subject::Viewer(name) => person(Viewer, "viewer", name),
@@ -260,7 +268,11 @@ pub fn caller(security: Option<&Security>, peer: Option<&Peer>, bearer: Option<&
             if security.admission.certificate(&identity.fingerprint, id).is_some_and(|known| known.revoked) {
                 return Err(Status::unauthenticated(REVOKED));
             }
-            Credential::Agent
+            match identity.chain.as_slice() {
+                [] => Credential::Agent,
+                chain if security.acceptor.revokes(chain) => return Err(Status::unauthenticated(WITHDRAWN)),
+                chain => Credential::Revocable(chain.to_vec()),
+            }
         }
         Subject::Operator(_) | Subject::Viewer(_) => {
             if !is_good(security, &identity.chain, identity.expires_ms) {
@@ -307,8 +319,8 @@ pub struct Guard {
     revoked: Option<Revoked>,
 }
 
-/// Told of every agent that wants to register with a certificate that is revoked, and from where.
-type Revoked = Arc<dyn Fn([u8; 16], Option<SocketAddr>) + Send + Sync>;
+/// Told of every agent that wants to register with a certificate that is revoked, from where, and what it was told.
+type Revoked = Arc<dyn Fn([u8; 16], Option<SocketAddr>, &'static str) + Send + Sync>;
 
 impl Guard {
     /// Without security: in plain mode everybody may do everything. A message, once begun, and the first one of a call
@@ -319,7 +331,7 @@ impl Guard {
     }
 
     /// Tells of every agent that wants to register with a certificate that is revoked.
-    pub fn telling(self, revoked: impl Fn([u8; 16], Option<SocketAddr>) + Send + Sync + 'static) -> Self {
+    pub fn telling(self, revoked: impl Fn([u8; 16], Option<SocketAddr>, &'static str) + Send + Sync + 'static) -> Self {
         Self { revoked: Some(Arc::new(revoked)), ..self }
     }
 
@@ -370,6 +382,10 @@ impl Guard {
             match credential {
                 Credential::Token(id) => Status::unauthenticated(security.admission.ended(&id).await.to_string()),
                 Credential::Agent => std::future::pending().await,
+                Credential::Revocable(chain) => {
+                    security.acceptor.clone().revoked(chain).await;
+                    Status::unauthenticated(WITHDRAWN)
+                }
                 Credential::Certificate(chain, expires_ms) => {
                     // It was good when the call was admitted.
                     loop {
@@ -391,9 +407,10 @@ impl Guard {
             security.refused(caller.as_ref(), address, request.uri().path(), status);
             let agent = caller.and_then(|caller| caller.agent);
             if let (Some(AgentCertificate { id, .. }), Some(revoked)) = (agent, &self.revoked)
-                && (request.uri().path(), status.message()) == (CONNECT, REVOKED)
+                && request.uri().path() == CONNECT
+                && let Some(why) = [REVOKED, WITHDRAWN].into_iter().find(|why| *why == status.message())
             {
-                revoked(id, address);
+                revoked(id, address, why);
             }
         }
     }
@@ -452,6 +469,8 @@ where
                 let ends = caller.credential.filter(|credential| match credential {
                     Credential::Token(_) | Credential::Certificate(..) => true,
                     Credential::Agent => false,
+                    // The session ends itself, and says why.
+                    Credential::Revocable(_) => path != CONNECT,
                 });
                 if look.is_none() && ends.is_none() {
                     return Box::pin(self.inner.call(request));
@@ -563,7 +582,7 @@ mod tests {
         };
         let by = |subject, chain: &[CertificateDer<'static>], expires_ms| {
             let chain = chain.to_vec();
-            let identity = Identity { subject, fingerprint: [1; 32], expires_ms, chain };
+            let identity = Identity { subject, fingerprint: [1; 32], expires_ms, chain, made_here: true };
             let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
             let place = Open::default().take(Source::of(address.ip()), Limits::NONE).unwrap();
             let peer = Peer { address, shown: place.shown(), identity: Some(identity), exported: None };
@@ -586,7 +605,7 @@ mod tests {
         // It is renewed on its session, and a clock that jumps must not cut off a fleet.
         let agent = by(Subject::Agent([1; 16]), &[], now_ms).unwrap();
         assert_eq!(agent.credential, Some(Credential::Agent));
-        let certificate = AgentCertificate { id: [1; 16], fingerprint: [1; 32], expires_ms: now_ms };
+        let certificate = AgentCertificate { id: [1; 16], fingerprint: [1; 32], expires_ms: now_ms, made_here: true };
         assert_eq!(agent.agent, Some(certificate));
     }
 

@@ -2,7 +2,7 @@
 
 use super::{core::Core, rows};
 use crate::{
-    access::{AgentCertificate, CONNECT, Caller, REVOKED, genuine},
+    access::{AgentCertificate, CONNECT, Caller, genuine},
     audit,
     security::{
         Role, Security,
@@ -44,7 +44,7 @@ pub async fn answer(core: &Arc<Core>, request: Request<JoinRequest>) -> Result<J
     let exported = peer.and_then(|peer| peer.exported);
     let exported = exported.ok_or_else(|| Status::failed_precondition("certificates are given over TLS alone"))?;
     let from = caller.as_ref().map(ToString::to_string).unwrap_or_default();
-    let present = caller.as_ref().and_then(|caller| caller.agent).map(|known| (known.id, known.fingerprint));
+    let present = caller.as_ref().and_then(|caller| caller.agent);
     // Before anything that costs more than a look into memory: anybody may ask.
     let shown = Shown::of(&security, &request.token, present);
     let claimed = Claimed::of(&request, agent_id, caller.as_ref());
@@ -109,10 +109,15 @@ enum Shown {
 impl Shown {
     /// What it is, if it may admit somebody, as far as memory knows. One that is used up or has expired may: a lost
     /// answer is asked for again.
-    fn of(security: &Security, token: &str, certificate: Option<([u8; 16], [u8; 32])>) -> Result<Self, Status> {
+    fn of(security: &Security, token: &str, certificate: Option<AgentCertificate>) -> Result<Self, Status> {
         if token.is_empty() {
             return match certificate {
-                Some((id, fingerprint)) => Ok(Self::Certificate(id, fingerprint)),
+                Some(known) if known.made_here => Ok(Self::Certificate(known.id, known.fingerprint)),
+                // What revokes it, and how long it is good, is for its own CA to say.
+                Some(_) => Err(Status::unauthenticated(
+                    "the certificate was not made by this master's authority: whoever made it renews it, or the agent \
+                     joins with a token",
+                )),
                 None => Err(Status::unauthenticated("neither a token nor a certificate")),
             };
         }
@@ -212,8 +217,9 @@ pub async fn blocking<R: Send + 'static>(
     }
 }
 
-/// An agent that an operator has deleted comes on: its certificate says which one, and nobody hears what it says.
-pub fn revoked(core: &Arc<Core>, id: [u8; 16], address: Option<SocketAddr>) {
+/// An agent that an operator has deleted, or whose certificate was revoked elsewhere, comes on: that says which one, and
+/// nobody hears what it says.
+pub fn revoked(core: &Arc<Core>, id: [u8; 16], address: Option<SocketAddr>, why: &str) {
     let deletion = core.security.as_ref().and_then(|security| security.admission.deletion(&id));
     let name = deletion.map(|deletion| deletion.name).filter(|name| !name.is_empty());
     // Not deleted, but somebody has joined in its place since.
@@ -223,7 +229,7 @@ pub fn revoked(core: &Arc<Core>, id: [u8; 16], address: Option<SocketAddr>) {
     let register = fleet::Register { id, name, address, ..fleet::Register::default() };
     core.meters.rejected(link::LossReason::Unauthorized);
     let turned = fleet::Turned::Rejected(link::LossReason::Unauthorized);
-    core.decide(|fleet, now| fleet.turned_away(now, register, turned, REVOKED));
+    core.decide(|fleet, now| fleet.turned_away(now, register, turned, why));
 }
 
 /// What the certificate of a connection says of the agent that registers on it.
@@ -233,6 +239,8 @@ pub struct Standing {
     /// Of the certificate.
     pub fingerprint: [u8; 32],
     expires_ms: u64,
+    /// An authority of this master's has made it.
+    made_here: bool,
     /// From where it came.
     remote: Option<SocketAddr>,
     /// None for one that was made elsewhere, and is new here.
@@ -244,8 +252,11 @@ impl Standing {
     pub fn of(core: &Core, caller: Option<&Caller>) -> Option<Self> {
         let mut standing = Self::look(core, caller)?;
         let security = core.security.clone()?;
-        let found = security.found(standing.agent_id, standing.expires_ms);
+        let made_here = standing.made_here;
+        let found = security.found(standing.agent_id, standing.expires_ms, made_here);
         match &mut standing.record {
+            // Whatever is on record of it, or of its agent's others.
+            Some(record) if !made_here => record.issued_ms = 0,
             // Recorded while there was no authority here.
             Some(record) if record.issued_ms == 0 && !record.revoked => {
                 (record.issued_ms, record.expires_ms) = (found.issued_ms, found.expires_ms);
@@ -294,14 +305,14 @@ impl Standing {
     /// The same as [`Self::of`], and records nothing.
     pub fn look(core: &Core, caller: Option<&Caller>) -> Option<Self> {
         let caller = caller?;
-        let AgentCertificate { id: agent_id, fingerprint, expires_ms } = caller.agent?;
+        let AgentCertificate { id: agent_id, fingerprint, expires_ms, made_here } = caller.agent?;
         let record = core.security.as_ref()?.admission.certificate(&fingerprint, &agent_id);
-        Some(Self { agent_id, fingerprint, expires_ms, remote: caller.address, record })
+        Some(Self { agent_id, fingerprint, expires_ms, made_here, remote: caller.address, record })
     }
 
     fn caller(&self) -> Caller {
-        let (id, fingerprint, expires_ms) = (self.agent_id, self.fingerprint, self.expires_ms);
-        Caller::agent(AgentCertificate { id, fingerprint, expires_ms }, self.remote)
+        let Self { agent_id: id, fingerprint, expires_ms, made_here, .. } = *self;
+        Caller::agent(AgentCertificate { id, fingerprint, expires_ms, made_here }, self.remote)
     }
 
     /// Its agent was deleted, maybe since the connection was made: a registration can wait for its turn.
@@ -372,7 +383,7 @@ impl Standing {
 mod tests {
     use super::*;
     use crate::{
-        access::Who,
+        access::{REVOKED, Who},
         master::{
             Options,
             clock::{BootClock, Clock},
@@ -468,12 +479,12 @@ mod tests {
         let (_folder, security) = testing::security();
         let core = core(&security);
         let fingerprint = [7; 32];
-        security.admission.note(&fingerprint, security.found(ID, u64::MAX)).unwrap();
+        security.admission.note(&fingerprint, security.found(ID, u64::MAX, true)).unwrap();
         let who = Caller {
             who: Some(Who::Agent),
             name: String::new(),
             address: None,
-            agent: Some(AgentCertificate { id: ID, fingerprint, expires_ms: u64::MAX }),
+            agent: Some(AgentCertificate { id: ID, fingerprint, expires_ms: u64::MAX, made_here: true }),
             credential: None,
         };
         let standing = Standing::of(&core, Some(&who));
@@ -504,7 +515,7 @@ mod tests {
                 Ok(Issued { der: vec![n], fingerprint: sha256(&[n]), expires_ms: u64::MAX >> 1, authority: [1; 32] })
             };
             let fingerprint = security.admission.admit(&token, &who, issue).expect("admitted").issued.fingerprint;
-            let agent = AgentCertificate { id: ID, fingerprint, expires_ms: u64::MAX >> 1 };
+            let agent = AgentCertificate { id: ID, fingerprint, expires_ms: u64::MAX >> 1, made_here: true };
             Standing::of(&core, Some(&Caller::agent(agent, None))).unwrap()
         };
         let registers = |standing: &Standing, instance: u8| {

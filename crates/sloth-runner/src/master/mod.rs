@@ -189,7 +189,7 @@ async fn serve_core(
     let incoming = Incoming::counted(listener, open_max, bounds.limits(open_max), core.open_connections());
     let acceptor = core.security.as_ref().map(|security| security.acceptor.clone());
     let told = core.clone();
-    let revoked = move |id, address| join::revoked(&told, id, address);
+    let revoked = move |id, address, why| join::revoked(&told, id, address, why);
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(None)
         .max_concurrent_streams(STREAMS_MAX)

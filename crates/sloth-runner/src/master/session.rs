@@ -10,7 +10,7 @@ use super::{
     wires::Outbox,
 };
 use crate::{
-    access::{Caller, REVOKED},
+    access::{Caller, Credential, REVOKED, WITHDRAWN},
     listen::Shown,
     open_files,
 };
@@ -59,6 +59,8 @@ pub struct Session {
     asked: bool,
     /// What it asked, while it waits for its turn.
     held: Option<(Place, Box<proto::Register>)>,
+    /// Comes when a list revokes its certificate; none where there are no lists.
+    withdrawn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Why it ended, once that is known.
     end: Option<(LossReason, ClosedBy, String)>,
 }
@@ -81,7 +83,13 @@ impl Session {
             outbox.renew_in_ms.store(record.renew_in_ms(security.admission.now_ms()), Ordering::Relaxed);
         }
         let remote = caller.and_then(|caller| caller.address);
-        Self { core, conn, outbox, inbound, remote, standing, asked: false, held: None, end: None }
+        let withdrawn = match (&core.security, caller.and_then(|caller| caller.credential.clone())) {
+            (Some(security), Some(Credential::Revocable(chain))) => {
+                Some(Box::pin(security.acceptor.clone().revoked(chain)) as Pin<Box<_>>)
+            }
+            _ => None,
+        };
+        Self { core, conn, outbox, inbound, remote, standing, asked: false, held: None, withdrawn, end: None }
     }
 
     /// Handles one message. `false`: it was the last.
@@ -284,6 +292,11 @@ impl Stream for Session {
     type Item = Result<MasterMessage, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.withdrawn.as_mut().is_some_and(|withdrawn| withdrawn.as_mut().poll(context).is_ready()) {
+            self.withdrawn = None;
+            let (core, conn) = (self.core.clone(), self.conn);
+            self.core.decide(|fleet, now| shut_out(&core, fleet, now, conn, WITHDRAWN, WITHDRAWN));
+        }
         for _ in 0..TURN_MAX {
             if let Poll::Ready(message) = self.outbox.poll_next(context) {
                 return Poll::Ready(message.map(Ok));
@@ -347,7 +360,7 @@ pub(super) fn enter(
             // Whoever joined in its place is out at once, and not only when he comes again.
             for theirs in fleet.registry().connections_of_others(standing.agent_id, &register.instance) {
                 if core.wires.connection(theirs).is_some_and(|outbox| standing.is_out(core, outbox.certificate())) {
-                    shut_out(core, fleet, now, theirs, "somebody has joined again with its id");
+                    shut_out(core, fleet, now, theirs, REVOKED, "somebody has joined again with its id");
                 }
             }
             if let Some(outbox) = core.wires.connection(conn) {
@@ -362,13 +375,14 @@ pub(super) fn enter(
     }
 }
 
-/// Ends a connection whose certificate is good no more, with its session, if it has one.
-pub(super) fn shut_out(core: &Core, fleet: &mut Fleet<Spec>, now: Now, conn: ConnId, why: &str) {
+/// Ends a connection whose certificate is good no more, with its session, if it has one: `told` is what its agent hears,
+/// and `why` what stands on record.
+pub(super) fn shut_out(core: &Core, fleet: &mut Fleet<Spec>, now: Now, conn: ConnId, told: &str, why: &str) {
     let Some(outbox) = core.wires.connection(conn) else { return };
     if let Some(session) = outbox.session() {
         core.wires.end(session);
     }
-    outbox.push(rejected(LossReason::Unauthorized, REVOKED.to_owned()));
+    outbox.push(rejected(LossReason::Unauthorized, told.to_owned()));
     outbox.close();
     fleet.closed(now, conn, LossReason::Unauthorized, ClosedBy::Master, why.to_owned());
 }

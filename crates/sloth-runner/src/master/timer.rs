@@ -38,6 +38,9 @@ pub async fn run(core: Arc<Core>) {
             outbox.push(rejected(LossReason::Protocol, message));
             outbox.close();
         }
+        if let Some(security) = &core.security {
+            security.acceptor.look();
+        }
         let due = core.now().monotonic;
         if core.read(|fleet| fleet.poll_timeout()).is_some_and(|at| at <= due) {
             core.decide(|fleet, now| fleet.timeout(now));

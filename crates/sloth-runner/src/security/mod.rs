@@ -42,9 +42,11 @@ pub struct Security {
 }
 
 impl Security {
-    /// What holds of an agent's certificate that is not on record here, and ends then.
-    pub fn found(&self, agent_id: [u8; 16], expires_ms: u64) -> CertificateRecord {
-        CertificateRecord::found(agent_id, expires_ms, self.authority.as_ref().map(Authority::life_ms))
+    /// What holds of an agent's certificate that is not on record here, and ends then. One that was made elsewhere is
+    /// renewed there.
+    pub fn found(&self, agent_id: [u8; 16], expires_ms: u64, made_here: bool) -> CertificateRecord {
+        let authority = self.authority.as_ref().filter(|_| made_here);
+        CertificateRecord::found(agent_id, expires_ms, authority.map(Authority::life_ms))
     }
 
     /// Puts it into the audit file where somebody was refused for what he shows, and not for what he asks.

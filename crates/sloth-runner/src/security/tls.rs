@@ -9,7 +9,10 @@ pub use secured::{HANDSHAKES_EACH, HANDSHAKES_MAX, Secured};
 use refused::{Told, Witness, watching};
 use secured::Turn;
 
-use super::{TlsFiles, verifier::verifier};
+use super::{
+    TlsFiles,
+    verifier::{Verifier, verifier},
+};
 use crate::{
     audit::Audit,
     clock,
@@ -18,7 +21,7 @@ use crate::{
 use rustls::{
     ServerConfig,
     crypto::ring::default_provider,
-    server::{NoServerSessionStorage, danger::ClientCertVerifier},
+    server::{NoServerSessionStorage, danger::ClientCertVerifier as _},
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject};
@@ -41,6 +44,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::watch,
     time::{Sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -79,8 +83,11 @@ pub struct Identity {
     pub fingerprint: [u8; 32],
     /// Until when it is good: milliseconds since 1970.
     pub expires_ms: u64,
-    /// Of a person: what was shown, to be judged again while the connection lasts. Of others nothing is kept.
+    /// What was shown, to be judged again while the connection lasts: of a person; and of an agent, where lists may say
+    /// that it is revoked. Of others nothing is kept.
     pub chain: Vec<CertificateDer<'static>>,
+    /// Of an agent: an authority of this master's has made it.
+    pub made_here: bool,
 }
 
 /// Whom a certificate names, as a URI.
@@ -123,6 +130,8 @@ pub struct Acceptor {
     files: TlsFiles,
     current: Mutex<Current>,
     told: Told,
+    /// Told when other files are used.
+    changed: watch::Sender<()>,
 }
 
 /// When certificates end, seconds since 1970, by their kind: `server`, `ca`.
@@ -137,7 +146,7 @@ struct Current {
 }
 
 /// Who lets clients in. None: nobody comes by a certificate.
-type Clients = Option<Arc<dyn ClientCertVerifier>>;
+type Clients = Option<Arc<Verifier>>;
 
 /// What tells a file from the one that was there before.
 type Stamp = Option<(u64, i64, i64, u64)>;
@@ -152,7 +161,7 @@ impl Acceptor {
         let (config, ends, clients) = load(&files)?;
         let (config, looked) = (Arc::new(config), clock::boottime());
         let current = Mutex::new(Current { config, clients, ends, stamps, looked });
-        Ok(Self { files, current, told: Told::new(None) })
+        Ok(Self { files, current, told: Told::new(None), changed: watch::Sender::new(()) })
     }
 
     /// Tells there, too, which certificates it refuses.
@@ -167,12 +176,43 @@ impl Acceptor {
 
     /// Whether a certificate, its own first, would be let in now: it may have expired or been revoked meanwhile.
     pub fn lets_in(&self, chain: &[CertificateDer<'_>]) -> bool {
-        self.config();
-        let clients = self.current.lock().unwrap_or_else(PoisonError::into_inner).clients.clone();
-        match (clients, chain) {
+        match (self.clients(), chain) {
             (Some(clients), [own, rest @ ..]) => clients.verify_client_cert(own, rest, UnixTime::now()).is_ok(),
             _ => false,
         }
+    }
+
+    /// Whether a certificate, its own first, is revoked by a list. One that has merely ended is not.
+    pub fn revokes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        match (self.clients(), chain) {
+            (Some(clients), [own, rest @ ..]) => clients.revokes(own, rest, UnixTime::now()),
+            _ => false,
+        }
+    }
+
+    /// Returns once it is.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn revoked(self: Arc<Self>, chain: Vec<CertificateDer<'static>>) {
+        let mut changed = self.changed.subscribe();
+        while !self.revokes(&chain) {
+            if changed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Uses the files as they are now, if they may say what is revoked: others wait for that.
+    pub fn look(&self) {
+        if self.files.client_crl_file.is_some() {
+            self.config();
+        }
+    }
+
+    fn clients(&self) -> Clients {
+        self.config();
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clients.clone()
     }
 
     /// Of the files as they are now; where they cannot be used, of the last ones that could.
@@ -188,6 +228,7 @@ impl Acceptor {
                     Ok((config, ends, clients)) => {
                         (current.config, current.ends, current.clients) = (Arc::new(config), ends, clients);
                         log::info!("TLS: the files have changed and are used from now on");
+                        self.changed.send_replace(());
                     }
                     Err(error) => log::error!("TLS: the files have changed and cannot be used: {error}"),
                 }
@@ -221,12 +262,18 @@ impl Acceptor {
         let chain = session.peer_certificates().unwrap_or_default();
         let identity = chain.first().map(|der| {
             let subject = Subject::of(der);
-            let is_person = matches!(subject, Subject::Operator(_) | Subject::Viewer(_));
+            let is_agent = matches!(subject, Subject::Agent(_));
+            let is_judged = match subject {
+                Subject::Operator(_) | Subject::Viewer(_) => true,
+                Subject::Agent(_) => self.files.client_crl_file.is_some(),
+                Subject::Nobody => false,
+            };
             Identity {
                 subject,
                 fingerprint: sha256(der),
                 expires_ms: Certificate::read(der).map_or(u64::MAX, |read| read.not_after.saturating_mul(1000)),
-                chain: chain.iter().filter(|_| is_person).map(|one| one.clone().into_owned()).collect(),
+                chain: chain.iter().filter(|_| is_judged).map(|one| one.clone().into_owned()).collect(),
+                made_here: is_agent && self.clients().is_some_and(|clients| clients.made_here(der, UnixTime::now())),
             }
         });
         let exported = session.export_keying_material([0; 32], EXPORTER_LABEL, None).ok();

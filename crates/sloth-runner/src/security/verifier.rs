@@ -6,18 +6,24 @@ use super::{pki, tls::Subject};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::CryptoProvider,
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms},
     server::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
-use sloth_agent::transport::tls::not_before;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use sloth_agent::transport::tls::{Certificate, not_before};
 use std::{sync::Arc, time::Duration};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 #[derive(Debug)]
 pub struct Verifier {
+    /// Authorities that `master init` has made.
+    ours: Vec<TrustAnchor<'static>>,
+    /// Agents have no other CAs.
+    is_only_ours: bool,
+    algorithms: WebPkiSupportedAlgorithms,
     agents: Arc<dyn ClientCertVerifier>,
     /// None: nobody comes by a certificate.
     people: Option<Arc<dyn ClientCertVerifier>>,
@@ -36,7 +42,7 @@ pub fn verifier(
     clients: &[CertificateDer<'static>],
     lists: Vec<CertificateRevocationListDer<'static>>,
     provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+) -> Result<Option<Arc<Verifier>>, String> {
     let (mut agents, mut people) = (RootCertStore::empty(), RootCertStore::empty());
     for ca in own.iter().chain(clients) {
         agents.add(ca.clone()).map_err(|error| error.to_string())?;
@@ -55,9 +61,58 @@ pub fn verifier(
         return Ok(None);
     }
     let people = if people.is_empty() { None } else { Some(build(people)?) };
-    let ours = own.iter().filter(|ca| pki::is_ours(ca));
-    let earliest = ours.filter_map(|ca| not_before(ca)).max().unwrap_or_default();
-    Ok(Some(Arc::new(Verifier { agents: build(agents)?, people, earliest })))
+    let made = || own.iter().filter(|ca| pki::is_ours(ca));
+    let earliest = made().filter_map(|ca| not_before(ca)).max().unwrap_or_default();
+    let ours: Vec<_> = made().filter_map(|ca| Some(anchor_from_trusted_cert(ca).ok()?.to_owned())).collect();
+    let is_only_ours = clients.is_empty() && ours.len() == own.len();
+    let algorithms = provider.signature_verification_algorithms;
+    Ok(Some(Arc::new(Verifier { ours, is_only_ours, algorithms, agents: build(agents)?, people, earliest })))
+}
+
+/// Extended key usage clientAuth.
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+
+impl Verifier {
+    /// Whether an authority of ours has made this certificate of an agent, which was let in.
+    pub fn made_here(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
+        if self.is_only_ours {
+            return true;
+        }
+        let Ok(parsed) = EndEntityCert::try_from(certificate) else { return false };
+        let usage = KeyUsage::required(CLIENT_AUTH);
+        let (algorithms, now) = (self.algorithms.all, self.not_before(now));
+        parsed.verify_for_usage(algorithms, &self.ours, &[], now, usage, None, None).is_ok()
+    }
+
+    /// Whether a list says that a certificate is revoked, which was let in. As of when it was good: whoever is revoked is
+    /// not let off because it has ended, and one that has only ended is not revoked.
+    pub fn revokes(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> bool {
+        let dates = Certificate::read(certificate).map(|read| (read.not_before, read.not_after));
+        let (from, to) = dates.unwrap_or((0, u64::MAX));
+        let then = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().max(from).min(to)));
+        let judged = self.agents.verify_client_cert(certificate, intermediates, then);
+        matches!(judged, Err(Error::InvalidCertificate(CertificateError::Revoked)))
+    }
+
+    fn not_before(&self, now: UnixTime) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()).max(self.earliest))
+    }
+}
+
+/// Says so, and does not leave it out: a certificate that was made for something else is not to be shown here.
+fn is_for_clients(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let parsed =
+        EndEntityCert::try_from(certificate).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    // Without any CA, for who has made it is judged elsewhere: what it is for is looked at first.
+    match parsed.verify_for_usage(&[], &[], &[], now, KeyUsage::required(CLIENT_AUTH), None, None) {
+        Err(webpki::Error::UnknownIssuer) => Ok(()),
+        _ => Err(Error::InvalidCertificate(CertificateError::InvalidPurpose)),
+    }
 }
 
 impl ClientCertVerifier for Verifier {
@@ -81,8 +136,10 @@ impl ClientCertVerifier for Verifier {
             }
             Subject::Agent(_) | Subject::Nobody => &self.agents,
         };
-        let now = Duration::from_secs(now.as_secs()).max(self.earliest);
-        verifier.verify_client_cert(certificate, intermediates, UnixTime::since_unix_epoch(now))
+        let now = self.not_before(now);
+        let verified = verifier.verify_client_cert(certificate, intermediates, now)?;
+        is_for_clients(certificate, now)?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -113,7 +170,7 @@ mod tests {
     use super::*;
     use rcgen::{
         BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
-        KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
     };
     use rustls::crypto::ring::default_provider;
     use rustls_pki_types::pem::PemObject;
@@ -142,10 +199,21 @@ mod tests {
 
     impl Ca {
         fn sign(&self, uri: &str, serial: u64) -> CertificateDer<'static> {
+            self.sign_for(uri, serial, &[ExtendedKeyUsagePurpose::ClientAuth], 2090)
+        }
+
+        fn sign_for(
+            &self,
+            uri: &str,
+            serial: u64,
+            usages: &[ExtendedKeyUsagePurpose],
+            until: i32,
+        ) -> CertificateDer<'static> {
             let mut params = CertificateParams::default();
             params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            params.extended_key_usages = usages.to_vec();
             params.serial_number = Some(SerialNumber::from(serial));
+            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(until, 1, 1));
             params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().clone()
         }
 
@@ -221,5 +289,48 @@ mod tests {
         let revoked = check(company.sign(EVA, 7)).unwrap_err();
         assert_eq!(revoked, Error::InvalidCertificate(CertificateError::Revoked));
         assert!(check(company.sign(EVA, 8)).is_ok() && check(ours.sign(EVA, 7)).is_ok());
+    }
+
+    #[test]
+    fn who_is_revoked_is_out_also_once_he_has_expired_and_who_has_only_expired_is_not_revoked() {
+        let (ours, company) = (ca(true), ca(false));
+        let (own, clients) = ([ours.der.clone()], [company.der.clone()]);
+        let lists = vec![company.revokes(7)];
+        let verifier = verifier(&own, &clients, lists, &Arc::new(default_provider())).unwrap().unwrap();
+        let client = [ExtendedKeyUsagePurpose::ClientAuth];
+        let revokes =
+            |by: &Ca, serial, until| verifier.revokes(&by.sign_for(LADY, serial, &client, until), &[], UnixTime::now());
+        assert_eq!([revokes(&company, 7, 2090), revokes(&company, 7, 2021)], [true; 2]);
+        assert_eq!([revokes(&company, 8, 2090), revokes(&company, 8, 2021), revokes(&ours, 7, 2090)], [false; 3]);
+    }
+
+    #[test]
+    fn what_the_masters_own_authority_has_made_is_told_from_what_others_have() {
+        let (ours, company) = (ca(true), ca(false));
+        let made_here = |own: &[&Ca], clients: &[&Ca], by: &Ca| {
+            let ders = |cas: &[&Ca]| cas.iter().map(|ca| ca.der.clone()).collect::<Vec<_>>();
+            let verifier = verifier(&ders(own), &ders(clients), Vec::new(), &Arc::new(default_provider()));
+            verifier.unwrap().unwrap().made_here(&by.sign(LADY, 1), UnixTime::now())
+        };
+        assert!(made_here(&[&ours], &[], &ours) && made_here(&[&ours], &[&company], &ours));
+        assert!(!made_here(&[&ours], &[&company], &company) && !made_here(&[&ours, &company], &[], &company));
+        // Of the same name, with another key.
+        assert!(!made_here(&[&ours], &[&company], &ca(true)));
+    }
+
+    #[test]
+    fn a_certificate_that_does_not_say_that_it_is_for_clients_is_refused() {
+        use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        let (ours, company) = (ca(true), ca(false));
+        let (own, clients) = ([ours.der.clone()], [company.der.clone()]);
+        let verifier = verifier(&own, &clients, Vec::new(), &Arc::new(default_provider())).unwrap().unwrap();
+        for uri in [LADY, EVA, OTTO] {
+            let is_good = |usages: &[ExtendedKeyUsagePurpose]| {
+                let certificate = company.sign_for(uri, 1, usages, 2090);
+                verifier.verify_client_cert(&certificate, &[], UnixTime::now()).is_ok()
+            };
+            assert!(is_good(&[ClientAuth]) && is_good(&[ServerAuth, ClientAuth]));
+            assert!(!is_good(&[]) && !is_good(&[ServerAuth]) && !is_good(&[ExtendedKeyUsagePurpose::Any]));
+        }
     }
 }

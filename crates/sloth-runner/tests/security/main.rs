@@ -6,6 +6,7 @@ mod certificates;
 mod checks;
 #[path = "../secured/credential.rs"]
 mod credential;
+mod foreign;
 mod hostile;
 mod joining;
 mod limits;

@@ -2,7 +2,7 @@
 
 use super::no_agent;
 use crate::{
-    access::Caller,
+    access::{Caller, REVOKED},
     master::{core::Core, join::blocking, session::shut_out},
     security::Security,
 };
@@ -39,7 +39,7 @@ pub async fn delete(
             // From now on it does not come in; nor does who was let so far as to wait for its session.
             security.admission.refuse_agent(&id, &called);
             if let Some(conn) = fleet.registry().newcomer(id) {
-                shut_out(&core, fleet, now, conn, "it was deleted");
+                shut_out(&core, fleet, now, conn, REVOKED, "it was deleted");
             }
             Ok(())
         });
@@ -56,7 +56,7 @@ pub async fn delete(
         if let Err(status) = blocking(security, revoke).await {
             core.decide(|fleet, now| {
                 for conn in fleet.registry().connections_of_others(id, &[0; 16]) {
-                    shut_out(&core, fleet, now, conn, "its certificates are revoked");
+                    shut_out(&core, fleet, now, conn, REVOKED, "its certificates are revoked");
                 }
             });
             record("certificates of the agent refused until the next start, the agent not deleted");
