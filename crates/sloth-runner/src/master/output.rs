@@ -1,8 +1,14 @@
 //! `SendOutput`: the output of one command arrives, its standard input leaves.
 
-use super::{core::Core, hub::Hub, orphans, ports::OutputLog, ports::Piece};
+use super::{
+    core::Core,
+    hub::Hub,
+    orphans,
+    ports::{OutputLog, Piece},
+    reads::Lane,
+};
 use crate::access::Caller;
-use fleet::SessionId;
+use fleet::{AgentId, SessionId};
 use proto::{OutputAck, OutputMessage};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -53,12 +59,15 @@ pub async fn receive(
             });
             return Ok(receiver);
         }
-        let from = closed_log(core, &id).await?;
+        let caller = request.extensions().get();
+        let Some(from) = closed_log(core, caller, agent, &id).await? else {
+            return Err(of_another(&id));
+        };
         tokio::spawn(discard(request.into_inner(), from, sender));
         return Ok(receiver);
     };
     if owner != agent {
-        return Err(Status::permission_denied(format!("command {id} belongs to another agent")));
+        return Err(of_another(&id));
     }
     let opened = hub.clone();
     let log = core.blocking(move |core| opened.open_log(core.outputs.as_ref()).map_err(|e| e.to_string())).await;
@@ -102,16 +111,31 @@ fn disk_error(core: &Arc<Core>, hub: &Hub, error: &str) -> Status {
     Status::internal(format!("the master cannot keep the output of {}: {error}", hub.id))
 }
 
-/// Up to where the output of a finished command is here.
-async fn closed_log(core: &Arc<Core>, id: &str) -> Result<u64, Status> {
+fn of_another(id: &str) -> Status {
+    Status::permission_denied(format!("command {id} belongs to another agent"))
+}
+
+/// Up to where the output of a finished command is here. None: it is another agent's. Of one that is known no more, its
+/// state may be here under another id: that is let go, and told nothing of what there is.
+async fn closed_log(
+    core: &Arc<Core>,
+    caller: Option<&Caller>,
+    agent: AgentId,
+    id: &str,
+) -> Result<Option<u64>, Status> {
     let id = id.to_owned();
     let look = move |core: &Core| match core.store.command(&id)? {
-        Some(record) if record.output_bytes > 0 => {
-            core.outputs.open(&id).map(|log| log.received()).map_err(|error| error.to_string())
+        Some(record) if record.agent_id != agent => {
+            let is_known = core.read(|fleet| fleet.registry().view(record.agent_id).is_some());
+            Ok((!is_known).then_some(0))
         }
-        _ => Ok(0),
+        Some(record) if record.output_bytes > 0 => {
+            core.outputs.open(&id).map(|log| Some(log.received())).map_err(|error| error.to_string())
+        }
+        _ => Ok(Some(0)),
     };
-    core.blocking(look).await.map_err(Status::internal)
+    let reader = core.reads.reader(caller);
+    core.reading(&reader, Lane::Output, look).await.map_err(Status::internal)
 }
 
 /// The record of this command is closed: what still comes is let go, so that its agent can get rid of it.

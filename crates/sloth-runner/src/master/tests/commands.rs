@@ -113,13 +113,35 @@ async fn output_of_a_command_comes_from_its_own_agent_alone() {
     assert_eq!(core.hub_and_owner("c").map(|(_, owner)| owner), Some([1; 16]));
     agent.finish("c", 0, 0).await;
     tool.rest().await;
-    // Closed, it is nobody's: neither has one what the other has not.
     assert!(core.hub_and_owner("c").is_none() && core.hub("c").is_none());
     drop(core);
-    let (upload, _) = other.upload("c", 0).await.unwrap();
+    let refused = other.upload("c", 0).await.err().unwrap();
+    assert_eq!((refused.code(), refused.message()), (Code::PermissionDenied, "command c belongs to another agent"));
+    let (upload, _) = agent.upload("c", 0).await.unwrap();
     upload.send_output(0, b"late").await;
     let core = master.core.upgrade().unwrap();
     assert_eq!(core.outputs.open("c").unwrap().received(), 0, "let go");
+}
+
+#[tokio::test]
+async fn who_brings_output_of_an_agent_that_is_no_more_is_rid_of_it_and_told_nothing_of_what_there_is() {
+    let master = Master::start().await;
+    let mut agent = master.agent(register(1, "a")).await;
+    let mut tool = master.run(start("c", "a")).await.unwrap();
+    agent.told_to_run().await;
+    accept(&agent, "c").await;
+    let (mut upload, _) = agent.upload("c", 0).await.unwrap();
+    upload.send_output(0, b"secret").await;
+    upload.durable(6).await;
+    agent.finish("c", 6, 0).await;
+    tool.rest().await;
+    let delete = proto::DeleteRequest { name: "a".to_owned(), force: true };
+    master.fleet().await.delete(delete).await.unwrap();
+    let mut other = master.agent(register(2, "b")).await;
+    let (mut upload, first) = other.upload("c", 0).await.unwrap();
+    assert_eq!((first.received, first.durable), (0, 0));
+    upload.send_output(0, b"its").await;
+    upload.durable(3).await;
 }
 
 #[tokio::test]
