@@ -45,6 +45,7 @@ impl Refused {
             fingerprint: sha256(certificate),
             expires_ms: 0,
             chain: Vec::new(),
+            made_here: false,
         });
         Self { why: format!("a certificate {reason}{}", claimed(certificate)), whose }
     }
