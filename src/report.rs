@@ -194,7 +194,6 @@ fn lost(
     let next = match handed_over {
         _ if reason == LossReason::NetworkChanged => "Network changed, reconnecting now".to_owned(),
         Some(other) => format!("🔄 Reconnecting to master at {other} now..."),
-        None if wait.is_zero() => "🔄 Reconnecting to master now...".to_owned(),
         None => format!("🔄 Reconnecting to master in {}...", Seconds(wait)),
     };
     vec![

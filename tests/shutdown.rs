@@ -69,3 +69,21 @@ async fn with_nothing_that_runs_a_master_that_is_away_is_not_waited_for_as_comma
     let held = master.session().await.registration().await.held;
     assert_eq!(held.iter().map(|held| (&*held.id, held.state())).collect::<Vec<_>>(), [("c", State::Finished)]);
 }
+
+#[tokio::test]
+async fn what_ends_after_the_request_while_the_master_is_away_is_the_last_that_is_waited_for() {
+    let mut master = Master::start().await;
+    // Nothing else wakes the agent: with the grace, or the wait for the master, this would take an hour.
+    let slow = ["shutdown.grace=\"1h\"", "reconnect.initial_delay=\"1h\"", "reconnect.max_delay=\"1h\""];
+    let mut agent = Agent::start(&master.address(), &slow);
+    let session = master.active(1).await;
+    let gate = agent.state.path().join("gate");
+    session.send(run("c", &format!("until [ -e {} ]; do sleep 0.02; done", gate.display()))).await;
+    agent.line("INFO  Command c started: ").await;
+    drop((session, master));
+    agent.line("Reconnecting to master in 3600s...").await;
+    agent.signal(libc::SIGTERM);
+    agent.line("Shutting down: waiting up to").await;
+    std::fs::write(gate, "").expect("our own folder");
+    assert_eq!(agent.exit().await, 0);
+}

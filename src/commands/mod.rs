@@ -338,7 +338,7 @@ impl Commands {
     }
 
     /// The next message for the session; `None`: the driver should look at what is asked for between messages
-    /// ([`Self::takes_renewal`], [`Self::is_idle`]). While there is no session, or `has_room` says that it takes none,
+    /// ([`Self::takes_renewal`], [`Self::is_idle`], [`Self::is_settled`]). While there is no session, or `has_room` says that it takes none,
     /// processes and their output are served all the same, and no message is returned.
     ///
     /// # Cancel safety
@@ -363,7 +363,7 @@ impl Commands {
                 () = sleep_until(due.unwrap_or(self.clock)), if due.is_some() => self.handle(Input::Wake),
                 done = self.spool.done() => {
                     self.recorded(done);
-                    if self.is_idle() {
+                    if self.is_idle() || self.ledger.is_draining() && self.is_settled() {
                         return None;
                     }
                 }

@@ -92,7 +92,12 @@ async fn way(config: &Config, notes: &mut Notes<'_>) -> Way {
 
 /// None: a random one will be made.
 fn agent_id(config: &Config, memory: bool) -> Option<[u8; 16]> {
-    state::agent_id_at(&config.state_dir).or_else(|| memory.then(|| state::derived_agent_id(&config.name)))
+    let derived = || state::derived_agent_id(&config.name);
+    // What others have put there the agent does not believe either.
+    if state::is_trusted(&config.state_dir).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+        return Some(derived());
+    }
+    state::agent_id_at(&config.state_dir).or_else(|| memory.then(derived))
 }
 
 fn configured(config: &Config, way: Way, notes: &mut Notes<'_>) -> Way {

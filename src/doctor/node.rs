@@ -103,15 +103,18 @@ fn try_to_write(folder: &Path) -> io::Result<()> {
 /// Opened as the agent does it. One that runs has it.
 fn log_file(log: &Log, notes: &mut Notes<'_>) {
     let Some(path) = &log.file else { return };
-    let is_new = !path.exists();
+    // Also a link that leads nowhere yet is somebody's.
+    let is_new = path.symlink_metadata().is_err();
     match Rolling::open(path, log.max_size, log.max_files) {
-        Ok(_) => notes.note("log.file", Verdict::Ok, format!("{} can be written", path.display())),
+        Ok(_) => {
+            if is_new {
+                let _ = fs::remove_file(path);
+            }
+            notes.note("log.file", Verdict::Ok, format!("{} can be written", path.display()))
+        }
         // The agent would go on with its log on standard error, but not in the background.
         Err(error) if error.is_of_the_box() => notes.note("log.file", Verdict::Warning, error.to_string()),
         Err(error) => notes.note("log.file", Verdict::Failed, error.to_string()),
-    }
-    if is_new {
-        let _ = fs::remove_file(path);
     }
 }
 

@@ -105,8 +105,9 @@ impl<C: Clock> Driver<C> {
         let (number, addresses) = (session.number, session.addresses());
         let reply = match event {
             session::Event::Registered(registered) if self.is_new(registered.epoch) => {
-                // The same one has heard by the registration.
-                if self.candidate.as_ref().is_some_and(|candidate| candidate.master != self.status.master)
+                // The same one has heard by the registration; from another one that is in the list it may be on its way
+                // back at any time, and is away there as after any failure.
+                if !self.config.masters.iter().any(|master| master.to_string() == self.status.master)
                     && let Some(mut former) = self.session.take()
                 {
                     former.send(goodbye(MOVED));

@@ -60,7 +60,7 @@ fn the_documented_lines_are_written_to_the_letter() {
     );
     let detail = String::new();
     let forgotten = Report::Lost { reason: LossReason::UnknownAgent, detail, failures: 0, wait: s(0), next: 0 };
-    assert_eq!(lines(&forgotten)[2], "INFO  🔄 Reconnecting to master now...");
+    assert_eq!(lines(&forgotten)[2], "INFO  🔄 Reconnecting to master in 0s...");
     assert_eq!(
         lines(&lost(LossReason::ConnectionReset, 0))[0],
         "ERROR Lost connection to master: connection reset by master. Reconnecting..."

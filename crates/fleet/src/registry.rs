@@ -86,6 +86,8 @@ pub struct Registry {
     retired: bool,
     /// Until then those who were connected when the master ended are awaited, and keep their names.
     awaits_until: Duration,
+    /// They are away since this restart, so no longer than since then by the wall clock.
+    awaits_since_unix_ms: u64,
 }
 
 #[derive(Debug)]
@@ -138,11 +140,15 @@ struct Newcomer {
     register: Register,
 }
 
+/// From when a starting master has written down who is away, to when it has its fleet in memory, at the longest.
+const START_MAX_MS: u64 = 60_000;
+
 impl Registry {
     /// The fleet as the store knew it. Nobody is Active before it registers. Returns those that the store should forget:
     /// where writes failed in between, it may have two agents of one name, and the later one has it.
     pub fn load(&mut self, now: Now, mut records: Vec<AgentRecord>) -> Vec<AgentId> {
         self.awaits_until = now.monotonic + RETURN_TIME;
+        self.awaits_since_unix_ms = now.unix_ms.saturating_sub(START_MAX_MS);
         records.sort_by_key(|record| record.since_unix_ms);
         let mut forgotten = Vec::new();
         for mut record in records {
@@ -286,13 +292,16 @@ impl Registry {
     }
 }
 
-impl Agent {
+impl Registry {
     /// Nobody else gets its name: it is connected, or on its way back to a master that was restarted.
-    fn keeps_name(&self, now: Now, awaits_until: Duration) -> bool {
-        let awaited = self.record.reason == REASON_MASTER_RESTARTED && now.monotonic < awaits_until;
-        self.session.is_some() || awaited
+    fn keeps_name(&self, now: Now, agent: &Agent) -> bool {
+        let record = &agent.record;
+        let awaited = record.reason == REASON_MASTER_RESTARTED && record.since_unix_ms >= self.awaits_since_unix_ms;
+        agent.session.is_some() || awaited && now.monotonic < self.awaits_until
     }
+}
 
+impl Agent {
     /// As the store has it.
     fn known(record: AgentRecord) -> Self {
         Self {

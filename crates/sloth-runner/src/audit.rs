@@ -212,7 +212,12 @@ fn make_durable(path: &Path) -> io::Result<()> {
         name.push(format!(".{number}"));
         PathBuf::from(name)
     };
-    File::open(path)?.sync_data()?;
+    // While it is being set aside there is none of its name for a moment.
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(path),
+        opened => opened,
+    };
+    file?.sync_data()?;
     for path in [aside(1), aside(2)] {
         match File::open(path) {
             Ok(file) => file.sync_data()?,

@@ -37,7 +37,7 @@ impl Registry {
         let holder = self.names.get(&register.name).filter(|holder| **holder != register.id);
         let holder = holder.and_then(|holder| self.agents.get(holder));
         let message = match holder {
-            Some(holder) if holder.keeps_name(now, self.awaits_until) => {
+            Some(holder) if self.keeps_name(now, holder) => {
                 return refused(LossReason::NameTaken, name_taken(&register, holder));
             }
             Some(holder) => format!(

@@ -156,7 +156,7 @@ impl Registry {
         let mut replaced = None;
         if let Some(holder) = self.names.get(&register.name).copied().filter(|holder| *holder != register.id) {
             let holder = self.agents.get(&holder).expect("every name belongs to a known agent");
-            if holder.keeps_name(now, self.awaits_until) {
+            if self.keeps_name(now, holder) {
                 let message = name_taken(&register, holder);
                 return self.refuse(now, conn, &register, LossReason::NameTaken, message, out);
             }
@@ -219,6 +219,10 @@ impl Registry {
             pending: 0,
         });
         agent.clock_skew_ms = register.clock_skew_ms.or(agent.clock_skew_ms);
+        // It may be on a disk again that was mended: what it says next counts.
+        if let Some(node) = agent.node.as_mut().filter(|_| agent.record.spool_id != register.spool_id) {
+            node.in_memory = false;
+        }
         if let Some(old) = agent.session.take() {
             self.connections.remove(&old.conn);
             let end = if register.renews { renewed(now) } else { superseded(now) };

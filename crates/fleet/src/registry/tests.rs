@@ -283,8 +283,15 @@ fn who_was_connected_when_the_master_ended_keeps_its_name_until_it_can_be_back()
     bench.register(1, register(1, 1, "a"));
     bench.register(2, register(2, 1, "b"));
     bench.close(2);
-    let records = [1, 2].map(|n| bench.fleet.registry().view(id(n)).unwrap().record);
+    bench.register(8, register(8, 1, "c"));
+    let mut records = [1, 2, 8].map(|n| bench.fleet.registry().view(id(n)).unwrap().record);
+    assert!(records[2].after_restart(bench.now.unix_ms, "an earlier restart"));
+    bench.advance(MS(3_600_000));
     bench.fleet = Fleet::new(bench.now, records.to_vec(), Vec::new(), 100);
+    assert!(
+        bench.register(9, register(9, 1, "c")).contains(&registered(9, 9, 1)),
+        "it did not come back the last time"
+    );
     assert!(bench.register(3, register(4, 1, "b")).contains(&registered(3, 4, 1)), "it was away before");
     bench.advance(MS(89_999));
     let forecast = bench.fleet.registry().would_register(bench.now, register(3, 1, "a"));

@@ -66,7 +66,7 @@ impl proto::fleet_server::Fleet for FleetService {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<AgentRow>, Status> {
-        let id = self.find(&self.reader(&request), &request.get_ref().name).await?;
+        let id = self.find(&self.reader(&request), Lane::History, &request.get_ref().name).await?;
         let view = self.core.read(|fleet| fleet.registry().view(id));
         view.map(|view| Response::new(rows::agent(view))).ok_or_else(|| no_agent(&self.core, &request.get_ref().name))
     }
@@ -79,14 +79,14 @@ impl proto::fleet_server::Fleet for FleetService {
         let caller = request.extensions().get::<Caller>().cloned();
         let reader = self.reader(&request);
         let DeleteRequest { name, force } = request.into_inner();
-        let id = self.find(&reader, &name).await?;
+        let id = self.find(&reader, Lane::Change, &name).await?;
         whole(delete::delete(self.core.clone(), caller, name, id, force)).await.map(Response::new)
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let (reader, name) = (self.reader(&request), request.into_inner().name);
-        let id = self.find(&reader, &name).await?;
+        let id = self.find(&reader, Lane::Change, &name).await?;
         if self.core.decide(|fleet, _| fleet.stop(id, "stopped by an operator".to_owned())) {
             self.core.audit(caller.as_ref(), "audit.stop", (&name, id), "agent asked to shut down");
             return Ok(Response::new(StopReply { message: format!("agent {name} was asked to shut down") }));
@@ -244,10 +244,10 @@ impl FleetService {
         self.core.reads.reader(request.extensions().get())
     }
 
-    async fn find(&self, reader: &Reader, name: &str) -> Result<AgentId, Status> {
+    async fn find(&self, reader: &Reader, lane: Lane, name: &str) -> Result<AgentId, Status> {
         match self.core.read(|fleet| fleet.registry().find(name)) {
             Some(id) => Ok(id),
-            None => Err(unknown(&self.core, reader, name).await),
+            None => Err(unknown(&self.core, reader, lane, name).await),
         }
     }
 }

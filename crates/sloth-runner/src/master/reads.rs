@@ -83,6 +83,8 @@ pub struct Reader {
 pub struct Turn {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
+    /// Whoever breaks a call off has his places no sooner than the read ends: dropped after them.
+    _reader: Reader,
 }
 
 impl Reader {
@@ -94,7 +96,8 @@ impl Reader {
         // First among his own: so no more of them wait among all than he may have there.
         let own = own.acquire_owned().await.expect(OPEN);
         let all = self.all.lanes[lane as usize].clone().acquire_owned().await.expect(OPEN);
-        Turn { _own: own, _all: all }
+        let reader = Self { all: self.all.clone(), share: self.share.clone(), own: self.own.clone() };
+        Turn { _own: own, _all: all, _reader: reader }
     }
 }
 
@@ -174,6 +177,12 @@ mod tests {
         let again = reader(&reads, "eva");
         drop(eva);
         assert_eq!(reads.0.shares().len(), 1, "the other is there");
+        let reads_on = at_once(&again, Lane::History).expect("there is room");
+        drop(again);
+        let again = reader(&reads, "eva");
+        assert!(at_once(&again, Lane::History).is_none(), "what he broke off is still read");
+        drop(reads_on);
+        assert!(at_once(&again, Lane::History).is_some());
         drop(again);
         assert!(reads.0.shares().is_empty(), "who has left takes nothing");
     }

@@ -92,8 +92,11 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> bool {
-        let dates = Certificate::read(certificate).map(|read| (read.not_before, read.not_after));
-        let (from, to) = dates.unwrap_or((0, u64::MAX));
+        // Of the whole chain: one that has ended is found before a list is looked at.
+        let chain = std::iter::once(certificate).chain(intermediates);
+        let (from, to) = chain
+            .filter_map(|one| Certificate::read(one))
+            .fold((0, u64::MAX), |(from, to), read| (read.not_before.max(from), read.not_after.min(to)));
         let then = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().max(from).min(to)));
         let judged = self.agents.verify_client_cert(certificate, intermediates, then);
         matches!(judged, Err(Error::InvalidCertificate(CertificateError::Revoked)))

@@ -97,7 +97,7 @@ pub fn paint(text: &str, colour: Option<Colour>, colours: bool) -> String {
 /// A control or direction character: a terminal obeys it.
 pub fn steers(c: char) -> bool {
     let unseen = matches!(c, '\u{200b}' | '\u{2060}' | '\u{feff}');
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || unseen || turns
 }
 

@@ -29,8 +29,10 @@ async fn what_goes_on_under_a_token_ends_when_it_is_revoked_and_its_command_goes
     };
     let mut events = start("agent events --follow");
     let mut run = start("agent run -n lady --shell echo${IFS}begun;exec${IFS}sleep${IFS}1000");
-    Log::of(events.stdout.take().unwrap()).line("audit.run").await;
-    Log::of(run.stdout.take().unwrap()).line("begun").await;
+    // Read to the end: one that nobody reads any more ends by itself.
+    let (mut shown, mut printed) = (Log::of(events.stdout.take().unwrap()), Log::of(run.stdout.take().unwrap()));
+    shown.line("audit.run").await;
+    printed.line("begun").await;
     let id = sloth_agent::token::Token::parse(&operator).unwrap().id();
     let done = master.tool(&format!("token revoke {id}")).await;
     assert_eq!(done.code, 0, "{}", done.err);

@@ -45,7 +45,7 @@ pub async fn explain(core: &Arc<Core>, reader: &Reader, name: &str) -> Result<Ex
     let Some(view) = view else {
         return match never_registered(core, attempts, now) {
             Some(reply) => Ok(reply),
-            None => Err(unknown(core, reader, name).await),
+            None => Err(unknown(core, reader, Lane::History, name).await),
         };
     };
     let (sessions, told) = history(core, reader, view.record.id).await?;

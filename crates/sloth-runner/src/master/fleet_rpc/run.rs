@@ -146,7 +146,7 @@ async fn submit(core: &Arc<Core>, reader: &Reader, start: &RunStart) -> Result<(
                     other_content(start, unfinished.or(earlier.as_ref()), agent)
                 }));
             }
-            Refusal::UnknownAgent => return Err(unknown(core, reader, &start.agent).await),
+            Refusal::UnknownAgent => return Err(unknown(core, reader, Lane::Change, &start.agent).await),
             Refusal::QueueFull { agent, waiting } => {
                 return Err(Status::resource_exhausted(format!(
                     "{waiting} commands wait for agent {agent} already, and no more are taken: cancel some of them \

@@ -14,7 +14,7 @@ const COMPARED_MAX: usize = 5_000;
 const EVENTS_MAX: usize = 100;
 
 /// As [`no_agent`], and of one that was deleted when that was.
-pub async fn unknown(core: &Arc<Core>, reader: &Reader, name: &str) -> Status {
+pub async fn unknown(core: &Arc<Core>, reader: &Reader, lane: Lane, name: &str) -> Status {
     let status = no_agent(core, name);
     let turned_away = core.read(|fleet| !fleet.registry().attempts(name, None).is_empty());
     if turned_away || name.is_empty() {
@@ -22,7 +22,7 @@ pub async fn unknown(core: &Arc<Core>, reader: &Reader, name: &str) -> Status {
     }
     let key = name.to_owned();
     let read = move |core: &Core| core.store.events(None, Some(&key), 0, EVENTS_MAX);
-    let events = core.reading(reader, Lane::History, read).await;
+    let events = core.reading(reader, lane, read).await;
     // Where the store cannot be read the rest is true all the same.
     let deleted = events.ok().and_then(|events| events.into_iter().rev().find(|event| event.kind == "agent.deleted"));
     deleted.map_or(status, |event| {
