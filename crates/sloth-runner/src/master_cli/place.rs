@@ -1,5 +1,6 @@
 //! Who else can write the directory of a master.
 
+use sloth_agent::config::is_anothers;
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// How others can, with the remedy: whoever writes there puts files of his own in the place of the master's. Where
@@ -9,9 +10,7 @@ pub fn open_to_others(directory: &Path) -> Option<String> {
     let mode = found.mode();
     let (others, sticky) = (mode & 0o022 != 0, mode & 0o1000 != 0);
     let shown = directory.display();
-    // SAFETY: it has no arguments, and cannot fail.
-    let me = unsafe { libc::geteuid() };
-    if ![0, me].contains(&found.uid()) {
+    if is_anothers(&found) {
         return Some(format!(
             "{shown} is another user's (uid {}), who can replace what is in it: `chown` it",
             found.uid()

@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 
@@ -131,6 +132,18 @@ impl Rig {
         }
     }
 
+    /// Many calls of one caller that read what hangs; the first read has begun.
+    async fn many_slow(&self, who: &str) -> Vec<JoinHandle<Result<usize, Status>>> {
+        let many = (0..MANY).map(|_| tokio::spawn(self.events(who, SLOW))).collect();
+        soon(async {
+            while self.begun() == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        many
+    }
+
     fn begun(&self) -> usize {
         self.store.begun.load(SeqCst)
     }
@@ -145,13 +158,7 @@ fn by<T>(who: &str, message: T) -> Request<T> {
 #[tokio::test]
 async fn readers_that_hang_are_in_the_way_of_nobody_who_reads_runs_or_makes_tokens() {
     let rig = Rig::new();
-    let many: Vec<_> = (0..MANY).map(|_| tokio::spawn(rig.events("eva", SLOW))).collect();
-    soon(async {
-        while rig.begun() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let many = rig.many_slow("eva").await;
     let service = FleetService { core: rig.core.clone() };
     assert!(soon(rig.events("otto", "")).await.unwrap() > 0, "the start of the master is one");
     let asked = soon(service.cancel(by("operator", CancelRequest { id: "c".to_owned() }))).await;
@@ -168,13 +175,7 @@ async fn readers_that_hang_are_in_the_way_of_nobody_who_reads_runs_or_makes_toke
 #[tokio::test]
 async fn for_who_has_left_nothing_more_is_read() {
     let rig = Rig::new();
-    let many: Vec<_> = (0..MANY).map(|_| tokio::spawn(rig.events("eva", SLOW))).collect();
-    soon(async {
-        while rig.begun() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let many = rig.many_slow("eva").await;
     for one in many {
         one.abort();
         assert!(soon(one).await.unwrap_err().is_cancelled());
